@@ -1,0 +1,56 @@
+"""Every failure a user can meet, and the exit code it ends in.
+
+Our exception hierarchy:
+
+* SpeculatorsError
+  · RecipeError     2   the recipe, a lock or the command line is wrong
+  · StageError      3   a stage failed
+  · MachineError    4   this machine lacks something a stage needs
+
+A message names the place and the cause; ``hint`` says the way out.  Whatever is not one of
+these is our own bug (exit 70) and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+__all__ = ["EXIT_BUG", "EXIT_INTERRUPTED", "MachineError", "RecipeError", "SpeculatorsError", "StageError"]
+
+EXIT_BUG = 70
+EXIT_INTERRUPTED = 130
+
+
+class SpeculatorsError(Exception):
+    """Base of all expected failures.
+
+    ``rule`` is the short bracketed name that users grep for, such as ``server-failed``.
+    """
+
+    exit_code = 3
+    rule = "failed"
+
+    def __init__(self, message: str, *, hint: str = "", rule: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.rule = rule or type(self).rule
+
+
+class RecipeError(SpeculatorsError):
+    """The recipe or the command line is wrong; nothing was started."""
+
+    exit_code = 2
+    rule = "recipe"
+
+
+class StageError(SpeculatorsError):
+    """A stage started and failed."""
+
+    exit_code = 3
+    rule = "stage-failed"
+
+
+class MachineError(SpeculatorsError):
+    """The machine lacks what a stage needs: a package, memory, disk, a port."""
+
+    exit_code = 4
+    rule = "machine"

@@ -1,0 +1,202 @@
+"""Walk a recipe's stages: reuse what is there, make what is not, measure, report.
+
+This is the only place that knows the order of things; what a stage is stands in its table row,
+where it runs is the executor's business.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from speculators.benchmark.run import run_benchmark
+from speculators.checkpoint.config import localised
+from speculators.documents import read_json, tree_files, value_digest, write_json, write_text
+from speculators.errors import MachineError, RecipeError, SpeculatorsError, StageError
+from speculators.executors.base import Executor, Step, log_tail
+from speculators.executors.local import LocalExecutor
+from speculators.pipeline.console import Console, duration, size
+from speculators.pipeline.keys import key_of, key_parts
+from speculators.pipeline.preflight import check_engine_arguments, check_environment
+from speculators.pipeline.record import RunRecord, copy_model
+from speculators.pipeline.store import Store, default_home
+from speculators.recipe.recipe import Recipe
+from speculators.report.document import write_report
+from speculators.serving.environment import engine_environment
+from speculators.stages.documents import ERROR_NAME, OUTPUT_NAME, StageInput
+from speculators.stages.table import REPLAY, Stage, build_stages, select
+
+ERROR_CLASSES: dict[int, type[SpeculatorsError]] = {2: RecipeError, 3: StageError, 4: MachineError}
+
+
+class Run(NamedTuple):
+    """What every step of one run needs."""
+
+    recipe: Recipe
+    record: RunRecord
+    store: Store
+    executor: Executor
+    console: Console
+    outputs: dict[str, Path]  # finished stage outputs by stage name
+
+
+def run_recipe(recipe: Recipe, runs_dir: Path) -> int:
+    """Run ``recipe`` from the first missing output to its report.  Returns the exit code.
+
+    Raises:
+        MachineError: a package, memory or disk is missing.
+        StageError: a stage failed; the message ends with the log's last lines.
+    """
+    check_environment()
+    record = RunRecord(runs_dir, recipe)
+    run = Run(recipe, record, Store(default_home()), LocalExecutor(), Console(), {})
+    run.console.say("run", f"{recipe.name} · {record.folder}")
+    try:
+        check_engine_arguments(recipe, run.executor, record.folder)
+        for stage in build_stages(recipe.data):
+            run.outputs[stage.name] = build(run, stage)
+        publish_model(run)
+        measure(run)
+        verdict = write_report(record.folder, record.document)
+    except KeyboardInterrupt:
+        record.finish("interrupted")
+        raise
+    except SpeculatorsError as error:
+        record.finish("failed", error=error.message.splitlines()[0])
+        raise
+    record.finish("ok", verdict=verdict)
+    run.console.say("report", str(record.folder / "report.md"))
+    print(verdict)
+    return 0
+
+
+def build(run: Run, stage: Stage) -> Path:
+    """The finished output of ``stage``: reused when its key is in the store, else made now."""
+    data = run.recipe.data
+    values = select(data, stage)
+    inputs = {name: run.outputs[name] for name in stage.inputs if name in run.outputs}
+    files = {name: paths for name, paths in run.recipe.files().items() if name in stage.files}
+    parts = key_parts(stage, values, {name: contents_digest(path) for name, path in inputs.items()}, files)
+    key = key_of(parts)
+    write_json(run.record.stage_folder(stage.name) / "key.json", parts)
+    with run.store.locked(stage.name, key):
+        if found := run.store.find(stage.name, key):
+            run.console.say(stage.name, f"reused {key[:12]}")
+            _record_stage(run, stage.name, "reused", found, key)
+            return found
+        with run.store.filling(stage.name, key) as partial:
+            perform(run, stage, StageInput(stage.name, values, inputs, files, partial))
+        finished = run.store.path(stage.name, key)
+    _record_stage(run, stage.name, "run", finished, key)
+    return finished
+
+
+def measure(run: Run) -> None:
+    """Benchmark the arms, then predict the served acceptance from the plain arm's outputs."""
+    data = run.recipe.data
+    folder = run.record.folder / "bench"
+    values = {name: data[name] for name in ("verifier", "benchmark", "engine")}
+    values["speculative_tokens"] = (
+        data["benchmark"]["speculative_tokens"]
+        or read_json(run.outputs["package"] / OUTPUT_NAME)["result"]["speculative_tokens"]
+    )
+    run.console.say("benchmark", "started")
+    started = time.monotonic()
+    with run.console.heartbeat("benchmark"):
+        result = run_benchmark(
+            values,
+            run.outputs,
+            folder,
+            run.executor,
+            on_line=lambda line: run.console.say("benchmark", line),
+        )
+    write_json(folder / OUTPUT_NAME, {"result": result})
+    run.outputs["benchmark"] = folder
+    seconds = time.monotonic() - started
+    run.console.say("benchmark", f"done in {duration(seconds)}")
+    run.record.add_stage({"name": "benchmark", "action": "run", "seconds": round(seconds, 1)})
+
+    replayed = run.record.stage_folder("replay") / "output"
+    inputs = {name: run.outputs[name] for name in REPLAY.inputs}
+    perform(run, REPLAY, StageInput("replay", select(data, REPLAY), inputs, {}, replayed))
+    run.outputs["replay"] = replayed
+    _record_stage(run, "replay", "run", replayed, None)
+
+
+def perform(run: Run, stage: Stage, step: StageInput) -> None:
+    """Run one stage in the executor and keep its documents and log in the run folder.
+
+    Raises:
+        SpeculatorsError: of the class that the stage's exit code stands for.
+    """
+    folder = run.record.stage_folder(stage.name)
+    write_json(folder / "input.json", step.document())
+    argv = [sys.executable, "-m", "speculators.stages", str(folder / "input.json")]
+    environment = engine_environment(run.recipe.data["engine"]["env"]) if stage.engine else {}
+    spelled = [f"{name}={value}" for name, value in sorted(environment.items())]
+    write_text(folder / "command.txt", " ".join(["env", *spelled, *argv] if spelled else argv) + "\n")
+    log = folder / "log.txt"
+    run.console.say(stage.name, f"started; log {log}")
+    with run.console.heartbeat(stage.name):
+        result = run.executor.run(Step(stage.name, argv, environment, log=log), on_line=run.console.heard)
+    if result.exit_code != 0:
+        _record_failure(run, stage.name, result.seconds)
+        raise _failure(stage.name, step.output, result.exit_code, result.seconds, log)
+    shutil.copyfile(step.output / OUTPUT_NAME, folder / OUTPUT_NAME)
+    run.console.say(stage.name, f"done in {duration(result.seconds)} · {size(_bytes(step.output))}")
+
+
+def _failure(stage: str, output: Path, exit_code: int, seconds: float, log: Path) -> SpeculatorsError:
+    """The error to raise for a stage that ended with ``exit_code``."""
+    known = output / ERROR_NAME
+    if known.is_file():
+        error = read_json(known)
+        message, hint, rule = error["message"], error["hint"], error["rule"]
+    else:
+        message, hint, rule = f"exit code {exit_code}", "", "stage-failed"
+    tail = "".join(f"\n  | {line}" for line in log_tail(log).splitlines())
+    text = f"stage '{stage}' failed after {duration(seconds)}: {message}\n  last lines of {log}:{tail}"
+    again = "finished stages are kept: the same command continues from here"
+    error_class = ERROR_CLASSES.get(exit_code, StageError)
+    return error_class(text, hint="; ".join(filter(None, (hint, again))), rule=rule)
+
+
+def contents_digest(output: Path) -> str:
+    """Digest of a finished output's files, so that an unchanged output stops the cascade."""
+    files = read_json(output / OUTPUT_NAME)["files"]
+    return value_digest({name: entry["sha256"] for name, entry in files.items()})
+
+
+def publish_model(run: Run) -> None:
+    """Put the checkpoint into the run folder with the verifier's path made local.
+
+    The stored one names its verifier by a canonical id, which holds anywhere; the run's copy is
+    what ``vllm serve`` takes as it is, here.
+    """
+    model = run.record.folder / "model"
+    copy_model(run.outputs["package"] / "model", model)
+    config = localised(read_json(model / "config.json"), run.outputs["verifier"] / "model")
+    write_json(model / "config.json", config)
+
+
+def _record_stage(run: Run, name: str, action: str, output: Path, key: str | None) -> None:
+    document = read_json(output / OUTPUT_NAME)
+    entry: dict[str, Any] = {
+        "name": name,
+        "action": action,
+        "seconds": document["seconds"],
+        "bytes": _bytes(output),
+        "result": document["result"],
+    }
+    run.record.add_stage(entry | ({"key": key} if key else {}))
+
+
+def _record_failure(run: Run, name: str, seconds: float) -> None:
+    run.record.add_stage({"name": name, "action": "failed", "seconds": round(seconds, 1)})
+
+
+def _bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in tree_files(folder))

@@ -1,0 +1,79 @@
+"""What goes into a stage and what comes out: two JSON documents and folders.
+
+A stage gets nothing else, so one kept document and one command run it again by hand:
+``python -m speculators.stages input.json``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from speculators.documents import file_digest, read_json, tree_files, write_json
+
+INPUT_SCHEMA = "speculators/stage-input/v1"
+OUTPUT_SCHEMA = "speculators/stage-output/v1"
+OUTPUT_NAME = "output.json"
+ERROR_NAME = "error.json"
+
+
+class StageInput(NamedTuple):
+    """One stage's whole world.
+
+    ``values``: the part of the resolved recipe that the stage declares, nested as in the recipe.
+    ``inputs``: output folders of earlier stages by stage name.
+    ``files``: files that the recipe names, by their recipe path, resolved to absolute paths.
+    ``output``: the folder to fill.
+    """
+
+    stage: str
+    values: dict[str, Any]
+    inputs: dict[str, Path]
+    files: dict[str, list[Path]]
+    output: Path
+
+    def result_of(self, stage: str) -> dict[str, Any]:
+        """The ``result`` object that an input stage left in its output document."""
+        result: dict[str, Any] = read_json(self.inputs[stage] / OUTPUT_NAME)["result"]
+        return result
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "schema": INPUT_SCHEMA,
+            "stage": self.stage,
+            "values": self.values,
+            "inputs": {name: str(path) for name, path in self.inputs.items()},
+            "files": {name: [str(path) for path in paths] for name, paths in self.files.items()},
+            "output": str(self.output),
+        }
+
+
+def read_input(path: Path) -> StageInput:
+    """The stage input stored in ``path``."""
+    document = read_json(path)
+    return StageInput(
+        stage=document["stage"],
+        values=document["values"],
+        inputs={name: Path(value) for name, value in document["inputs"].items()},
+        files={name: [Path(p) for p in paths] for name, paths in document["files"].items()},
+        output=Path(document["output"]),
+    )
+
+
+def write_output(step: StageInput, result: dict[str, Any], seconds: float) -> None:
+    """Seal the output folder: its result, and the digest and size of every file in it."""
+    files = {
+        str(file.relative_to(step.output)): {"sha256": file_digest(file), "bytes": file.stat().st_size}
+        for file in tree_files(step.output)
+        if file.name not in (OUTPUT_NAME, ERROR_NAME)
+    }
+    write_json(
+        step.output / OUTPUT_NAME,
+        {
+            "schema": OUTPUT_SCHEMA,
+            "stage": step.stage,
+            "result": result,
+            "files": files,
+            "seconds": round(seconds, 3),
+        },
+    )

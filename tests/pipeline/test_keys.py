@@ -1,0 +1,72 @@
+"""Keys: what may change an output changes the key, and nothing else does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from speculators.pipeline import keys
+from speculators.stages.table import BUILD_STAGES, REPLAY, TRAINING
+
+
+def parts(tmp_path: Path, **changes):
+    file = tmp_path / "prompts.jsonl"
+    if not file.exists():
+        file.write_text("{}\n")
+    base = {"values": {"epochs": 2}, "inputs": {"hidden_states": "aa"}, "files": {"x": [file]}}
+    return keys.key_parts(TRAINING, **(base | changes))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"values": {"epochs": 3}}, {"inputs": {"hidden_states": "bb"}}, {"files": {}}],
+    ids=["value", "input", "file"],
+)
+def test_a_change_in_what_goes_in_changes_the_key(tmp_path: Path, change):
+    assert keys.key_of(parts(tmp_path)) != keys.key_of(parts(tmp_path, **change))
+
+
+def test_the_place_of_a_file_does_not_matter_but_its_content_does(tmp_path: Path):
+    other = tmp_path / "elsewhere" / "renamed.jsonl"
+    other.parent.mkdir()
+    other.write_text("{}\n")
+    here, there = parts(tmp_path), parts(tmp_path, files={"x": [other]})
+    assert keys.key_of(here) == keys.key_of(there)
+    other.write_text('{"a": 1}\n')
+    assert keys.key_of(here) != keys.key_of(parts(tmp_path, files={"x": [other]}))
+
+
+@pytest.mark.parametrize("stage", [*BUILD_STAGES, REPLAY], ids=lambda stage: stage.name)
+def test_every_stage_has_an_entry_whose_imports_can_be_followed(stage):
+    modules = keys.imported_modules(stage.module)
+    assert stage.module in modules
+    assert "speculators.documents" in modules or "speculators.stages.documents" in modules
+
+
+def test_following_imports_reaches_what_the_entry_does_not_name_itself():
+    assert "speculators.training.losses" in keys.imported_modules("speculators.stages.training")
+
+
+def test_no_stage_depends_on_the_command_line_or_the_runner():
+    for stage in (*BUILD_STAGES, REPLAY):
+        outside = [name for name in keys.imported_modules(stage.module) if ".cli" in name or ".pipeline" in name]
+        assert outside == [], stage.name
+
+
+def test_comments_and_docstrings_are_not_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    (tmp_path / "room").mkdir()
+    source = tmp_path / "room" / "thing.py"
+    monkeypatch.setattr(keys, "PACKAGE_ROOT", tmp_path)
+
+    def digest(text: str) -> str:
+        source.write_text(text)
+        keys._tree.cache_clear()
+        keys.module_digest.cache_clear()
+        return keys.module_digest("speculators.room.thing")
+
+    plain = digest("def f(x):\n    return x + 1\n")
+    assert digest('"""Why."""\n\ndef f(x):\n    """What."""\n    # reason\n    return x + 1\n') == plain
+    assert digest("def f(x):\n    return x + 2\n") != plain
+    keys._tree.cache_clear()
+    keys.module_digest.cache_clear()

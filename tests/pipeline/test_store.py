@@ -1,0 +1,59 @@
+"""The store: an output is whole or it is not there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from speculators.pipeline.store import Store, default_home
+from speculators.stages.documents import OUTPUT_NAME
+
+KEY = "0123456789abcdef" * 4
+
+
+def fill(store: Store, text: str) -> None:
+    with store.filling("prompts", KEY) as folder:
+        (folder / "rows.jsonl").write_text(text)
+        (folder / OUTPUT_NAME).write_text("{}")
+
+
+def test_a_finished_output_is_found_again(tmp_path: Path):
+    store = Store(tmp_path)
+    assert store.find("prompts", KEY) is None
+    fill(store, "rows")
+    found = store.find("prompts", KEY)
+    assert found is not None
+    assert (found / "rows.jsonl").read_text() == "rows"
+
+
+def test_a_block_that_fails_leaves_nothing_to_trust(tmp_path: Path):
+    store = Store(tmp_path)
+
+    def fail() -> None:
+        with store.filling("prompts", KEY) as folder:
+            (folder / OUTPUT_NAME).write_text("{}")
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert store.find("prompts", KEY) is None
+
+
+def test_leftovers_of_a_failed_attempt_do_not_reach_the_next(tmp_path: Path):
+    store = Store(tmp_path)
+    leftovers = store.path("prompts", KEY).with_name(KEY[:32] + ".partial")
+    leftovers.mkdir(parents=True)
+    (leftovers / "old").write_text("old")
+    fill(store, "new")
+    found = store.find("prompts", KEY)
+    assert found is not None
+    assert sorted(path.name for path in found.iterdir()) == [OUTPUT_NAME, "rows.jsonl"]
+
+
+def test_home_comes_from_the_environment_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("SPECULATORS_HOME", str(tmp_path / "mine"))
+    assert default_home() == tmp_path / "mine"
+    monkeypatch.delenv("SPECULATORS_HOME")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert default_home() == tmp_path / "cache" / "speculators"

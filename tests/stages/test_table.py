@@ -1,0 +1,51 @@
+"""Stages get what they declare and nothing else."""
+
+from __future__ import annotations
+
+from speculators.stages.table import (
+    BUILD_STAGES,
+    PACKAGE,
+    PROMPTS,
+    TRAINING,
+    VERIFIER,
+    build_stages,
+    select,
+)
+
+DATA = {
+    "name": "x",
+    "verifier": {"path": "./model", "thinking": "off"},
+    "algorithm": {"kind": "eagle3", "aux_layers": [2, 3, 4]},
+    "datagen": {"prompts": {"files": ["a.jsonl"], "seed": 1}, "max_tokens": 8},
+    "training": {"epochs": 2},
+    "benchmark": {"prompts": "b.jsonl", "requests": 4},
+    "engine": {"args": {}, "env": {}},
+}
+
+
+def test_a_stage_sees_only_the_values_it_reads():
+    assert select(DATA, TRAINING) == {"algorithm": DATA["algorithm"], "training": {"epochs": 2}}
+
+
+def test_nested_values_keep_their_place():
+    chosen = select(DATA, PROMPTS)
+    assert chosen["benchmark"] == {"requests": 4}
+    assert chosen["datagen"] == {"prompts": {"seed": 1}}
+
+
+def test_file_names_are_not_values():
+    assert select(DATA, VERIFIER) == {"verifier": {"thinking": "off"}}
+
+
+def test_a_draft_that_the_recipe_brings_needs_no_training():
+    data = {key: value for key, value in DATA.items() if key not in ("algorithm", "datagen", "training")}
+    data["draft"] = "./draft"
+    assert [stage.name for stage in build_stages(data)] == ["verifier", "prompts", "package"]
+    assert select(data, PACKAGE) == {"name": "x"}
+
+
+def test_inputs_are_made_before_they_are_needed():
+    made: set[str] = set()
+    for stage in BUILD_STAGES:
+        assert set(stage.inputs) <= made, stage.name
+        made.add(stage.name)
