@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
-import json
-import sys
-from pathlib import Path
 
-from speculators.errors import MachineError, RecipeError
-from speculators.executors.base import Executor, Step
-from speculators.recipe.recipe import Recipe
+from speculators.errors import MachineError
+from speculators.recipe.diagnostics import has_errors
+from speculators.recipe.engine_probe import engine_diagnostics
+from speculators.recipe.recipe import InvalidRecipe, Recipe
 
 #: module -> the extra that brings it
 NEEDED_MODULES = {
@@ -36,3 +33,14 @@ def check_environment() -> None:
             f"pip install 'speculators[{','.join(sorted({*missing.values(), 'cuda'}))}]'",
             rule="missing-package",
         )
+
+
+def check_engine_arguments(recipe: Recipe) -> None:
+    """Stop when the installed vLLM's own parser refuses the recipe's ``engine.args``.
+
+    Raises:
+        InvalidRecipe: naming every argument at its place in the recipe.
+    """
+    found = engine_diagnostics(recipe.data["engine"]["args"], recipe.positions)
+    if has_errors(found):
+        raise InvalidRecipe(found)

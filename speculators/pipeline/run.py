@@ -51,11 +51,11 @@ def run_recipe(recipe: Recipe, runs_dir: Path) -> int:
         StageError: a stage failed; the message ends with the log's last lines.
     """
     check_environment()
+    check_engine_arguments(recipe)
     record = RunRecord(runs_dir, recipe)
     run = Run(recipe, record, Store(default_home()), LocalExecutor(), Console(), {})
     run.console.say("run", f"{recipe.name} · {record.folder}")
     try:
-        check_engine_arguments(recipe, run.executor, record.folder)
         for stage in build_stages(recipe.data):
             run.outputs[stage.name] = build(run, stage)
         publish_model(run)

