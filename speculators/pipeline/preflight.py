@@ -7,7 +7,7 @@ import importlib.util
 from speculators.errors import MachineError
 from speculators.recipe.diagnostics import has_errors
 from speculators.recipe.engine_probe import engine_diagnostics
-from speculators.recipe.recipe import InvalidRecipe, Recipe
+from speculators.recipe.recipe import InvalidRecipeError, Recipe
 
 #: module -> the extra that brings it
 NEEDED_MODULES = {
@@ -39,8 +39,8 @@ def check_engine_arguments(recipe: Recipe) -> None:
     """Stop when the installed vLLM's own parser refuses the recipe's ``engine.args``.
 
     Raises:
-        InvalidRecipe: naming every argument at its place in the recipe.
+        InvalidRecipeError: naming every argument at its place in the recipe.
     """
     found = engine_diagnostics(recipe.data["engine"]["args"], recipe.positions)
     if has_errors(found):
-        raise InvalidRecipe(found)
+        raise InvalidRecipeError(found)

@@ -7,16 +7,15 @@ where it runs is the executor's business.
 from __future__ import annotations
 
 import shutil
-import sys
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from speculators.benchmark.run import run_benchmark
 from speculators.checkpoint.config import localised
-from speculators.documents import read_json, tree_files, value_digest, write_json, write_text
-from speculators.errors import MachineError, RecipeError, SpeculatorsError, StageError
-from speculators.executors.base import Executor, Step, log_tail
+from speculators.documents import read_json, tree_files, value_digest, write_json
+from speculators.errors import SpeculatorsError
+from speculators.executors.base import Executor
 from speculators.executors.local import LocalExecutor
 from speculators.pipeline.console import Console, duration, size
 from speculators.pipeline.keys import key_of, key_parts
@@ -26,10 +25,11 @@ from speculators.pipeline.store import Store, default_home
 from speculators.recipe.recipe import Recipe
 from speculators.report.document import write_report
 from speculators.serving.environment import engine_environment
-from speculators.stages.documents import ERROR_NAME, OUTPUT_NAME, StageInput
+from speculators.stages.documents import OUTPUT_NAME, StageInput
+from speculators.stages.execution import LOG_NAME, execute
 from speculators.stages.table import REPLAY, Stage, build_stages, select
 
-ERROR_CLASSES: dict[int, type[SpeculatorsError]] = {2: RecipeError, 3: StageError, 4: MachineError}
+KEPT = "finished stages are kept: the same command continues from here"
 
 
 class Run(NamedTuple):
@@ -43,7 +43,7 @@ class Run(NamedTuple):
     outputs: dict[str, Path]  # finished stage outputs by stage name
 
 
-def run_recipe(recipe: Recipe, runs_dir: Path) -> int:
+def run_recipe(recipe: Recipe, runs_dir: Path, executor: Executor | None = None) -> int:
     """Run ``recipe`` from the first missing output to its report.  Returns the exit code.
 
     Raises:
@@ -53,7 +53,7 @@ def run_recipe(recipe: Recipe, runs_dir: Path) -> int:
     check_environment()
     check_engine_arguments(recipe)
     record = RunRecord(runs_dir, recipe)
-    run = Run(recipe, record, Store(default_home()), LocalExecutor(), Console(), {})
+    run = Run(recipe, record, Store(default_home()), executor or LocalExecutor(), Console(), {})
     run.console.say("run", f"{recipe.name} · {record.folder}")
     try:
         for stage in build_stages(recipe.data):
@@ -133,35 +133,18 @@ def perform(run: Run, stage: Stage, step: StageInput) -> None:
         SpeculatorsError: of the class that the stage's exit code stands for.
     """
     folder = run.record.stage_folder(stage.name)
-    write_json(folder / "input.json", step.document())
-    argv = [sys.executable, "-m", "speculators.stages", str(folder / "input.json")]
     environment = engine_environment(run.recipe.data["engine"]["env"]) if stage.engine else {}
-    spelled = [f"{name}={value}" for name, value in sorted(environment.items())]
-    write_text(folder / "command.txt", " ".join(["env", *spelled, *argv] if spelled else argv) + "\n")
-    log = folder / "log.txt"
-    run.console.say(stage.name, f"started; log {log}")
-    with run.console.heartbeat(stage.name):
-        result = run.executor.run(Step(stage.name, argv, environment, log=log), on_line=run.console.heard)
-    if result.exit_code != 0:
-        _record_failure(run, stage.name, result.seconds)
-        raise _failure(stage.name, step.output, result.exit_code, result.seconds, log)
+    run.console.say(stage.name, f"started; log {folder / LOG_NAME}")
+    started = time.monotonic()
+    try:
+        with run.console.heartbeat(stage.name):
+            result = execute(run.executor, step, folder, environment, on_line=run.console.heard)
+    except SpeculatorsError as error:
+        _record_failure(run, stage.name, time.monotonic() - started)
+        error.hint = "; ".join(filter(None, (error.hint, KEPT)))
+        raise
     shutil.copyfile(step.output / OUTPUT_NAME, folder / OUTPUT_NAME)
     run.console.say(stage.name, f"done in {duration(result.seconds)} · {size(_bytes(step.output))}")
-
-
-def _failure(stage: str, output: Path, exit_code: int, seconds: float, log: Path) -> SpeculatorsError:
-    """The error to raise for a stage that ended with ``exit_code``."""
-    known = output / ERROR_NAME
-    if known.is_file():
-        error = read_json(known)
-        message, hint, rule = error["message"], error["hint"], error["rule"]
-    else:
-        message, hint, rule = f"exit code {exit_code}", "", "stage-failed"
-    tail = "".join(f"\n  | {line}" for line in log_tail(log).splitlines())
-    text = f"stage '{stage}' failed after {duration(seconds)}: {message}\n  last lines of {log}:{tail}"
-    again = "finished stages are kept: the same command continues from here"
-    error_class = ERROR_CLASSES.get(exit_code, StageError)
-    return error_class(text, hint="; ".join(filter(None, (hint, again))), rule=rule)
 
 
 def contents_digest(output: Path) -> str:

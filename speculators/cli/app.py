@@ -1,0 +1,93 @@
+"""The command tree and the one error handler.
+
+Verbs import their work inside the function that does it, so that ``--help`` costs only typer.
+A verb returns its exit code; whatever it raises ends here.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from speculators import __version__
+from speculators.cli.check import check
+from speculators.cli.errors import bug_text, error_text
+from speculators.cli.run import run
+from speculators.cli.schema import schema
+from speculators.errors import EXIT_BUG, EXIT_INTERRUPTED, RecipeError, SpeculatorsError
+
+#: Base of what typer raises for a command line it cannot parse: click's class, or since typer 0.26
+#: its own; only the leaf is public in both.
+CommandLineError: Any = next(
+    base for base in reversed(typer.BadParameter.__mro__) if hasattr(base, "format_message")
+)
+
+EPILOG = """\b
+Examples:
+  speculators check recipes/smollm2-135m-eagle3.yaml
+  speculators run recipes/smollm2-135m-eagle3.yaml
+  speculators run recipes/smollm2-135m-eagle3.yaml --set training.epochs=2
+
+\b
+Exit codes:
+  0 ok   2 recipe or command line wrong   3 a stage failed
+  4 the machine lacks something   70 a bug of ours   130 interrupted
+"""
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"speculators {__version__}")
+        raise typer.Exit(0)
+
+
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Make a language model answer faster: train, serve and measure a speculative draft from one recipe."""
+
+
+def build_app() -> typer.Typer:
+    """The command tree: a row a verb."""
+    # Rich help and completion would double the time of --help.
+    app = typer.Typer(
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback(epilog=EPILOG)(root)
+    for verb in (check, run, schema):
+        app.command(verb.__name__)(verb)
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line; returns the exit code of errors.py and prints every failure."""
+    command = typer.main.get_command(build_app())
+    given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    try:
+        code = int(command.main(given, prog_name="speculators", standalone_mode=False) or 0)
+        if code == EXIT_INTERRUPTED:  # typer turns ^C into an exit code
+            raise KeyboardInterrupt
+        return code
+    except SpeculatorsError as error:
+        print(error_text(error), file=sys.stderr)
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except CommandLineError as error:
+        hint = "'speculators --help' and 'speculators VERB --help' show what there is"
+        print(error_text(RecipeError(error.format_message(), hint=hint, rule="usage")), file=sys.stderr)
+        return RecipeError.exit_code
+    except Exception:  # the outermost handler: whatever is left is our bug
+        traceback.print_exc()
+        print(bug_text(), file=sys.stderr)
+        return EXIT_BUG

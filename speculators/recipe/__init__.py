@@ -1,0 +1,1 @@
+"""Text -> Recipe: strict YAML with positions, schema, cross-field rules, diagnostics."""

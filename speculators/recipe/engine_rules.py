@@ -1,0 +1,100 @@
+"""Rules between the engine's settings and what generation and benchmark ask of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from speculators.recipe.diagnostics import Diagnostic
+from speculators.recipe.view import View
+
+#: vLLM arguments that the product sets itself, and the recipe's own place for them.
+OWNED_ARGS = {
+    "model": "it comes from 'verifier'",
+    "tokenizer": "it comes from 'verifier'",
+    "revision": "it comes from 'verifier.revision'",
+    "trust_remote_code": "it comes from 'verifier.trust_remote_code'",
+    "speculative_config": "it comes from 'algorithm' or 'draft', and only the draft arm has it",
+    "kv_transfer_config": "the hidden-state capture sets it",
+    "served_model_name": "the benchmark sets it",
+    "host": "servers listen on loopback only",
+    "port": "the benchmark takes a free one",
+    "seed": "it comes from 'datagen.prompts.seed' and 'training.seed'",
+}
+SECRET_WORDS = {
+    "TOKEN",
+    "TOKENS",
+    "KEY",
+    "KEYS",
+    "APIKEY",
+    "PASSWORD",
+    "PASSWD",
+    "SECRET",
+    "SECRETS",
+    "CREDENTIALS",
+}
+
+
+def owned_arguments(view: View) -> Iterator[Diagnostic]:
+    for name in view.get("engine.args"):
+        if reason := OWNED_ARGS.get(name):
+            message = f"engine.args cannot set '{name}'"
+            yield view.problem("error", "owned-argument", f"engine.args.{name}", message, reason, key=True)
+
+
+def no_secrets(view: View) -> Iterator[Diagnostic]:
+    for name in view.get("engine.env"):
+        if SECRET_WORDS & set(re.split(r"_+", name.upper())):
+            message = f"'{name}' looks like a secret, and recipes are shared"
+            hint = f"remove it here and export {name} in your shell: the engine inherits it"
+            yield view.problem("error", "secret", f"engine.env.{name}", message, hint)
+
+
+def generation_fits_context(view: View) -> Iterator[Diagnostic]:
+    yield from _fits_context(view, "datagen.max_tokens")
+
+
+def benchmark_fits_context(view: View) -> Iterator[Diagnostic]:
+    yield from _fits_context(view, "benchmark.max_tokens")
+
+
+def _fits_context(view: View, name: str) -> Iterator[Diagnostic]:
+    tokens, context = view.get(name), view.get("engine.args.max_model_len")
+    if isinstance(context, int) and tokens >= context:
+        message = f"{name} is {tokens}, but prompt and response share a context of {context}"
+        hint = "lower it, or raise engine.args.max_model_len"
+        yield view.problem("error", "context-length", name, message, hint)
+
+
+def context_exists(view: View) -> Iterator[Diagnostic]:
+    assert view.facts
+    context, limit = view.get("engine.args.max_model_len"), view.facts.max_position_embeddings
+    # A changed model configuration may well stretch the context: then vLLM is the judge.
+    if isinstance(context, int) and context > limit and not view.has("engine.args.hf_overrides"):
+        message = f"max_model_len {context} is longer than the verifier's context of {limit}"
+        notes = (f"from {view.facts.source}",)
+        yield view.problem("error", "context-length", "engine.args.max_model_len", message, notes=notes)
+
+
+def load_fits_engine(view: View) -> Iterator[Diagnostic]:
+    loads, slots = view.get("benchmark.concurrency"), view.get("engine.args.max_num_seqs")
+    number, most = max(enumerate(loads), key=lambda pair: pair[1])
+    if isinstance(slots, int) and most > slots:
+        message = f"concurrency {most} exceeds engine.args.max_num_seqs {slots}: requests would only queue"
+        yield view.problem("error", "concurrency", "benchmark.concurrency", message, item=number)
+
+
+def load_is_reached(view: View) -> Iterator[Diagnostic]:
+    loads, requests = view.get("benchmark.concurrency"), view.get("benchmark.requests")
+    number, most = max(enumerate(loads), key=lambda pair: pair[1])
+    if most > requests:
+        message = f"concurrency {most} is never reached with {requests} requests"
+        yield view.problem(
+            "warning",
+            "concurrency",
+            "benchmark.concurrency",
+            message,
+            "raise benchmark.requests to several times the load",
+            item=number,
+            uses=("benchmark.requests",),
+        )

@@ -1,0 +1,133 @@
+"""What is known about a verifier without loading it: depth, widths, vocabulary, context.
+
+Cross-field rules need these numbers while the model may be hundreds of gigabytes away, so they are
+looked up where they cost nothing: the model's own folder, the local Hugging Face cache, and facts
+committed with this package for the verifiers of the recipes that ship.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+#: Without these a config says nothing that a rule could use.
+COUNTS = (
+    "hidden_size",
+    "num_hidden_layers",
+    "vocab_size",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+)
+
+
+class VerifierFacts(NamedTuple):
+    """Numbers of a verifier's config.json; ``source`` says where they were read."""
+
+    source: str
+    architecture: str
+    model_type: str
+    hidden_size: int
+    num_hidden_layers: int
+    vocab_size: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    intermediate_size: int
+    rms_norm_eps: float
+    rope_parameters: dict[str, Any]
+    max_position_embeddings: int
+    tie_word_embeddings: bool
+
+
+def facts_from_config(config: Mapping[str, Any], source: str) -> VerifierFacts | None:
+    """Facts of a Hugging Face ``config.json``; None when it is not that of a text decoder."""
+    text = config.get("text_config", config)
+    if not isinstance(text, Mapping) or not all(_is_count(text.get(name)) for name in COUNTS):
+        return None
+    heads = text["num_attention_heads"]
+    architectures = config.get("architectures") or [""]
+    return VerifierFacts(
+        source=source,
+        architecture=str(architectures[0]),
+        model_type=str(text.get("model_type", "")),
+        **{name: text[name] for name in COUNTS},
+        num_key_value_heads=text.get("num_key_value_heads") or heads,
+        head_dim=text.get("head_dim") or text["hidden_size"] // heads,
+        rms_norm_eps=text.get("rms_norm_eps", 1e-6),
+        rope_parameters=_rope(text),
+        tie_word_embeddings=bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings"))),
+    )
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and value > 0
+
+
+def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
+    """``rope_parameters`` as transformers 5 writes them; older configs keep two separate keys."""
+    if parameters := config.get("rope_parameters"):
+        return dict(parameters)
+    scaling = config.get("rope_scaling") or {"rope_type": "default"}
+    return {"rope_theta": config.get("rope_theta", 10000.0), **scaling}
+
+
+def find_facts(verifier: Mapping[str, Any], folder: Path, environ: Mapping[str, str]) -> VerifierFacts | None:
+    """Facts of a recipe's ``verifier`` block; relative paths start at ``folder``.  None when unknown."""
+    for config, source in _configs(verifier, folder, environ):
+        if facts := facts_from_config(config, source):
+            return facts
+    return _committed(verifier)
+
+
+def _configs(
+    verifier: Mapping[str, Any], folder: Path, environ: Mapping[str, str]
+) -> Iterator[tuple[Any, str]]:
+    if path := verifier.get("path"):
+        yield from _read(folder / path / "config.json", f"{path}/config.json")
+    if repository := verifier.get("repository"):
+        revision = verifier.get("revision") or "main"
+        model = hub_cache(environ) / f"models--{repository.replace('/', '--')}"
+        for commit in _commits(model, revision):
+            source = f"config.json of {repository}@{commit[:7]} in the local Hugging Face cache"
+            yield from _read(model / "snapshots" / commit / "config.json", source)
+
+
+def _commits(model: Path, revision: str) -> Iterator[str]:
+    yield revision
+    try:
+        yield (model / "refs" / revision).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return
+
+
+def _read(path: Path, source: str) -> Iterator[tuple[Any, str]]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    if isinstance(config, dict):
+        yield config, source
+
+
+def hub_cache(environ: Mapping[str, str]) -> Path:
+    """The folder of cached repositories, found as huggingface_hub's constants.py does."""
+    if cache := environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE"):
+        return Path(cache).expanduser()
+    if home := environ.get("HF_HOME"):
+        return Path(home).expanduser() / "hub"
+    base = environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME", "~")) / ".cache"
+    return Path(base).expanduser() / "huggingface" / "hub"
+
+
+def _committed(verifier: Mapping[str, Any]) -> VerifierFacts | None:
+    """Facts committed for exactly this source; another revision is another model."""
+    for file in resources.files("speculators").joinpath("recipe/verifier_facts").iterdir():
+        if file.name.endswith(".json"):
+            document = json.loads(file.read_text(encoding="utf-8"))
+            if all(verifier.get(name) == value for name, value in document["verifier"].items()):
+                return VerifierFacts(source=f"facts committed as {file.name}", **document["facts"])
+    return None

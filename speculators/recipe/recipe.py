@@ -1,0 +1,143 @@
+"""A recipe: read once, checked whole, then only its values are used.
+
+``load_recipe`` never raises for what a user wrote; ``require_recipe`` is the one place that turns
+its errors into an exception.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from speculators.errors import RecipeError
+from speculators.recipe.diagnostics import Diagnostic, diagnostic, has_errors, ordered, render_all
+from speculators.recipe.facts import find_facts
+from speculators.recipe.overrides import apply_overrides
+from speculators.recipe.positions import Mark, Positions
+from speculators.recipe.positions import Path as KeyPath
+from speculators.recipe.rules import run_rules
+from speculators.recipe.schema import apply_defaults, load_schema
+from speculators.recipe.validation import validate
+from speculators.recipe.view import View
+from speculators.recipe.yaml_loader import load_yaml
+from speculators.recipe.yaml_writer import dump_yaml
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A valid recipe.  ``data`` has every default filled in; ``source_text`` is the file as given."""
+
+    path: Path
+    name: str
+    source_text: str
+    overrides: tuple[str, ...]
+    data: dict[str, Any]
+    positions: Positions
+
+    def files(self) -> dict[str, list[Path]]:
+        """The files and folders that the recipe names, absolute, by their dotted recipe path."""
+        named = {
+            "verifier.path": [self.data["verifier"].get("path")],
+            "draft": [self.data.get("draft")],
+            "datagen.prompts.files": self.data.get("datagen", {}).get("prompts", {}).get("files", []),
+            "benchmark.prompts": [self.data["benchmark"]["prompts"]],
+        }
+        folder = self.path.absolute().parent
+        # A draft that is repository@revision is no file; everything else was found to exist.
+        found = {
+            name: [
+                Path(os.path.normpath(folder / file))
+                for file in files
+                if file and os.path.exists(folder / file)
+            ]
+            for name, files in named.items()
+        }
+        return {name: paths for name, paths in found.items() if paths}
+
+    def resolved_yaml(self) -> str:
+        """The recipe with all defaults and overrides written out; loads to the same ``data``."""
+        return dump_yaml(self.data)
+
+
+class Loaded(NamedTuple):
+    """``recipe`` is None when a diagnostic is an error."""
+
+    recipe: Recipe | None
+    diagnostics: tuple[Diagnostic, ...]
+
+
+class InvalidRecipeError(RecipeError):
+    """A recipe with errors; the message is all of its diagnostics as text."""
+
+    rule = "invalid-recipe"
+
+    def __init__(self, diagnostics: Sequence[Diagnostic]) -> None:
+        super().__init__(render_all(diagnostics))
+        self.diagnostics = tuple(diagnostics)
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Loaded:
+    """Read and check the recipe in ``path``, with ``PATH=VALUE`` overrides set before the check."""
+    file = str(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        return _unreadable(file, f"the file is not UTF-8 text ({error.reason} at byte {error.start})")
+    except OSError as error:
+        return _unreadable(file, error.strerror or str(error))
+    document = load_yaml(text, file)
+    merged = apply_overrides(document.data, document.positions, tuple(overrides))
+    checked = validate(merged.data, merged.positions, document.spoiled)
+    resolved = apply_defaults(merged.data, load_schema())
+    sound = without(resolved, checked.bad)
+    found = [*document.diagnostics, *merged.diagnostics, *checked.diagnostics]
+    if isinstance(sound, dict):
+        facts = find_facts(sound.get("verifier", {}), path.parent, os.environ)
+        found += run_rules(View(sound, merged.positions, facts, path.parent, checked.bad))
+    diagnostics = ordered(found)
+    if has_errors(diagnostics):
+        return Loaded(None, diagnostics)
+    return Loaded(
+        Recipe(path, resolved["name"], text, tuple(overrides), resolved, merged.positions), diagnostics
+    )
+
+
+def require_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in ``path``.
+
+    Raises:
+        InvalidRecipeError: with all diagnostics.
+    """
+    recipe, diagnostics = load_recipe(path, overrides)
+    if recipe is None:
+        raise InvalidRecipeError(diagnostics)
+    return recipe
+
+
+def without(data: Any, paths: Iterable[KeyPath]) -> Any:
+    """A copy of ``data`` without the values at ``paths``; a bad list item takes its list along."""
+    result = copy.deepcopy(data)
+    for path in paths:
+        if not path:
+            return None
+        _remove(result, path)
+    return result
+
+
+def _remove(block: Any, path: KeyPath) -> None:
+    name, *rest = path
+    if not isinstance(block, dict) or name not in block:
+        return
+    if rest and isinstance(block[name], dict):
+        _remove(block[name], tuple(rest))
+    else:
+        del block[name]
+
+
+def _unreadable(file: str, reason: str) -> Loaded:
+    message = f"cannot read the recipe: {reason}"
+    return Loaded(None, (diagnostic("error", "unreadable", message, Mark(file)),))

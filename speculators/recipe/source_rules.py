@@ -1,0 +1,147 @@
+"""Rules on what a recipe starts from: its verifier, its algorithm or draft, its files."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from speculators.recipe.diagnostics import Diagnostic
+from speculators.recipe.suggestions import listing
+from speculators.recipe.view import View
+
+# os.path answers False where Path methods raise: for names too long, or with a NUL in them.
+
+SOURCES = ("path", "repository", "package")
+TRAINED_BLOCKS = ("algorithm", "datagen", "training")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+#: A repository on the hub at a revision: what ``draft:`` may name beside a folder.
+REPOSITORY_AT = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+@\S+")
+
+
+def names_verifier(view: View) -> bool:
+    """Whether the recipe says, soundly, which model it is about."""
+    return view.is_sound("verifier") and any(view.has(f"verifier.{name}") for name in SOURCES)
+
+
+def one_verifier_source(view: View) -> Iterator[Diagnostic]:
+    if not all(view.is_sound(f"verifier.{name}") for name in SOURCES):
+        return
+    given = [name for name in SOURCES if view.has(f"verifier.{name}")]
+    if len(given) > 1:
+        names = listing(f"'{name}'" for name in given)
+        message = f"verifier has {len(given)} sources, {names}, but needs exactly one"
+        yield view.problem("error", "verifier-source", f"verifier.{given[1]}", message, key=True)
+    elif not given and not view.has("verifier.file") and not view.has("verifier.revision"):
+        hint = "give 'path', or 'repository' with 'revision', or 'package' with 'file'"
+        yield view.problem("error", "verifier-source", "verifier", "verifier names no model", hint, key=True)
+
+
+def source_companions(view: View) -> Iterator[Diagnostic]:
+    """``file`` goes with ``package``, ``revision`` with ``repository``."""
+    for name, companion in (("file", "package"), ("package", "file"), ("revision", "repository")):
+        other = f"verifier.{companion}"
+        if view.has(f"verifier.{name}") and not view.has(other) and view.is_sound(other):
+            message = f"'{name}' needs '{companion}' beside it in verifier"
+            yield view.problem("error", "verifier-source", f"verifier.{name}", message, key=True)
+
+
+def pinned_revision(view: View) -> Iterator[Diagnostic]:
+    hint = "pin the commit: 40 hexadecimal digits, from the repository's history on the hub"
+    revision = view.get("verifier.revision")
+    if revision is None:
+        message = "verifier.repository has no revision: its main branch can change between runs"
+        yield view.problem("warning", "mutable-revision", "verifier.repository", message, hint)
+    elif not COMMIT.fullmatch(revision):
+        message = f"revision '{revision}' is a branch or tag, or cut short: it can change between runs"
+        yield view.problem("warning", "mutable-revision", "verifier.revision", message, hint)
+
+
+def draft_or_training(view: View) -> Iterator[Diagnostic]:
+    extra = [name for name in TRAINED_BLOCKS if view.has(name)]
+    if extra:
+        message = f"'draft' brings a trained draft, but the recipe also has {listing(extra)}"
+        hint = f"remove 'draft' to train, or {listing(extra)} to measure the draft as it is"
+        yield view.problem("error", "draft-and-training", "draft", message, hint, key=True)
+
+
+def draft_exists(view: View) -> Iterator[Diagnostic]:
+    draft = view.get("draft")
+    if REPOSITORY_AT.fullmatch(draft) and not os.path.exists(view.folder / draft):
+        if not COMMIT.fullmatch(draft.rpartition("@")[2]):
+            message = f"draft '{draft}' is not pinned to a commit: it can change between runs"
+            yield view.problem("warning", "mutable-revision", "draft", message)
+    elif not os.path.isdir(view.folder / draft):
+        message = f"draft folder '{draft}' does not exist beside the recipe"
+        hint = "give an existing folder, or repository@revision for a draft on the hub"
+        yield view.problem("error", "missing-file", "draft", message, hint)
+
+
+def verifier_folder(view: View) -> Iterator[Diagnostic]:
+    path = view.get("verifier.path")
+    if not os.path.isdir(view.folder / path):
+        message = f"folder '{path}' does not exist"
+        yield view.problem("error", "missing-file", "verifier.path", message, RELATIVE)
+    elif not os.path.isfile(view.folder / path / "config.json"):
+        message = f"folder '{path}' has no config.json"
+        hint = "it must be a Hugging Face model folder"
+        yield view.problem("error", "missing-file", "verifier.path", message, hint)
+
+
+def training_files(view: View) -> Iterator[Diagnostic]:
+    for number, file in enumerate(view.get("datagen.prompts.files")):
+        yield from _readable(view, "datagen.prompts.files", file, number)
+
+
+def benchmark_file(view: View) -> Iterator[Diagnostic]:
+    yield from _readable(view, "benchmark.prompts", view.get("benchmark.prompts"))
+
+
+def _readable(view: View, name: str, file: str, item: int | None = None) -> Iterator[Diagnostic]:
+    path = view.folder / file
+    if not os.path.isfile(path):
+        message = f"file '{file}' does not exist"
+        yield view.problem("error", "missing-file", name, message, RELATIVE, item=item)
+    elif not os.access(path, os.R_OK):
+        message = f"file '{file}' may not be read by this user"
+        yield view.problem("error", "missing-file", name, message, item=item)
+
+
+def enough_requests(view: View) -> Iterator[Diagnostic]:
+    path = view.folder / view.get("benchmark.prompts")
+    requests = view.get("benchmark.requests")
+    if os.path.isfile(path) and os.access(path, os.R_OK) and requests > (rows := _rows(path)):
+        message = f"benchmark.requests is {requests}, but {path.name} has {rows} rows"
+        hint = f"lower it to at most {rows}"
+        yield view.problem("error", "too-few-prompts", "benchmark.requests", message, hint)
+
+
+def some_prompts(view: View) -> Iterator[Diagnostic]:
+    if not view.get("datagen.prompts.files") and not view.get("datagen.prompts.magpie.count"):
+        message = "datagen.prompts has neither files nor magpie prompts: there is nothing to train on"
+        hint = "name 'files', or set 'magpie.count' to let the verifier write prompts"
+        yield view.problem("error", "no-prompts", "datagen.prompts", message, hint, key=True)
+
+
+def kept_responses(view: View) -> Iterator[Diagnostic]:
+    count = view.get("datagen.prompts.magpie.count")
+    if view.get("datagen.responses") == "keep" and count:
+        message = f"responses: keep needs answered prompts, but magpie writes {count} without answers"
+        hint = "set magpie.count to 0, or responses to regenerate"
+        yield view.problem(
+            "error",
+            "keep-with-magpie",
+            "datagen.responses",
+            message,
+            hint,
+            uses=("datagen.prompts.magpie.count",),
+        )
+
+
+RELATIVE = "file names are relative to the recipe's folder"
+
+
+def _rows(path: Path) -> int:
+    with path.open("rb") as file:
+        return sum(1 for line in file if line.strip())

@@ -1,0 +1,80 @@
+"""Rules between the draft, its training, its verifier and the number of proposed tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+from speculators.recipe.diagnostics import Diagnostic
+from speculators.recipe.view import View
+
+
+def layers_ascend(view: View) -> Iterator[Diagnostic]:
+    layers = view.get("algorithm.aux_layers")
+    for number, (before, layer) in enumerate(pairwise(layers), start=1):
+        if layer <= before:
+            message = f"aux layer {layer} follows {before}: ids must be ascending and distinct"
+            hint = f"write {sorted(set(layers))}"
+            yield view.problem("error", "aux-layers", "algorithm.aux_layers", message, hint, item=number)
+            return
+
+
+def layers_exist(view: View) -> Iterator[Diagnostic]:
+    assert view.facts
+    depth = view.facts.num_hidden_layers
+    for number, layer in enumerate(view.get("algorithm.aux_layers")):
+        if layer >= depth:
+            message = f"aux layer {layer} is outside 1..{depth - 1}: the verifier has {depth} layers"
+            hint = f"a usual choice is {sorted({2, depth // 2, depth - 3})}"
+            yield view.problem(
+                "error", "aux-layers", "algorithm.aux_layers", message, hint, item=number, notes=_origin(view)
+            )
+
+
+def vocabulary_fits(view: View) -> Iterator[Diagnostic]:
+    assert view.facts
+    size, limit = view.get("algorithm.draft_vocabulary"), view.facts.vocab_size
+    if size > limit:
+        message = f"draft vocabulary {size} is larger than the verifier's {limit}"
+        yield view.problem(
+            "error", "draft-vocabulary", "algorithm.draft_vocabulary", message, notes=_origin(view)
+        )
+
+
+def one_norm(view: View) -> Iterator[Diagnostic]:
+    if view.get("algorithm.fc_norm") and view.get("algorithm.norm_before_fc"):
+        message = "fc_norm and norm_before_fc exclude each other: one norm per state, or one over all"
+        yield view.problem(
+            "error",
+            "norm-flags",
+            "algorithm.fc_norm",
+            message,
+            "set one of them to false",
+            uses=("algorithm.norm_before_fc",),
+        )
+
+
+def trained_steps(view: View) -> Iterator[Diagnostic]:
+    trained = view.get("training.ttt_steps") or view.get("algorithm.speculative_tokens")
+    served = view.get("benchmark.speculative_tokens") or view.get("algorithm.speculative_tokens")
+    if trained is None or served <= trained:
+        return
+    name = (
+        "benchmark.speculative_tokens" if view.get("benchmark.speculative_tokens") else "training.ttt_steps"
+    )
+    message = f"serving proposes {served} tokens a step, but training unrolls only {trained}"
+    yield view.problem("warning", "untrained-steps", name, message, "later positions will rarely be accepted")
+
+
+def rows_fit_sequence(view: View) -> Iterator[Diagnostic]:
+    longest, room = view.get("datagen.max_tokens"), view.get("training.sequence_length")
+    if longest >= room:
+        message = f"responses of {longest} tokens and their prompts do not fit a sequence of {room}"
+        hint = "raise training.sequence_length or lower datagen.max_tokens"
+        yield view.problem(
+            "warning", "long-rows", "training.sequence_length", message, hint, uses=("datagen.max_tokens",)
+        )
+
+
+def _origin(view: View) -> tuple[str, ...]:
+    return (f"from {view.facts.source}",) if view.facts else ()

@@ -1,0 +1,240 @@
+"""Schema errors as diagnostics: one each, all at once, without consequences of one another.
+
+jsonschema finds what is wrong; this module says it in words of the recipe, with place and way out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Set
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from speculators.recipe.diagnostics import Diagnostic, diagnostic
+from speculators.recipe.positions import Mark, Path, Positions, dotted
+from speculators.recipe.schema import SCHEMA_ID, load_schema, schema_paths
+from speculators.recipe.suggestions import did_you_mean, listing, nearest
+
+if TYPE_CHECKING:
+    from jsonschema import ValidationError
+
+TYPE_NAMES = {
+    "string": "text",
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "array": "a list",
+    "object": "a block of keys",
+    "null": "null",
+}
+
+
+class Validation(NamedTuple):
+    """``bad`` are paths that must not be used: wrong values, and keys that a misspelling stands for."""
+
+    diagnostics: tuple[Diagnostic, ...]
+    bad: frozenset[Path]
+
+
+class Finding(NamedTuple):
+    """One schema error: the path it spoils, its place and its words."""
+
+    path: Path
+    mark: Mark
+    rule: str
+    message: str
+    hint: str = ""
+    stands_for: tuple[Path, ...] = ()  # for an unknown key: what was probably meant
+
+
+def validate(data: Any, positions: Positions, spoiled: Set[Path] = frozenset()) -> Validation:
+    """Check ``data`` against the recipe schema; errors at or below ``spoiled`` paths are left out."""
+    errors = [error for error in _validator().iter_errors(data) if not _within(_path(error), spoiled)]
+    findings = [found for error in _one_per_value(errors) for found in _explain(error, positions)]
+    meant = {path for found in findings for path in found.stands_for}
+    findings += _missing((error for error in errors if error.validator == "required"), positions, meant)
+    diagnostics = tuple(
+        diagnostic("error", found.rule, found.message, found.mark, found.hint) for found in findings
+    )
+    return Validation(diagnostics, frozenset({found.path for found in findings} | meant | spoiled))
+
+
+@cache
+def _validator() -> Any:
+    # jsonschema is a third of the time of a check: --help must not pay for it.
+    from jsonschema import Draft7Validator
+    from jsonschema.validators import extend
+
+    def is_integer(_: Any, value: Any) -> bool:
+        # The specification lets 6.0 pass for an integer; range() and vLLM do not.
+        return isinstance(value, int) and not isinstance(value, bool)
+
+    checker = Draft7Validator.TYPE_CHECKER.redefine("integer", is_integer)
+    strict: Any = extend(Draft7Validator, type_checker=checker)  # type: ignore[no-untyped-call]
+    return strict(load_schema())
+
+
+def _path(error: ValidationError) -> Path:
+    return tuple(error.absolute_path)
+
+
+def _within(path: Path, spoiled: Set[Path]) -> bool:
+    return any(path[:end] in spoiled for end in range(len(path) + 1))
+
+
+def _one_per_value(errors: Iterable[ValidationError]) -> list[ValidationError]:
+    """A value of the wrong type also misses every enum and bound: the first cause is enough."""
+    kept: dict[tuple[Path, bool], ValidationError] = {}
+    for error in sorted(errors, key=lambda error: error.validator != "type"):
+        if error.validator in EXPLANATIONS:
+            about_keys = error.validator in ("additionalProperties", "propertyNames")
+            place = _path(error) + ((str(error.instance),) if error.validator == "pattern" else ())
+            kept.setdefault((place, about_keys), error)
+    return list(kept.values())
+
+
+def _explain(error: ValidationError, positions: Positions) -> Iterator[Finding]:
+    yield from EXPLANATIONS[str(error.validator)](error, positions)
+
+
+def _show(value: Any) -> str:
+    """A value as the recipe would write it, short enough for one line."""
+    if isinstance(value, str):
+        return f"'{value}'" if len(value) <= 60 else f"'{value[:57]}...'"
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _unknown_keys(error: ValidationError, positions: Positions) -> Iterator[Finding]:
+    block = _path(error)
+    schema: Any = error.schema
+    instance: Any = error.instance
+    for key in instance:
+        if key not in schema["properties"]:
+            yield _unknown_key((*block, key), set(schema["properties"]), positions)
+
+
+def _unknown_key(path: Path, known: set[str], positions: Positions) -> Finding:
+    *block, key = path
+    where = f"in {dotted(tuple(block))}" if block else "at the top of the recipe"
+    hint, meant = suggest_key(tuple(block), str(key), known)
+    message = f"unknown key '{key}' {where}"
+    return Finding(path, positions.key(path), "unknown-key", message, hint, meant)
+
+
+def suggest_key(block: Path, key: str, known: set[str]) -> tuple[str, tuple[Path, ...]]:
+    """A hint for an unknown ``key`` of ``block``, and the paths it may stand for."""
+    homes = [path for path in schema_paths(load_schema()) if path[-1] == key]
+    if homes:
+        blocks = listing((f"'{dotted(path[:-1])}'" if path[:-1] else "the top" for path in homes), "or")
+        return f"'{key}' belongs under {blocks}".replace("under the top", "at the top"), tuple(homes)
+    if match := nearest(key, known):
+        return f"did you mean '{match}'?", ((*block, match),)
+    return f"known keys: {', '.join(sorted(known))}", ()
+
+
+def _wrong_type(error: ValidationError, positions: Positions) -> Iterator[Finding]:
+    path = _path(error)
+    wanted: Any = error.validator_value
+    names = [TYPE_NAMES[name] for name in ([wanted] if isinstance(wanted, str) else wanted)]
+    name = dotted(path) or "the recipe"
+    hint = ""
+    if error.instance is None and path:
+        hint = "leave the key out to get its default"
+    elif isinstance(error.instance, bool | int | float) and "text" in names:
+        hint = "put it in quotes"
+    message = f"{name} is {_show(error.instance)}, but must be {listing(names, 'or')}"
+    yield Finding(path, positions.value(path), "wrong-type", message, hint)
+
+
+def _bad_enum(error: ValidationError, positions: Positions) -> Iterator[Finding]:
+    path = _path(error)
+    choices: list[str] = list(error.validator_value)  # type: ignore[arg-type]
+    guess = did_you_mean(str(error.instance), choices)
+    hint = f"{guess} one of: {', '.join(choices)}".strip()
+    yield Finding(
+        path, positions.value(path), "bad-value", f"{dotted(path)} is {_show(error.instance)}", hint
+    )
+
+
+def _bad_const(error: ValidationError, positions: Positions) -> Iterator[Finding]:
+    path = _path(error)
+    message = f"this version reads '{SCHEMA_ID}', not {_show(error.instance)}"
+    hint = f"write 'schema: {SCHEMA_ID}', or install the version of speculators that the recipe was made for"
+    yield Finding(path, positions.value(path), "schema-version", message, hint)
+
+
+def _out_of_bounds(error: ValidationError, positions: Positions) -> Iterator[Finding]:
+    path = _path(error)
+    text = BOUNDS[str(error.validator)].format(limit=error.validator_value)
+    message = f"{dotted(path)} is {_show(error.instance)}, but must {text}"
+    yield Finding(path, positions.value(path), "bad-value", message)
+
+
+def _bad_pattern(error: ValidationError, positions: Positions) -> Iterator[Finding]:
+    path = _path(error)
+    if "propertyNames" in error.absolute_schema_path:
+        yield from _bad_key_name(error, positions)
+        return
+    schema: Any = error.schema
+    example = schema.get("examples", [""])[0]
+    message = f"{dotted(path)} is {_show(error.instance)}, which does not match {error.validator_value}"
+    yield Finding(path, positions.value(path), "bad-value", message, f"for example: {example}")
+
+
+def _bad_key_name(error: ValidationError, positions: Positions) -> Iterator[Finding]:
+    path = (*_path(error), str(error.instance))
+    plain = str(error.instance).lstrip("-").replace("-", "_").lower()
+    hint = f"write '{plain}'" if plain != error.instance and plain.isidentifier() else ""
+    message = f"'{error.instance}' cannot be a name in {dotted(_path(error))}"
+    yield Finding(path, positions.key(path), "bad-name", message, hint)
+
+
+def _repeats(error: ValidationError, positions: Positions) -> Iterator[Finding]:
+    path = _path(error)
+    message = f"{dotted(path)} has the same item twice: {_show(error.instance)}"
+    yield Finding(path, positions.value(path), "bad-value", message)
+
+
+def _missing(errors: Iterable[ValidationError], positions: Positions, meant: Set[Path]) -> Iterator[Finding]:
+    """One finding for each block that lacks keys, unless a misspelt key stands for them."""
+    wanted: dict[Path, dict[str, None]] = {}
+    for error in errors:
+        block = _path(error)
+        # jsonschema reports each missing key apart, and the required list as a whole.
+        required: Any = error.validator_value
+        present: Any = error.instance
+        names = [name for name in required if name not in present]
+        if "else" in error.absolute_schema_path and ("draft",) in meant:
+            continue
+        wanted.setdefault(block, {}).update(dict.fromkeys(n for n in names if (*block, n) not in meant))
+    for block, missing in wanted.items():
+        if missing:
+            where = dotted(block) or "the recipe"
+            plural = "s" if len(missing) > 1 else ""
+            keys = listing(f"'{name}'" for name in missing)
+            message = f"{where} lacks the key{plural} {keys}"
+            hint = "or bring a trained draft with 'draft:'" if "algorithm" in missing else ""
+            yield Finding((*block, next(iter(missing))), positions.key(block), "missing-key", message, hint)
+
+
+BOUNDS = {
+    "minimum": "be at least {limit}",
+    "maximum": "be at most {limit}",
+    "exclusiveMinimum": "be greater than {limit}",
+    "exclusiveMaximum": "be less than {limit}",
+    "minLength": "not be empty",
+    "maxLength": "have at most {limit} characters",
+    "minItems": "have at least {limit} item",
+    "maxItems": "have at most {limit} items",
+}
+
+EXPLANATIONS: dict[str, Callable[[ValidationError, Positions], Iterator[Finding]]] = {
+    "additionalProperties": _unknown_keys,
+    "type": _wrong_type,
+    "enum": _bad_enum,
+    "const": _bad_const,
+    "pattern": _bad_pattern,
+    "uniqueItems": _repeats,
+    **dict.fromkeys(BOUNDS, _out_of_bounds),
+}
