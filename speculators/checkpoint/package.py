@@ -1,0 +1,62 @@
+"""A trained draft becomes a checkpoint folder: ``config.json`` and one safetensors file.
+
+Two choices are made here.
+
+*Embedding and head rows are written*, although vLLM shares an absent embedding with its verifier:
+other readers of the format expect both, vLLM recognises the identical copy and frees it, and a
+reduced vocabulary must bring its head rows anyway.
+
+*Trained tensors stay float32, frozen copies keep the verifier's dtype.*  vLLM casts every tensor to
+the dtype it serves in, so a stored bfloat16 copy saves disk but loses bits for those who serve in
+float32 (every CPU) or train on; the frozen copies have no more bits than the verifier gave them,
+and only an equal copy is recognised as shared.  Trained tensors are the small part of the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from speculators.checkpoint.config import CONFIG_NAME
+from speculators.checkpoint.verifier_weights import VerifierWeights
+from speculators.checkpoint.vocabulary import membership, to_offsets
+from speculators.documents import file_digest, value_digest, write_json
+
+WEIGHTS_NAME = "model.safetensors"
+
+
+def assemble(
+    draft: Mapping[str, torch.Tensor], draft_ids: torch.Tensor, verifier: VerifierWeights
+) -> dict[str, torch.Tensor]:
+    """All tensors of the checkpoint: trained ones, frozen copies, and the vocabulary maps if reduced.
+
+    ``draft``: the trained state by checkpoint name; ``draft_ids`` [Vd] ascending.
+    """
+    tensors = {name: tensor.float().contiguous() for name, tensor in draft.items()}
+    tensors["embed_tokens.weight"] = verifier.embedding.contiguous()  # [V, H]
+    tensors["lm_head.weight"] = verifier.head[draft_ids].contiguous()  # [Vd, H]
+    vocab_size = len(verifier.embedding)
+    if len(draft_ids) != vocab_size:  # with the full vocabulary vLLM refuses a d2t
+        tensors["d2t"] = to_offsets(draft_ids)  # [Vd] int64
+        tensors["t2d"] = membership(draft_ids, vocab_size)  # [V] bool
+    return tensors
+
+
+def write_checkpoint(folder: Path, document: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write ``config.json`` and the one weight file into ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    # Clones: a full-vocabulary head may be the very embedding, and safetensors refuses shared memory.
+    separate = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+    partial = folder / (WEIGHTS_NAME + ".partial")
+    save_file(separate, partial, metadata={"format": "pt"})
+    partial.replace(folder / WEIGHTS_NAME)
+    write_json(folder / CONFIG_NAME, document)
+
+
+def checkpoint_digest(canonical_document: Mapping[str, Any], weights: Path) -> str:
+    """What identifies a checkpoint wherever it lies: its canonical config and its weights' bytes."""
+    return value_digest({CONFIG_NAME: dict(canonical_document), WEIGHTS_NAME: file_digest(weights)})

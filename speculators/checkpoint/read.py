@@ -1,0 +1,58 @@
+"""A checkpoint folder becomes a draft model again, for replaying and inspecting what is served."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import load_file
+
+from speculators.checkpoint.config import CONFIG_NAME, from_document
+from speculators.checkpoint.tensors import canonical_name, layout
+from speculators.checkpoint.vocabulary import from_offsets
+from speculators.documents import read_json
+from speculators.errors import StageError
+from speculators.models.eagle3 import Eagle3Draft
+
+
+class LoadedDraft(NamedTuple):
+    """A stored draft, ready to run.
+
+    ``head`` and ``embedding`` are None where the checkpoint shares them with its verifier.
+    """
+
+    draft: Eagle3Draft
+    speculative_tokens: int
+    draft_ids: torch.Tensor  # [Vd] int64, ascending
+    head: torch.Tensor | None  # [Vd, H]
+    embedding: torch.Tensor | None  # [V, H]
+
+
+def read_checkpoint(folder: Path, dtype: torch.dtype = torch.float32) -> LoadedDraft:
+    """Load the draft in ``folder`` in ``dtype``.
+
+    Raises:
+        StageError: there is not exactly one weight file, a tensor is missing, or the draft is of a
+            kind that our own model does not compute.
+    """
+    document = read_json(folder / CONFIG_NAME)
+    config = from_document(document)
+    files = sorted(folder.glob("*.safetensors"))
+    if len(files) != 1:
+        raise StageError(f"{folder}: {len(files)} safetensors files, expected one", rule="draft-weights")
+    tensors = {canonical_name(name): tensor for name, tensor in load_file(files[0]).items()}
+    missing = sorted(layout(document).required.keys() - tensors.keys())
+    if missing:
+        raise StageError(f"{files[0]}: no tensor {', '.join(missing)}", rule="draft-weights")
+    draft = Eagle3Draft(config).to(dtype)
+    draft.load_state_dict({name: tensors[name].to(dtype) for name in draft.state_dict()})
+    reduced = config.draft_vocab_size != config.vocab_size
+    head, embedding = tensors.get("lm_head.weight"), tensors.get("embed_tokens.weight")
+    return LoadedDraft(
+        draft=draft.eval(),
+        speculative_tokens=document["speculators_config"]["proposal_methods"][0]["speculative_tokens"],
+        draft_ids=from_offsets(tensors["d2t"]) if reduced else torch.arange(config.vocab_size),
+        head=None if head is None else head.to(dtype),
+        embedding=None if embedding is None else embedding.to(dtype),
+    )

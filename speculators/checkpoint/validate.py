@@ -1,0 +1,162 @@
+"""Does vLLM get all it needs from this folder?  Every check it does not make itself.
+
+A draft with a missing tensor, an unwritten flag or a shifted vocabulary map loads and serves
+without a word, at an acceptance near zero.  Shapes and names come from the file's header; only the
+numerical checks read tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from json import JSONDecodeError
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from speculators.checkpoint.check import Check, failures
+from speculators.checkpoint.config import CONFIG_NAME
+from speculators.checkpoint.config_checks import config_checks
+from speculators.checkpoint.tensors import Shape, canonical_name, is_reduced, layout
+from speculators.checkpoint.verifier_weights import load_verifier_weights, read_tensor
+from speculators.checkpoint.vocabulary import from_offsets
+from speculators.documents import read_json
+
+
+class Subject(NamedTuple):
+    """What is checked: a folder, its config, and its weight file's header."""
+
+    folder: Path
+    document: dict[str, Any]
+    weights: Path
+    shapes: dict[str, Shape]
+    stored_names: dict[str, str]  # canonical tensor name -> name in the file
+
+    def tensor(self, name: str) -> torch.Tensor:
+        return read_tensor(self.weights, self.stored_names[name])
+
+
+def validate(folder: Path, verifier_dir: Path | None = None, *, own_ends: bool = False) -> list[Check]:
+    """Check the checkpoint in ``folder``, against its verifier's files if given.
+
+    ``own_ends``: embedding and head may be the draft's own (other trainers train them), so a
+    difference from the verifier's is a warning.  Later checks need what earlier ones establish, so
+    a folder that cannot be read yields only the checks up to there.
+    """
+    checks = list(file_checks(folder))
+    if failures(checks):
+        return checks
+    document = read_json(folder / CONFIG_NAME)
+    checks += config_checks(document)
+    if failures(checks):
+        return checks
+    (weights,) = folder.glob("*.safetensors")
+    with safe_open(weights, framework="pt") as file:
+        stored = {canonical_name(name): name for name in list(file.keys())}
+        shapes = {name: tuple(file.get_slice(key).get_shape()) for name, key in stored.items()}
+    subject = Subject(folder, document, weights, shapes, stored)
+    checks += shape_checks(subject)
+    if failures(checks):
+        return checks
+    checks += value_checks(subject)
+    if verifier_dir is not None and not failures(checks):
+        checks += verifier_checks(subject, verifier_dir, "warning" if own_ends else "error")
+    return checks
+
+
+def file_checks(folder: Path) -> Iterator[Check]:
+    """The files themselves: one readable weight file, a readable config, no code."""
+    weights = sorted(path.name for path in folder.glob("*.safetensors"))
+    # vLLM loads every safetensors file that it finds, so a second one overwrites or breaks the first.
+    yield Check("one weight file", len(weights) == 1, f"{len(weights)}: {', '.join(weights) or 'none'}")
+    code = sorted(path.name for path in folder.glob("*.py"))
+    yield Check("no Python file", not code, ", ".join(code) or "none")
+    for name in weights:
+        try:
+            with safe_open(folder / name, framework="pt") as file:
+                yield Check("weights readable", True, f"{name}: {len(list(file.keys()))} tensors")
+        except SafetensorError as error:
+            yield Check("weights readable", False, f"{name}: {error}")
+    try:
+        document = read_json(folder / CONFIG_NAME)
+    except (OSError, JSONDecodeError) as error:
+        yield Check("config readable", False, f"{CONFIG_NAME}: {error}")
+    else:
+        yield Check("config readable", isinstance(document, dict), f"{CONFIG_NAME}: one JSON object")
+
+
+def shape_checks(subject: Subject) -> Iterator[Check]:
+    """Names and shapes against what the flags call for."""
+    wanted = layout(subject.document)
+    known = wanted.required | wanted.optional
+    missing = sorted(wanted.required.keys() - subject.shapes.keys())
+    yield Check("no tensor missing", not missing, ", ".join(missing) or f"{len(wanted.required)} required")
+    # Engines rebuild RoPE tables and skip stored ones.
+    unknown = sorted(name for name in subject.shapes.keys() - known.keys() if "rotary_emb" not in name)
+    yield Check("no unknown tensor", not unknown, ", ".join(unknown) or "none")
+    wrong = [
+        f"{name} {list(shape)}, not {list(known[name])}"
+        for name, shape in sorted(subject.shapes.items())
+        if name in known and shape != known[name]
+    ]
+    yield Check("tensor shapes", not wrong, "; ".join(wrong) or "as the flags say")
+
+
+def value_checks(subject: Subject) -> Iterator[Check]:
+    """Finite weights and a sound vocabulary map."""
+    broken = [
+        name
+        for name in sorted(subject.shapes)
+        if (tensor := subject.tensor(name)).is_floating_point() and not bool(torch.isfinite(tensor).all())
+    ]
+    yield Check("finite weights", not broken, ", ".join(broken) or "all finite")
+    if is_reduced(subject.document):
+        yield from vocabulary_checks(subject)
+
+
+def vocabulary_checks(subject: Subject) -> Iterator[Check]:
+    """``d2t`` holds offsets that lead to distinct, ascending verifier ids, as ``t2d`` says."""
+    vocab_size = subject.document["transformer_layer_config"]["vocab_size"]
+    d2t = subject.tensor("d2t")
+    yield Check("d2t type", d2t.dtype == torch.int64, str(d2t.dtype))
+    ids = from_offsets(d2t.to(torch.int64))  # [Vd]
+    # Zeros lead to ids 0..Vd-1, arange to every second id: both are a map that was never filled in.
+    unfilled = bool((d2t == 0).all()) or bool((d2t == torch.arange(len(d2t))).all())
+    yield Check("d2t filled in", not unfilled, "zeros or arange" if unfilled else "neither zeros nor arange")
+    rising = bool((ids[1:] > ids[:-1]).all())
+    yield Check("d2t ascends", rising, "ids ascend" if rising else "ids repeat or fall: absolute ids stored?")
+    inside = bool((ids >= 0).all() and (ids < vocab_size).all())
+    yield Check("d2t in range", inside, f"ids {int(ids.min())}..{int(ids.max())} of {vocab_size}")
+    if "t2d" in subject.shapes:
+        members = subject.tensor("t2d").bool().nonzero().flatten()
+        yield Check("t2d agrees", torch.equal(members, ids), f"{len(members)} marked, {len(ids)} mapped")
+
+
+def verifier_checks(subject: Subject, verifier_dir: Path, severity: str) -> Iterator[Check]:
+    """Widths, layers, embedding and head rows against the verifier's own files."""
+    facts, document = read_json(verifier_dir / "config.json"), subject.document
+    layer = document["transformer_layer_config"]
+    depth, ids = facts["num_hidden_layers"], document["eagle_aux_hidden_state_layer_ids"]
+    yield Check("aux layers exist", ids[-1] <= depth, f"{ids} of {depth} layers")
+    target = document.get("target_hidden_size") or layer["hidden_size"]
+    yield Check("verifier width", target == facts["hidden_size"], f"{target} against {facts['hidden_size']}")
+    same = layer["vocab_size"] == facts["vocab_size"]
+    yield Check("verifier vocabulary", same, f"{layer['vocab_size']} against {facts['vocab_size']}")
+    if not same or layer["hidden_size"] != facts["hidden_size"]:
+        return
+    verifier = load_verifier_weights(verifier_dir)
+    head = verifier.head[from_offsets(subject.tensor("d2t"))] if is_reduced(document) else verifier.head
+    pairs = {"embed_tokens.weight": verifier.embedding, "lm_head.weight": head}
+    for name, rows in pairs.items():
+        if name in subject.shapes:
+            yield rows_check(name, subject.tensor(name), rows, severity)
+
+
+def rows_check(name: str, stored: torch.Tensor, rows: torch.Tensor, severity: str) -> Check:
+    """Whether frozen rows equal the verifier's; if not, how far they point another way."""
+    if torch.equal(stored.float(), rows.to(stored.dtype).float()):
+        return Check(f"{name} is the verifier's", True, "equal")
+    cosine = torch.nn.functional.cosine_similarity(stored.float(), rows.float(), dim=-1).median().item()
+    detail = f"differs; median cosine of rows {cosine:.3f} (a trained copy stays near 1, a wrong one near 0)"
+    return Check(f"{name} is the verifier's", False, detail, severity)

@@ -1,0 +1,145 @@
+"""Stage ``package``: a trained or ready-made draft becomes ``model/``, exactly what vLLM loads.
+
+Both ways end in the same validator; a checkpoint that fails one check is refused with every failed
+check named, because vLLM itself would load and serve it without a word.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+
+from speculators.checkpoint.check import Check, failures
+from speculators.checkpoint.config import (
+    CONFIG_NAME,
+    VerifierName,
+    completed,
+    hub_repository,
+    localised,
+    to_document,
+)
+from speculators.checkpoint.package import WEIGHTS_NAME, assemble, checkpoint_digest, write_checkpoint
+from speculators.checkpoint.validate import validate
+from speculators.checkpoint.verifier_weights import load_verifier_weights
+from speculators.documents import file_digest, read_json, write_json, write_text
+from speculators.errors import StageError
+from speculators.models.eagle3 import Eagle3Config
+from speculators.report.model_card import CardFacts, model_card
+from speculators.stages.documents import StageInput
+from speculators.training.loop import DRAFT_NAME
+
+CARD_NAME = "README.md"
+
+
+def run(step: StageInput) -> dict[str, Any]:
+    """Write and validate ``model/`` from the training stage's output or from the recipe's ``draft``."""
+    verifier_dir, model_dir = step.inputs["verifier"] / "model", step.output / "model"
+    model_dir.mkdir()
+    result = step.result_of("verifier")
+    verifier = VerifierName(result["id"], result["digest"], result["facts"]["architecture"])
+    given = step.files.get("draft")
+    if given:
+        document = copy_draft(given[0], model_dir, verifier)
+    else:
+        document = build_draft(step, model_dir, verifier, verifier_dir)
+    # The digest is of the canonical document: the same checkpoint has one name wherever it lies.
+    digest = checkpoint_digest(document, model_dir / WEIGHTS_NAME)
+    write_json(model_dir / CONFIG_NAME, localised(document, verifier_dir))
+    checks = validate(model_dir, verifier_dir, own_ends=bool(given))
+    report(checks, given[0] if given else model_dir)
+    tokens = document["speculators_config"]["proposal_methods"][0]["speculative_tokens"]
+    write_text(model_dir / CARD_NAME, model_card(card_facts(step, document, verifier)))
+    return {
+        "speculative_tokens": tokens,
+        "algorithm": document["speculators_model_type"],
+        "validation": [check._asdict() for check in checks],
+        "digest": digest,
+    }
+
+
+def build_draft(
+    step: StageInput, model_dir: Path, verifier: VerifierName, verifier_dir: Path
+) -> dict[str, Any]:
+    """Assemble the trained draft into ``model_dir``; returns its canonical config document."""
+    algorithm, facts = step.values["algorithm"], step.result_of("verifier")["facts"]
+    trained = load_file(step.inputs["training"] / DRAFT_NAME)
+    draft_ids = load_file(step.inputs["training"] / "vocabulary.safetensors")["draft_ids"]
+    config = Eagle3Config.for_verifier(facts, algorithm)
+    document = to_document(config, algorithm["speculative_tokens"], verifier)
+    write_checkpoint(model_dir, document, assemble(trained, draft_ids, load_verifier_weights(verifier_dir)))
+    return document
+
+
+def copy_draft(source: Path, model_dir: Path, verifier: VerifierName) -> dict[str, Any]:
+    """Copy a ready-made checkpoint's weights; returns its config, made explicit and bound to ``verifier``.
+
+    Only what vLLM loads is taken along: stray Python files and optimiser states stay behind.  A
+    snapshot of the hub cache is a folder of links, hence the copy of what they point at.
+    """
+    if not (source / CONFIG_NAME).is_file():
+        hint = "draft: must name a checkpoint folder"
+        raise StageError(f"{source}: no {CONFIG_NAME}", hint=hint, rule="draft-invalid")
+    weights = sorted(source.glob("*.safetensors"))
+    if len(weights) != 1:
+        raise StageError(
+            f"{source}: {len(weights)} safetensors files, expected one",
+            hint="vLLM loads every safetensors file in the folder; keep the model's only",
+            rule="draft-invalid",
+        )
+    document, notes = completed(read_json(source / CONFIG_NAME))
+    if not isinstance(document.get("speculators_config"), dict):
+        raise StageError(
+            f"{source / CONFIG_NAME}: no speculators_config: not a checkpoint in the speculators format",
+            hint="convert it first",
+            rule="draft-invalid",
+        )
+    for note in notes:
+        print(f"draft: {note}")
+    shutil.copyfile(weights[0], model_dir / WEIGHTS_NAME)
+    named = document["speculators_config"].setdefault("verifier", {})
+    repository = hub_repository(verifier.id) or verifier.id
+    if named.get("name_or_path") not in (None, repository, verifier.id):
+        print(f"draft: was made for {named['name_or_path']}, is bound here to {verifier.id}")
+    named.update(name_or_path=repository, id=verifier.id, digest=verifier.digest)
+    return document
+
+
+def report(checks: Sequence[Check], place: Path) -> None:
+    """Print warnings; refuse the checkpoint if a check failed.
+
+    Raises:
+        StageError: naming every failed check.
+    """
+    for check in checks:
+        if not check.ok and check.severity == "warning":
+            print(f"warning: {check.name}: {check.detail}")
+    failed = failures(checks)
+    if failed:
+        raise StageError(
+            f"{place}: {len(failed)} of {len(checks)} checks failed: "
+            + "; ".join(f"{check.name} ({check.detail})" for check in failed),
+            hint="vLLM would load this checkpoint and draft badly, or not load it; correct it at its source",
+            rule="draft-invalid",
+        )
+    print(f"checkpoint: {len(checks)} checks, none failed")
+
+
+def card_facts(step: StageInput, document: dict[str, Any], verifier: VerifierName) -> CardFacts:
+    """What is known for certain when the checkpoint is packaged."""
+    return CardFacts(
+        name=step.values["name"],
+        verifier_id=verifier.id,
+        verifier_digest=verifier.digest,
+        verifier_repository=hub_repository(verifier.id),
+        algorithm=document["speculators_model_type"],
+        speculative_tokens=document["speculators_config"]["proposal_methods"][0]["speculative_tokens"],
+        aux_layers=tuple(document["eagle_aux_hidden_state_layer_ids"]),
+        draft_vocabulary=document["draft_vocab_size"],
+        vocabulary=document["transformer_layer_config"]["vocab_size"],
+        weights_sha256=file_digest(step.output / "model" / WEIGHTS_NAME),
+        training=step.result_of("training") if "training" in step.inputs else None,
+    )

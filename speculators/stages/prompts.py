@@ -1,0 +1,90 @@
+"""Stage ``prompts``: what will be asked, for training and for the benchmark, and what was left out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from speculators.datagen.chat import template_arguments, thinking_modes
+from speculators.datagen.magpie import SOURCE as MAGPIE
+from speculators.datagen.magpie import collect, opening, sampler
+from speculators.datagen.prompts import Prompt, read_prompts
+from speculators.datagen.selection import Selection, unique_prompts
+from speculators.datagen.splits import validation_topics
+from speculators.documents import write_json, write_jsonl
+from speculators.errors import RecipeError
+from speculators.stages.documents import StageInput
+
+TRAIN = "train.jsonl"
+BENCHMARK = "benchmark.jsonl"
+
+
+def run(step: StageInput) -> dict[str, Any]:
+    """Leave ``benchmark.jsonl`` and, if the recipe trains, ``train.jsonl`` and ``ledger.json``."""
+    benchmark = _benchmark(step)
+    write_jsonl(step.output / BENCHMARK, [prompt.row("benchmark") for prompt in benchmark])
+    result: dict[str, Any] = {"benchmark": len(benchmark)}
+    if "datagen" not in step.values:
+        return result
+    settings = step.values["datagen"]["prompts"]
+    written = read_prompts(step.files.get("datagen.prompts.files", []))[: settings.get("limit")]
+    selection = Selection(benchmark, written)
+    for prompt in written:
+        selection.offer(prompt)
+    wanted = settings.get("magpie", {}).get("count", 0)
+    if wanted:
+        _write_own(step, settings, selection)
+    rows = _split(selection.kept, settings)
+    write_jsonl(step.output / TRAIN, rows)
+    ledger = selection.ledger()
+    write_json(step.output / "ledger.json", ledger)
+    splits = {name: sum(row["split"] == name for row in rows) for name in ("train", "validation")}
+    print(f"prompts: {splits}, {ledger['sources']}", flush=True)
+    return {**result, **splits, "sources": ledger["sources"], "magpie_wanted": wanted}
+
+
+def _benchmark(step: StageInput) -> list[Prompt]:
+    files = step.files["benchmark.prompts"]
+    prompts = unique_prompts(read_prompts(files))
+    requests = step.values["benchmark"]["requests"]
+    if len(prompts) < requests:
+        raise RecipeError(
+            f"{files[0]}: {len(prompts)} different prompts, but benchmark.requests is {requests}",
+            hint="add prompts or lower benchmark.requests",
+            rule="too-few-prompts",
+        )
+    return prompts
+
+
+def _write_own(step: StageInput, settings: dict[str, Any], selection: Selection) -> None:
+    from speculators.serving.offline import offline_engine
+
+    verifier, magpie = step.values["verifier"], settings["magpie"]
+    model = step.inputs["verifier"] / "model"
+    with offline_engine(
+        model, step.values["engine"]["args"], seed=settings["seed"], trust_remote_code=_trusted(verifier)
+    ) as engine:
+        tokenizer: Any = engine.get_tokenizer()
+        template = str(tokenizer.chat_template)
+        arguments = template_arguments(verifier, template, thinking_modes(verifier, template)[0])
+
+        def render(messages: list[dict[str, str]]) -> str:
+            return str(tokenizer.apply_chat_template(messages, tokenize=False, **arguments))
+
+        draw = sampler(engine, opening(render), magpie, settings["seed"])
+        kept = collect(draw, magpie["count"], selection, tuple(tokenizer.all_special_tokens))
+    if kept < magpie["count"]:
+        print(f"magpie: only {kept} of {magpie['count']} prompts passed; see ledger.json", flush=True)
+
+
+def _split(prompts: Sequence[Prompt], settings: dict[str, Any]) -> list[dict[str, Any]]:
+    written = [prompt.group for prompt in prompts if prompt.source != MAGPIE]
+    held_out = validation_topics(written, settings["validation_fraction"], settings["seed"])
+    return [
+        prompt.row("validation" if prompt.source != MAGPIE and prompt.group in held_out else "train")
+        for prompt in prompts
+    ]
+
+
+def _trusted(verifier: dict[str, Any]) -> bool:
+    return bool(verifier.get("trust_remote_code", False))

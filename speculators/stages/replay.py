@@ -1,0 +1,66 @@
+"""What acceptance the draft should be served with, predicted without serving it.
+
+The plain arm's own tokens are captured once and greedy drafting is replayed on them in plain PyTorch.
+Beside the served figure this splits the blame: both low means data or training, predicted high and
+served low means export, configuration or engine.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from speculators.benchmark.rounds import PLAIN, Launch
+from speculators.datagen.capture import CaptureRow, capture_documents
+from speculators.documents import read_json, read_jsonl, write_json
+from speculators.inspection.replay import replay_checkpoint
+from speculators.stages.benchmark_round import TOKENS_NAME
+from speculators.stages.documents import OUTPUT_NAME, StageInput
+
+RESULT_NAME = "replay.json"
+TOKENS = Path(Launch(1, PLAIN).folder) / "client" / TOKENS_NAME
+REPLAYED_ALGORITHM = "eagle3"
+
+
+def run(step: StageInput) -> dict[str, Any]:
+    """Replay the draft on the plain arm's outputs of round 1.
+
+    Raises:
+        StageError: the states could not be captured.
+    """
+    model = step.inputs["package"] / "model"
+    config = read_json(model / "config.json")
+    algorithm = config["speculators_model_type"]
+    if algorithm != REPLAYED_ALGORITHM:
+        # Not an error: the served figures stand without a prediction.
+        reason = f"drafting of {algorithm} is not replayed, only {REPLAYED_ALGORITHM}"
+        result: dict[str, Any] = {"not_predicted": reason}
+        write_json(step.output / RESULT_NAME, result)
+        return result
+    speculative_tokens = read_json(step.inputs["benchmark"] / OUTPUT_NAME)["result"]["speculation"]["tokens"]
+    verifier = step.inputs["verifier"] / "model"
+    depth = step.result_of("verifier")["facts"]["num_hidden_layers"]
+    layers = [*config["eagle_aux_hidden_state_layer_ids"], depth]
+    rows = [_row(row) for row in read_jsonl(step.inputs["benchmark"] / TOKENS) if row["output_token_ids"]]
+    print(f"replaying greedy drafting on {len(rows)} outputs of the plain arm")
+    with tempfile.TemporaryDirectory(prefix="speculators-replay-") as scratch:
+        documents = list(
+            capture_documents(verifier, rows, layers, step.values["engine"]["args"], Path(scratch) / "states")
+        )
+    result = replay_checkpoint(model, verifier, documents, speculative_tokens)
+    write_json(step.output / RESULT_NAME, result)
+    print(f"predicted acceptance length {result['all']['acceptance_length']}")
+    return result
+
+
+def _row(row: dict[str, Any]) -> CaptureRow:
+    """A row of ``tokens.jsonl`` as the capture takes it."""
+    return CaptureRow(
+        id=row["id"],
+        group=row["id"],
+        split="benchmark",
+        looping=row["looping"],
+        prompt_token_ids=row["prompt_token_ids"],
+        output_token_ids=row["output_token_ids"],
+    )

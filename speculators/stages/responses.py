@@ -1,0 +1,113 @@
+"""Stage ``responses``: every training prompt with its answer in token ids, and a ledger of both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from speculators.datagen.chat import thinking_modes
+from speculators.datagen.ledger import Entry, summary
+from speculators.datagen.loops import is_looping
+from speculators.datagen.responses import Answer, Batch, Generation, drop_reason, generate, keep, output_row
+from speculators.documents import file_digest, read_jsonl, write_json, write_jsonl
+from speculators.errors import StageError
+from speculators.stages.documents import StageInput
+
+INDEX = "index.json"
+
+
+def run(step: StageInput) -> dict[str, Any]:
+    """Leave ``shard-*.jsonl``, ``index.json`` and ``ledger.json``; the ledger is the result."""
+    batches = {"keep": _kept, "regenerate": _regenerated}[step.values["datagen"]["responses"]]
+    entries: list[Entry] = []
+    shards: list[dict[str, Any]] = []
+    seconds = 0.0
+    for batch in batches(step):
+        booked = _book(step, batch)
+        shards.append(_write_shard(step, len(shards), batch, booked))
+        entries += booked
+        seconds += batch.seconds
+    ledger = summary(entries, seconds)
+    if not ledger["rows"]:
+        raise StageError(
+            f"responses: no row is left; dropped {ledger['dropped']}",
+            hint="look at the prompts and at datagen.max_tokens",
+            rule="no-rows",
+        )
+    write_json(step.output / INDEX, {"shards": shards})
+    write_json(step.output / "ledger.json", ledger)
+    return ledger
+
+
+def _regenerated(step: StageInput) -> Iterator[Batch]:
+    """Batches answered by the verifier, all in one engine."""
+    from speculators.serving.offline import offline_engine
+
+    with offline_engine(
+        step.inputs["verifier"] / "model",
+        step.values["engine"]["args"],
+        seed=step.values["datagen"]["prompts"]["seed"],
+        trust_remote_code=step.values["verifier"]["trust_remote_code"],
+    ) as engine:
+        how = _how(step, str(engine.get_tokenizer().chat_template))
+        yield from generate(engine, _rows(step), step.values["datagen"]["rows_per_shard"], how)
+
+
+def _kept(step: StageInput) -> Iterator[Batch]:
+    """Batches whose answers are the data's own; only the tokenizer is needed."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(
+        step.inputs["verifier"] / "model", trust_remote_code=step.values["verifier"]["trust_remote_code"]
+    )
+    longest = step.result_of("verifier")["facts"]["max_position_embeddings"]
+    context = step.values["engine"]["args"].get("max_model_len", longest)
+    how = _how(step, str(tokenizer.chat_template))
+    yield from keep(tokenizer, _rows(step), step.values["datagen"]["rows_per_shard"], how, context)
+
+
+def _how(step: StageInput, template: str) -> Generation:
+    verifier, datagen = step.values["verifier"], step.values["datagen"]
+    return Generation(
+        verifier=verifier,
+        modes=thinking_modes(verifier, template),
+        stop_token_ids=step.result_of("verifier")["eos_token_ids"],
+        max_tokens=datagen["max_tokens"],
+        temperature=datagen["temperature"],
+        seed=datagen["prompts"]["seed"],
+    )
+
+
+def _rows(step: StageInput) -> Iterator[dict[str, Any]]:
+    return read_jsonl(step.inputs["prompts"] / "train.jsonl")
+
+
+def _book(step: StageInput, batch: Batch) -> list[Entry]:
+    """The fate of each of the batch's rows."""
+    stop = step.result_of("verifier")["eos_token_ids"]
+    drop_looping = step.values["datagen"]["looping_rows"] == "drop"
+    return [
+        Entry(answer, 0, False, "")
+        if isinstance(answer, str)
+        else Entry(
+            drop_reason(answer, drop_looping=drop_looping, stop=stop),
+            len(answer.output_token_ids),
+            is_looping(answer.output_token_ids),
+            answer.finish_reason,
+        )
+        for answer in batch.answers
+    ]
+
+
+def _write_shard(step: StageInput, number: int, batch: Batch, booked: list[Entry]) -> dict[str, Any]:
+    """Write the kept rows of a batch as one shard; returns its index entry."""
+    rows = [
+        output_row(row, answer)
+        for row, answer, entry in zip(batch.rows, batch.answers, booked)
+        if entry.dropped is None and isinstance(answer, Answer)
+    ]
+    path = step.output / f"shard-{number:05d}.jsonl"
+    write_jsonl(path, rows)
+    tokens = sum(len(row["output_token_ids"]) for row in rows)
+    print(f"responses: shard {number}, {len(rows)} rows, {tokens} tokens, {batch.seconds:.1f} s", flush=True)
+    return {"file": path.name, "rows": len(rows), "tokens": tokens, "sha256": file_digest(path)}

@@ -1,0 +1,158 @@
+"""Stage ``training``: captured hidden states become a trained draft.
+
+Leaves ``draft.safetensors`` (float32, checkpoint names, without the frozen ends),
+``vocabulary.safetensors`` (``draft_ids`` [Vd] int64) and ``metrics.jsonl``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import save_file
+
+from speculators.checkpoint.verifier_weights import load_verifier_weights
+from speculators.checkpoint.vocabulary import coverage, select_draft_ids, token_frequencies
+from speculators.datagen.shards import Document, read_documents, read_index
+from speculators.errors import StageError
+from speculators.models.eagle3 import Eagle3Config, Eagle3Draft
+from speculators.stages.documents import StageInput
+from speculators.training.baselines import bigram_matches, bigram_successors
+from speculators.training.loop import TrainingOptions, train
+from speculators.training.packing import Fitted, fit
+from speculators.training.ttt import FrozenVerifier
+from speculators.training.validation import ValidationBatch, agreement, evaluate, prepare, score
+
+VOCABULARY_NAME = "vocabulary.safetensors"
+
+
+class Data(NamedTuple):
+    """The documents of both splits, cut to the sequence length."""
+
+    train: Fitted
+    validation: Fitted
+
+
+def run(step: StageInput) -> dict[str, Any]:
+    """Train the recipe's draft on the captured states."""
+    algorithm, facts = step.values["algorithm"], step.result_of("verifier")["facts"]
+    options = training_options(step.values)
+    config = Eagle3Config.for_verifier(facts, algorithm)
+    data = read_data(step, config, facts["num_hidden_layers"], options.sequence_length)
+
+    frequencies = token_frequencies(data.train.documents, config.vocab_size)  # [V]
+    draft_ids = select_draft_ids(frequencies, config.draft_vocab_size)  # [Vd]
+    save_file({"draft_ids": draft_ids}, step.output / VOCABULARY_NAME)
+    covered = vocabulary_facts(frequencies, draft_ids, data, config)
+    print(f"draft vocabulary: {len(draft_ids)} tokens cover {covered['train_coverage']:.2%} of responses")
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    weights = load_verifier_weights(step.inputs["verifier"] / "model")
+    verifier = FrozenVerifier.of(weights, draft_ids, device=device)
+    batches = prepare(verifier, data.validation.documents, options.sequence_length)
+    torch.manual_seed(options.seed)
+    draft = Eagle3Draft(config).to(device)
+    parameters = sum(parameter.numel() for parameter in draft.parameters())
+    baselines = baseline_rows(draft, verifier, data.train.documents, batches, options.ttt_steps)
+    print(
+        f"training {parameters / 1e6:.1f}M parameters on {device.type} with {torch.get_num_threads()} threads"
+    )
+
+    say: Callable[[str], None] = partial(print, flush=True)
+    trained = train(draft, verifier, data.train.documents, batches, options, step.output, say)
+    return {
+        "best_epoch": trained.best_epoch,
+        "epochs": options.epochs,
+        "optimiser_steps": trained.optimiser_steps,
+        "parameters": parameters,
+        "validation": trained.validation,
+        "verifier_agreement": agreement(batches),
+        "baselines": baselines,
+        "vocabulary": covered,
+        "data": {"train": data_facts(data.train), "validation": data_facts(data.validation)},
+        "tokens_per_second": trained.tokens / max(trained.training_seconds, 1e-9),
+        "training_seconds": trained.training_seconds,
+        "threads": torch.get_num_threads(),  # recorded: sums differ in their last bits with the count
+    }
+
+
+def training_options(values: dict[str, Any]) -> TrainingOptions:
+    """The ``training`` block; unless it says other, as many steps are practised as will be drafted."""
+    block = dict(values["training"])
+    block["ttt_steps"] = block.get("ttt_steps") or values["algorithm"]["speculative_tokens"]
+    return TrainingOptions(**block)
+
+
+def read_data(step: StageInput, config: Eagle3Config, depth: int, sequence_length: int) -> Data:
+    """Both splits, after a check that the captured layers are the ones this draft reads."""
+    folder = step.inputs["hidden_states"]
+    captured, wanted = read_index(folder)["layers"], [*config.aux_layers, depth]
+    if captured != wanted:
+        raise StageError(
+            f"{folder}: holds layers {captured}, this draft needs {wanted}",
+            hint="capture the hidden states again with the recipe's aux_layers",
+            rule="captured-layers",
+        )
+    data = Data(*(fit(list(read_documents(folder, split)), sequence_length) for split in Data._fields))
+    if not data.train.documents:
+        raise StageError(
+            f"{folder}: no training document has a generated token within {sequence_length} tokens",
+            hint="generate more responses, or raise training.sequence_length",
+            rule="no-training-data",
+        )
+    for name, fitted in data._asdict().items():
+        if fitted.cut or fitted.unsupervised:
+            print(
+                f"{name}: {fitted.cut} documents cut at {sequence_length} tokens "
+                f"({fitted.lost_tokens} lost), {fitted.unsupervised} left out without a token to learn"
+            )
+    return data
+
+
+def vocabulary_facts(
+    frequencies: torch.Tensor, draft_ids: torch.Tensor, data: Data, config: Eagle3Config
+) -> dict[str, Any]:
+    """How much of what was generated the draft can say; the validation figure is the honest one."""
+    unseen = token_frequencies(data.validation.documents, config.vocab_size)
+    return {
+        "size": len(draft_ids),
+        "tokens_seen": int((frequencies > 0).sum()),
+        "train_coverage": coverage(frequencies, draft_ids),
+        "validation_coverage": coverage(unseen, draft_ids) if data.validation.documents else None,
+    }
+
+
+def data_facts(fitted: Fitted) -> dict[str, int]:
+    """Counts of one split."""
+    return {
+        "documents": len(fitted.documents),
+        "tokens": sum(len(document.token_ids) for document in fitted.documents),
+        "generated_tokens": sum(
+            max(0, len(document.token_ids) - document.prompt_tokens) for document in fitted.documents
+        ),
+        "cut": fitted.cut,
+        "lost_tokens": fitted.lost_tokens,
+        "unsupervised": fitted.unsupervised,
+    }
+
+
+def baseline_rows(
+    draft: Eagle3Draft,
+    verifier: FrozenVerifier,
+    documents: Sequence[Document],
+    batches: Sequence[ValidationBatch],
+    steps: int,
+) -> list[dict[str, Any]]:
+    """Validation figures of what costs no training: a bigram table, and the draft as initialised."""
+    if not batches:
+        return []
+    successors = bigram_successors(documents, len(verifier.head))
+    rows = [
+        {"name": "bigram", **score(batches, bigram_matches(successors, batches, steps), steps)},
+        {"name": "untrained", **evaluate(draft, verifier, batches, steps)},
+    ]
+    for row in rows:
+        print(f"baseline {row['name']}: acceptance length {row['acceptance_length']:.3f}")
+    return rows

@@ -1,0 +1,102 @@
+"""How good is the draft on documents it does not learn from?
+
+Judged against the verifier's choice from its *full* vocabulary: a token that the draft cannot say
+is a miss, as it is in serving.  The headline is the replayed acceptance length (``inspection.replay``);
+rates over all rows stand beside it, because they have less noise and show which position fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from speculators.datagen.shards import Document
+from speculators.inspection.replay import Replayed, match_matrix, summary, tally
+from speculators.models.eagle3 import Eagle3Draft
+from speculators.training.packing import PackedSequence, pack, plan_epoch
+from speculators.training.ttt import FrozenVerifier, guessed_tokens, target_tokens
+
+
+class ValidationBatch(NamedTuple):
+    """A packed sequence and the verifier's choices on it, which no epoch changes."""
+
+    documents: list[Document]
+    sequence: PackedSequence
+    truth: torch.Tensor  # [S] int64, -1 where the verifier was not asked
+
+
+def prepare(
+    verifier: FrozenVerifier, documents: Sequence[Document], sequence_length: int
+) -> list[ValidationBatch]:
+    """Pack the validation documents in their order and ask the verifier once."""
+    batches = []
+    lengths = [len(document.token_ids) for document in documents]
+    for numbers in plan_epoch(lengths, sequence_length, seed=None):
+        chosen = [documents[number] for number in numbers]
+        sequence = pack(chosen, dtype=verifier.embedding.dtype).to(verifier.embedding.device)
+        batches.append(ValidationBatch(chosen, sequence, target_tokens(verifier, sequence)))
+    return batches
+
+
+def agreement(batches: Iterable[ValidationBatch]) -> float | None:
+    """Fraction of generated tokens that are the verifier's own full-vocabulary choice.
+
+    Near 1 for greedy responses (ties aside).  Much less means sampled responses, or states that do
+    not belong to these tokens.
+    """
+    same = asked = 0
+    for batch in batches:
+        known = batch.truth >= 0
+        asked += int(known.sum())
+        same += int((batch.truth[known] == batch.sequence.token_ids[known]).sum())
+    return same / asked if asked else None
+
+
+def row_rates(
+    batches: Sequence[ValidationBatch], matches: Sequence[torch.Tensor], steps: int
+) -> dict[str, Any]:
+    """Acceptance of each position over all rows that serving could draft from.
+
+    ``joint[k]``: positions 0..k all right, of the rows that know position k.
+    ``conditional[k]``: position k right, of those rows whose earlier positions were all right.
+    """
+    joint, conditional, rows_seen = [], [], []
+    for step in range(steps):
+        known = reached = right = 0
+        for batch, matrix in zip(batches, matches):
+            rows, guessed = guessed_tokens(batch.sequence, step)
+            # From row P - 1 on: the first generated token comes free with the prefill.
+            rows = rows[batch.sequence.supervised[guessed - step - 1]]  # token r + 1 was generated
+            alive = matrix[rows, :step].all(dim=1)
+            known, reached = known + len(rows), reached + int(alive.sum())
+            right += int((alive & matrix[rows, step]).sum())
+        joint.append(right / known if known else None)
+        conditional.append(right / reached if reached else None)
+        rows_seen.append(known)
+    return {"joint": joint, "conditional": conditional, "rows": rows_seen}
+
+
+def score(batches: Sequence[ValidationBatch], matches: Sequence[torch.Tensor], steps: int) -> dict[str, Any]:
+    """All figures of one epoch's match matrices, one [S, K] for each batch."""
+    replayed = []
+    for batch, matrix in zip(batches, matches):
+        for document, (start, end) in zip(batch.documents, batch.sequence.documents):
+            one = tally(matrix[start:end].tolist(), document.prompt_tokens)
+            tokens = end - start - document.prompt_tokens
+            replayed.append(Replayed(document.id, document.looping, tokens, one))
+    figures = summary(replayed, steps)
+    return {
+        **figures["all"],
+        **row_rates(batches, matches, steps),
+        "without_looping": figures["without_looping"],
+    }
+
+
+def evaluate(
+    draft: Eagle3Draft, verifier: FrozenVerifier, batches: Sequence[ValidationBatch], steps: int
+) -> dict[str, Any]:
+    """The draft's figures on prepared batches."""
+    matches = [match_matrix(draft, verifier, batch.sequence, steps, batch.truth) for batch in batches]
+    return score(batches, matches, steps)

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+
+import speculators
+from speculators.checkpoint.config import VerifierName, completed, from_document, localised, to_document
+from speculators.errors import StageError
+from tests.models import tiny
+
+LOCAL = VerifierName("local:tiny", "ab" * 32, "LlamaForCausalLM")
+HUB = VerifierName("Qwen/Qwen3-8B@" + "0123456789" * 4, "cd" * 32, "Qwen3ForCausalLM")
+
+
+@pytest.mark.parametrize("changes", [{}, {"layers": 2, "norm_output": True}, {"aux_layers": (1, 3, 4, 5)}])
+def test_a_written_config_reads_back_as_the_same_shape(changes) -> None:
+    config = tiny.config(**changes)
+    assert from_document(to_document(config, 3, LOCAL)) == config
+
+
+def test_nothing_is_left_to_a_default() -> None:
+    document = to_document(tiny.config(aux_layers=(1, 4)), 5, LOCAL)
+    assert "model_type" not in document
+    assert "auto_map" not in document
+    flags = ("norm_before_residual", "norm_before_fc", "fc_norm", "norm_output")
+    assert [document[flag] for flag in flags] == [False, True, False, False]
+    assert document["speculators_version"] == speculators.__version__
+    assert document["transformer_layer_config"]["num_aux_hidden_states"] == 2
+    assert document["transformer_layer_config"]["vocab_size"] == tiny.CONFIG.vocab_size
+    assert document["speculators_config"]["proposal_methods"][0]["speculative_tokens"] == 5
+
+
+def test_the_stored_verifier_is_canonical_and_the_local_one_a_path(tmp_path: Path) -> None:
+    document = to_document(tiny.CONFIG, 3, HUB)
+    before = copy.deepcopy(document)
+    stored = document["speculators_config"]["verifier"]
+    assert (stored["name_or_path"], stored["id"], stored["digest"]) == ("Qwen/Qwen3-8B", HUB.id, HUB.digest)
+    local = localised(document, tmp_path)["speculators_config"]["verifier"]
+    assert (local["name_or_path"], local["id"], local["digest"]) == (
+        str(tmp_path.resolve()),
+        HUB.id,
+        HUB.digest,
+    )
+    assert document == before
+
+
+def test_open_flags_of_a_ready_made_config_become_what_vllm_takes_them_to_be() -> None:
+    document = to_document(tiny.CONFIG, 3, LOCAL)
+    for flag in ("norm_before_residual", "fc_norm"):
+        del document[flag]
+    document["auto_map"] = {"": "config.Eagle3SpeculatorConfig"}
+    full, notes = completed(document)
+    assert (full["norm_before_residual"], full["fc_norm"]) == (True, False)
+    assert "auto_map" not in full
+    assert len(notes) == 3
+    assert completed(full) == (full, [])
+
+
+@pytest.mark.parametrize(
+    ("change", "feature"),
+    [
+        ({"model_type": "qwen3"}, "qwen3"),
+        ({"attention_bias": True}, "bias"),
+        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5}}, "llama3"),
+        ({"layer_types": ["sliding_attention"]}, "sliding"),
+    ],
+)
+def test_a_draft_that_our_model_does_not_compute_is_refused_not_approximated(change, feature) -> None:
+    document = to_document(tiny.CONFIG, 3, LOCAL)
+    document["transformer_layer_config"].update(change)
+    with pytest.raises(StageError, match=feature):
+        from_document(document)
+
+
+@pytest.mark.integration
+def test_vllms_own_reader_takes_every_value_as_written(tmp_path: Path) -> None:
+    base = pytest.importorskip("vllm.transformers_utils.configs.speculators.base")
+    config = tiny.config(aux_layers=(1, 2, 4, 5), norm_before_residual=False, norm_output=True)
+    document = localised(to_document(config, 4, HUB), tmp_path)
+    reader = base.SpeculatorsConfig
+    assert reader.extract_vllm_speculative_config(document) == {
+        "method": "eagle3",
+        "num_speculative_tokens": 4,
+    }
+    read = reader(**reader.extract_transformers_pre_trained_config(copy.deepcopy(document)))
+    assert read.architectures == ["Eagle3LlamaForCausalLM"]
+    assert (read.norm_before_residual, read.norm_before_fc, read.fc_norm, read.norm_output) == (
+        False, True, False, True,
+    )  # fmt: skip
+    assert read.num_aux_hidden_states == 4
+    assert read.eagle_aux_hidden_state_layer_ids == [1, 2, 4, 5]
+    assert read.rope_parameters["rope_theta"] == config.rope_theta
+    assert (read.draft_vocab_size, read.vocab_size) == (20, 50)
+    assert (read.head_dim, read.num_key_value_heads, read.hidden_act) == (8, 2, "silu")

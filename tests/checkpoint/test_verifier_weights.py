@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from speculators.checkpoint.verifier_weights import load_verifier_weights
+from speculators.errors import StageError
+from tests.models import tiny
+
+
+def edit(folder: Path, **changes: object) -> None:
+    document = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**document, **changes}))
+
+
+def test_a_tied_head_is_the_embedding_itself(tmp_path: Path) -> None:
+    loaded = load_verifier_weights(tiny.write_verifier(tmp_path / "v", tied=True))
+    assert loaded.head is loaded.embedding
+    assert loaded.embedding.dtype == torch.bfloat16
+    assert loaded.norm_eps == tiny.CONFIG.rms_norm_eps
+
+
+def test_an_untied_head_is_its_own_tensor(tmp_path: Path) -> None:
+    loaded = load_verifier_weights(tiny.write_verifier(tmp_path / "v"))
+    assert torch.equal(loaded.head, tiny.weights(dtype=torch.bfloat16).head)
+
+
+def test_an_indexed_folder_is_read_through_its_index(tmp_path: Path) -> None:
+    folder = tiny.write_verifier(tmp_path / "v")
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = {}
+    for number, (name, tensor) in enumerate(tensors.items()):
+        names[name] = f"model-{number:05d}.safetensors"
+        save_file({name: tensor}, folder / names[name])
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    assert torch.equal(load_verifier_weights(folder).head, tensors["lm_head.weight"])
+
+
+def test_a_missing_head_is_named_and_never_replaced_by_the_embedding(tmp_path: Path) -> None:
+    folder = tiny.write_verifier(tmp_path / "v", tied=True)
+    edit(folder, tie_word_embeddings=False)
+    with pytest.raises(StageError, match=r"no tensor lm_head\.weight"):
+        load_verifier_weights(folder)
+
+
+def test_a_tensor_whose_name_merely_ends_alike_does_not_count(tmp_path: Path) -> None:
+    folder = tiny.write_verifier(tmp_path / "v")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["vision.model.norm.weight"] = tensors.pop("model.norm.weight")
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(StageError, match=r"no tensor model\.norm\.weight"):
+        load_verifier_weights(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"model_type": "gemma3_text"}, r"1 \+ weight"),
+        ({"final_logit_softcapping": 30.0}, "softcapping"),
+        ({"logits_scaling": 8.0}, "logits_scaling"),
+    ],
+)
+def test_a_verifier_whose_logits_are_not_head_of_norm_is_refused(tmp_path: Path, change, reason) -> None:
+    folder = tiny.write_verifier(tmp_path / "v")
+    edit(folder, **change)
+    with pytest.raises(StageError, match=reason):
+        load_verifier_weights(folder)
+
+
+def test_a_quantised_head_is_refused(tmp_path: Path) -> None:
+    folder = tiny.write_verifier(tmp_path / "v")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["lm_head.weight"].to(torch.int8)
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(StageError, match=r"lm_head\.weight is stored as torch\.int8"):
+        load_verifier_weights(folder)
+
+
+def test_a_folder_without_weights_says_what_it_looked_for(tmp_path: Path) -> None:
+    folder = tiny.write_verifier(tmp_path / "v")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(StageError, match=r"neither model\.safetensors\.index\.json nor model.safetensors"):
+        load_verifier_weights(folder)

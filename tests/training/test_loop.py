@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from speculators.errors import StageError
+from speculators.inspection.replay import match_matrix
+from speculators.training.baselines import bigram_matches, bigram_successors
+from speculators.training.loop import DRAFT_NAME, METRICS_NAME, TrainingOptions, backward, train
+from speculators.training.packing import pack
+from speculators.training.validation import evaluate, prepare, score
+from tests.models import tiny
+
+OPTIONS = TrainingOptions(
+    sequence_length=32,
+    sequences_per_step=2,
+    epochs=6,
+    learning_rate=1e-2,
+    weight_decay=0.01,
+    warmup_fraction=0.1,
+    gradient_clip=1.0,
+    step_decay=0.9,
+    ttt_steps=3,
+    seed=0,
+)
+DOCUMENTS = [tiny.document(10 + seed % 5, 4, seed) for seed in range(12)]
+HELD_OUT = [tiny.document(14, 4, 100 + seed, split="validation", looping=seed == 0) for seed in range(3)]
+
+
+def run(folder: Path, options: TrainingOptions = OPTIONS):
+    folder.mkdir()
+    verifier = tiny.frozen(torch.float32)
+    lines: list[str] = []
+    model, batches = tiny.draft(dtype=torch.float32), prepare(verifier, HELD_OUT, 32)
+    trained = train(model, verifier, DOCUMENTS, batches, options, folder, lines.append)
+    metrics = [json.loads(line) for line in (folder / METRICS_NAME).read_text().splitlines()]
+    return trained, metrics, lines
+
+
+def test_training_lowers_the_loss_and_repeats_bit_for_bit(tmp_path: Path) -> None:
+    first, metrics, lines = run(tmp_path / "a")
+    second, _, _ = run(tmp_path / "b")
+    losses = [row["loss"] for row in metrics if row["kind"] == "step"]
+    assert sum(losses[-3:]) < 0.7 * sum(losses[:3])
+    assert (tmp_path / "a" / METRICS_NAME).read_bytes() == (tmp_path / "b" / METRICS_NAME).read_bytes()
+    assert (tmp_path / "a" / DRAFT_NAME).read_bytes() == (tmp_path / "b" / DRAFT_NAME).read_bytes()
+    assert first.validation == second.validation
+    assert first.optimiser_steps == len(losses)
+    assert first.tokens == OPTIONS.epochs * sum(len(document.token_ids) for document in DOCUMENTS)
+    assert "tokens/s" in lines[0]
+    assert sum(line.startswith("epoch") for line in lines) == OPTIONS.epochs
+
+
+def test_the_epoch_with_the_longest_replayed_acceptance_is_kept(tmp_path: Path) -> None:
+    trained, metrics, _ = run(tmp_path / "run")
+    epochs = [row for row in metrics if row["kind"] == "epoch"]
+    lengths = [row["validation"]["acceptance_length"] for row in epochs]
+    assert trained.best_epoch == 1 + lengths.index(max(lengths))
+    assert trained.validation == epochs[trained.best_epoch - 1]["validation"]
+    kept = tiny.draft(dtype=torch.float32)
+    kept.load_state_dict(load_file(tmp_path / "run" / DRAFT_NAME))
+    verifier = tiny.frozen(torch.float32)
+    again = evaluate(kept, verifier, prepare(verifier, HELD_OUT, 32), OPTIONS.ttt_steps)
+    assert again == trained.validation
+
+
+def test_a_row_weighs_the_same_however_documents_are_packed() -> None:
+    verifier = tiny.frozen()
+
+    def gradient(window) -> torch.Tensor:
+        model = tiny.draft()
+        backward(model, verifier, window, OPTIONS)
+        return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+
+    together = gradient([pack(DOCUMENTS[:3], torch.float64)])
+    split = gradient([pack(DOCUMENTS[:1], torch.float64), pack(DOCUMENTS[1:3], torch.float64)])
+    torch.testing.assert_close(together, split)
+
+
+def test_the_window_loss_is_the_decayed_sum_of_its_steps() -> None:
+    window = [pack(DOCUMENTS[:3], torch.float64)]
+    result = backward(tiny.draft(), tiny.frozen(), window, OPTIONS)
+    assert result.loss == pytest.approx(sum(0.9**step * value for step, value in enumerate(result.by_step)))
+    assert result.tokens == sum(len(document.token_ids) for document in DOCUMENTS[:3])
+
+
+def test_a_state_that_is_not_finite_is_named_with_its_documents() -> None:
+    broken = DOCUMENTS[1]._replace(hidden_states=torch.full_like(DOCUMENTS[1].hidden_states, torch.nan))
+    with pytest.raises(StageError, match="documents doc-0, doc-1"):
+        backward(tiny.draft(), tiny.frozen(), [pack([DOCUMENTS[0], broken], torch.float64)], OPTIONS)
+
+
+def test_without_validation_documents_the_last_epoch_is_kept(tmp_path: Path) -> None:
+    verifier = tiny.frozen(torch.float32)
+    trained = train(
+        tiny.draft(dtype=torch.float32), verifier, DOCUMENTS, [], OPTIONS, tmp_path, lambda _: None
+    )
+    assert (trained.best_epoch, trained.validation) == (OPTIONS.epochs, None)
+
+
+def test_a_token_outside_the_draft_vocabulary_is_a_miss() -> None:
+    verifier = tiny.frozen(torch.float32)
+    (batch,) = prepare(verifier, HELD_OUT[:1], 32)
+    outside = torch.ones(tiny.CONFIG.vocab_size, dtype=torch.bool)
+    outside[verifier.draft_ids] = False
+    unsayable = outside[batch.truth.clamp(min=0)] & (batch.truth >= 0)
+    assert unsayable.any()
+    everything = batch._replace(truth=torch.where(unsayable, batch.truth, -1))
+    matches = match_matrix(tiny.draft(dtype=torch.float32), verifier, batch.sequence, 3, everything.truth)
+    assert not matches.any()
+
+
+def test_a_bigram_table_knows_the_commonest_follower_of_generated_tokens() -> None:
+    tokens = torch.tensor([9, 1, 2, 1, 2, 1, 3, 9, 9])
+    document = tiny.document(9, 1, 0)._replace(token_ids=tokens)
+    successors = bigram_successors([document], 50)
+    assert successors[[1, 2, 3]].tolist() == [2, 1, 9]
+    assert successors[0] == -1
+    verifier = tiny.frozen(torch.float32)
+    (batch,) = prepare(verifier, [document], 32)
+    batch = batch._replace(truth=tokens)
+    figures = score([batch], bigram_matches(successors, [batch], 2), 2)
+    # rows: 9>1 free; 1>2 hit, 2>1 hit | next row reads 1: says 2, true 1>2 ... until the chain breaks at 3
+    assert figures["drafts"] >= 3
+    assert 1 < figures["acceptance_length"] < 3
