@@ -15,6 +15,7 @@ A shard holds, for T tokens in R rows and L captured layers of width H:
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,7 +44,9 @@ class Document(NamedTuple):
     hidden_states: torch.Tensor  # [T, L, H]
 
 
-def write_shard(folder: Path, number: int, documents: Sequence[Document], dtype: torch.dtype) -> dict[str, Any]:
+def write_shard(
+    folder: Path, number: int, documents: Sequence[Document], dtype: torch.dtype
+) -> dict[str, Any]:
     """Write one shard; returns its index entry (name, digest, bytes, tokens, rows)."""
     name = f"shard-{number:05d}.safetensors"
     path = folder / name
@@ -76,7 +79,9 @@ def write_shard(folder: Path, number: int, documents: Sequence[Document], dtype:
     }
 
 
-def write_index(folder: Path, layers: Sequence[int], hidden_size: int, dtype: str, shards: list[dict[str, Any]]) -> None:
+def write_index(
+    folder: Path, layers: Sequence[int], hidden_size: int, dtype: str, shards: list[dict[str, Any]]
+) -> None:
     """Write the index; only a folder with an index is complete."""
     write_json(
         folder / INDEX_NAME,
@@ -114,7 +119,7 @@ def read_documents(folder: Path, split: str | None = None) -> Iterator[Document]
             )
         tensors = load_file(path)
         starts = tensors["row_starts"].tolist()
-        for row, (start, end) in zip(entry["rows"], zip(starts, starts[1:])):
+        for row, (start, end) in zip(entry["rows"], pairwise(starts)):
             if split is None or row["split"] == split:
                 yield Document(
                     id=row["id"],

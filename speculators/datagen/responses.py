@@ -1,0 +1,199 @@
+"""Answers to the prompts: written by the verifier, or kept from the data, token for token.
+
+A draft learns to predict this verifier, so its own greedy words are the best data, and the ids that
+the engine read and wrote are the truth: the supervised span is exactly what was generated.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from speculators.datagen.chat import template_arguments
+from speculators.datagen.loops import is_looping
+
+if TYPE_CHECKING:
+    from vllm import LLM
+
+__all__ = [
+    "CONTEXT_SLACK",
+    "Answer",
+    "Batch",
+    "Generation",
+    "drop_reason",
+    "generate",
+    "keep",
+    "kept_answer",
+    "output_row",
+]
+
+#: Positions left free, because the engine skips storing states in steps that come within one of the limit
+#: (vllm/v1/spec_decode/extract_hidden_states.py) and capture itself asks for one token more.
+CONTEXT_SLACK = 8
+
+#: Requests of one seed, so that neighbouring seeds share none.
+SEED_STRIDE = 1 << 24
+
+
+class Answer(NamedTuple):
+    """The ids of one conversation; ``output_token_ids`` ends with the end-of-turn token if there is one."""
+
+    prompt_token_ids: list[int]
+    output_token_ids: list[int]
+    text: str
+    finish_reason: str
+
+
+class Batch(NamedTuple):
+    """Rows with their answers, or the reason why there is none, and how long that took."""
+
+    rows: list[dict[str, Any]]
+    answers: list[Answer | str]
+    seconds: float
+
+
+class Generation(NamedTuple):
+    """How answers are generated.  ``modes``: values of the thinking switch, alternating by row."""
+
+    verifier: Mapping[str, Any]
+    modes: tuple[bool, ...]
+    stop_token_ids: Sequence[int]
+    max_tokens: int
+    temperature: float
+    seed: int
+
+
+def generate(engine: LLM, rows: Iterator[dict[str, Any]], size: int, how: Generation) -> Iterator[Batch]:
+    """Batches of ``size`` rows answered by the verifier, one engine call a batch."""
+    numbered = enumerate(rows)
+    while chunk := dict(islice(numbered, size)):
+        started = time.monotonic()
+        answers = _answers(engine, chunk, how)
+        yield Batch(
+            list(chunk.values()),
+            [answers.get(number, "too_long") for number in chunk],
+            time.monotonic() - started,
+        )
+
+
+def _answers(engine: LLM, rows: Mapping[int, dict[str, Any]], how: Generation) -> dict[int, Answer]:
+    """Answers by row number; rows whose prompt leaves no room in the context have none."""
+    tokenizer: Any = engine.get_tokenizer()
+    context = engine.model_config.max_model_len - CONTEXT_SLACK
+    asked: list[int] = []
+    for turn, thinking in enumerate(how.modes):
+        arguments = template_arguments(how.verifier, str(tokenizer.chat_template), thinking)
+        questions = {
+            number: _question(row["messages"])
+            for number, row in rows.items()
+            if number % len(how.modes) == turn
+        }
+        rooms = {
+            number: context - len(render_ids(tokenizer, question, arguments, generation_prompt=True))
+            for number, question in questions.items()
+        }
+        fitting = [number for number, room in rooms.items() if room > 0]
+        if fitting:
+            engine.enqueue_chat(
+                [questions[number] for number in fitting],
+                [_params(how, number, rooms[number]) for number in fitting],
+                use_tqdm=False,
+                chat_template_kwargs=arguments,
+            )
+        asked += fitting
+    # An engine in this process takes no step before this call: the same batch every time.
+    outputs = engine.wait_for_completion(use_tqdm=False) if asked else []
+    return {number: _answer(output) for number, output in zip(asked, outputs, strict=True)}
+
+
+def keep(
+    tokenizer: Any, rows: Iterator[dict[str, Any]], size: int, how: Generation, context: int
+) -> Iterator[Batch]:
+    """Batches of ``size`` rows whose last assistant message is the answer; no engine is needed."""
+    numbered = enumerate(rows)
+    while chunk := list(islice(numbered, size)):
+        started = time.monotonic()
+        answers = []
+        for number, row in chunk:
+            thinking = how.modes[number % len(how.modes)]
+            arguments = template_arguments(how.verifier, str(tokenizer.chat_template), thinking)
+            answers.append(kept_answer(tokenizer, row["messages"], arguments, how.stop_token_ids, context))
+        yield Batch([row for _, row in chunk], answers, time.monotonic() - started)
+
+
+def kept_answer(
+    tokenizer: Any,
+    messages: list[dict[str, str]],
+    arguments: Mapping[str, Any],
+    stop: Sequence[int],
+    context: int,
+) -> Answer | str:
+    """The last assistant message as the answer, or the reason why it cannot be one.
+
+    The prompt's ids must be a prefix of the whole conversation's: a template that rewrites what came
+    before (dropping earlier thoughts, say) shows ids that no served prompt would have.
+    """
+    if messages[-1]["role"] != "assistant" or len(messages) < 2:
+        return "no_response"
+    prompt = render_ids(tokenizer, messages[:-1], arguments, generation_prompt=True)
+    whole = render_ids(tokenizer, messages, arguments, generation_prompt=False)
+    if whole[: len(prompt)] != prompt:
+        return "unstable_template"
+    output = whole[len(prompt) :]
+    ends = [position for position, token in enumerate(output) if token in stop]
+    # What a template prints after the end of a turn, the model never writes.
+    output = output[: ends[0] + 1] if ends else output
+    if len(prompt) + len(output) > context - CONTEXT_SLACK:
+        return "too_long"
+    return Answer(prompt, output, messages[-1]["content"], "stop")
+
+
+def render_ids(
+    tokenizer: Any, messages: list[dict[str, str]], arguments: Mapping[str, Any], *, generation_prompt: bool
+) -> list[int]:
+    """Token ids of a conversation by the tokenizer's own chat template."""
+    ids: list[int] = tokenizer.apply_chat_template(
+        messages, tokenize=True, return_dict=False, add_generation_prompt=generation_prompt, **arguments
+    )
+    return ids
+
+
+def drop_reason(answer: Answer, *, drop_looping: bool, stop: Sequence[int]) -> str | None:
+    """Why an answered row is left out, or None."""
+    if not answer.text.strip() or all(token in stop for token in answer.output_token_ids):
+        return "empty"
+    return "looping" if drop_looping and is_looping(answer.output_token_ids) else None
+
+
+def output_row(row: Mapping[str, Any], answer: Answer) -> dict[str, Any]:
+    """The row that the responses stage writes."""
+    return {
+        **{key: row[key] for key in ("id", "source", "group", "split")},
+        **answer._asdict(),
+        "looping": is_looping(answer.output_token_ids),
+    }
+
+
+def _question(messages: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The conversation up to what is to be answered: a last answer in the data is written anew."""
+    return messages[:-1] if messages[-1]["role"] == "assistant" else messages
+
+
+def _params(how: Generation, number: int, room: int) -> Any:
+    from vllm import SamplingParams
+
+    return SamplingParams(
+        temperature=how.temperature,
+        max_tokens=min(how.max_tokens, room),
+        stop_token_ids=list(how.stop_token_ids),
+        seed=how.seed * SEED_STRIDE + number if how.temperature > 0 else None,
+    )
+
+
+def _answer(output: Any) -> Answer:
+    completion = output.outputs[0]
+    return Answer(
+        list(output.prompt_token_ids), list(completion.token_ids), completion.text, completion.finish_reason
+    )

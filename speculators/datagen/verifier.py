@@ -1,0 +1,180 @@
+"""The verifier as every later stage wants it: one local folder of safetensors with its tokenizer.
+
+Engines, trainers and converters disagree on where models come from; preparing the folder once, with
+a canonical name and a digest, leaves a single answer to "which verifier was that?".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from speculators.documents import file_digest, read_json
+from speculators.errors import MachineError, RecipeError, StageError
+
+__all__ = [
+    "Source",
+    "eos_token_ids",
+    "facts",
+    "from_folder",
+    "from_hub",
+    "template_digest",
+    "tokenizer_digest",
+]
+
+#: Weights are linked, everything else is small and copied.
+WEIGHTS = ".safetensors"
+
+#: What a serving folder needs beside its weights.  Pickled weights and, unless trusted, code stay out.
+SMALL_FILES = ("*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
+
+#: Facts that later stages and checks use, under the names that transformers gives them.
+FACTS = (
+    "model_type",
+    "hidden_size",
+    "num_hidden_layers",
+    "vocab_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "intermediate_size",
+    "rms_norm_eps",
+    "rope_parameters",
+    "max_position_embeddings",
+    "tie_word_embeddings",
+)
+
+
+class Source(NamedTuple):
+    """A prepared verifier: its canonical name, which never contains a path of this machine."""
+
+    id: str
+    folder: Path
+
+
+def from_folder(source: Path, target: Path, *, identity: str, trust_remote_code: bool = False) -> Source:
+    """Fill ``target`` from a folder of safetensors: weights hard-linked, small files copied.
+
+    Raises:
+        RecipeError: ``source`` is no folder, or lacks config, weights or tokenizer.
+    """
+    if not source.is_dir():
+        raise RecipeError(
+            f"verifier.path {source}: no such folder",
+            hint="paths are relative to the recipe",
+            rule="verifier-missing",
+        )
+    target.mkdir(parents=True)
+    patterns = SMALL_FILES + (("*.py",) if trust_remote_code else ())
+    for path in sorted({found for pattern in patterns for found in source.glob(pattern)}):
+        shutil.copyfile(path, target / path.name)
+    for path in sorted(source.glob("*" + WEIGHTS)):
+        _link(path.resolve(), target / path.name)
+    _require_complete(source, target)
+    return Source(identity, target)
+
+
+def from_hub(
+    repository: str, revision: str | None, target: Path, *, trust_remote_code: bool = False
+) -> Source:
+    """Fill ``target`` from the local hub cache; the network is never used.
+
+    Raises:
+        MachineError: the cache lacks that revision.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        snapshot = Path(snapshot_download(repository, revision=revision, local_files_only=True))
+    except LocalEntryNotFoundError as error:
+        at = f" --revision {revision}" if revision else ""
+        raise MachineError(
+            f"verifier {repository}{f'@{revision}' if revision else ''}: not in the local hub cache",
+            hint=f"fetch it once where there is a network: hf download {repository}{at}",
+            rule="verifier-missing",
+        ) from error
+    # A snapshot folder is named by its commit, whatever branch or tag was asked for.
+    identity = f"{repository}@{snapshot.name}"
+    return from_folder(snapshot, target, identity=identity, trust_remote_code=trust_remote_code)
+
+
+def facts(folder: Path, *, trust_remote_code: bool = False) -> dict[str, Any]:
+    """What checks and drafts need to know of the verifier: its architecture and the ``FACTS``."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    text = config.get_text_config()
+    known: dict[str, Any] = {name: getattr(text, name, None) for name in FACTS}
+    known["head_dim"] = known["head_dim"] or known["hidden_size"] // known["num_attention_heads"]
+    known["num_key_value_heads"] = known["num_key_value_heads"] or known["num_attention_heads"]
+    architectures = config.architectures or [None]
+    return {"architecture": architectures[0], **known}
+
+
+def eos_token_ids(folder: Path) -> list[int]:
+    """Tokens that end a turn, ascending: the generation config's, the config's and the tokenizer's."""
+    from transformers import AutoTokenizer
+
+    found: set[int | None] = set()
+    for name in ("generation_config.json", "config.json"):
+        path = folder / name
+        value = read_json(path).get("eos_token_id") if path.is_file() else None
+        found.update(value if isinstance(value, list) else [value])
+    found.add(AutoTokenizer.from_pretrained(folder).eos_token_id)
+    return sorted(token for token in found if token is not None)
+
+
+def template_digest(folder: Path) -> str:
+    """SHA-256 of the chat template's text.
+
+    Raises:
+        RecipeError: the tokenizer has no chat template.
+    """
+    from transformers import AutoTokenizer
+
+    template = AutoTokenizer.from_pretrained(folder).chat_template
+    if not template:
+        raise RecipeError(
+            f"{folder.name}: the tokenizer has no chat template",
+            hint="speculators are trained on chats: choose an instruct model",
+            rule="no-chat-template",
+        )
+    return hashlib.sha256(str(template).encode()).hexdigest()
+
+
+def tokenizer_digest(folder: Path) -> str:
+    """SHA-256 of the tokenizer's file (``tokenizer.json``, or a sentencepiece model)."""
+    for name in ("tokenizer.json", "tokenizer.model"):
+        if (folder / name).is_file():
+            return file_digest(folder / name)
+    raise StageError(f"{folder}: neither tokenizer.json nor tokenizer.model", rule="no-tokenizer")
+
+
+def _link(source: Path, target: Path) -> None:
+    """Hard-link where the file system allows it, so that a pruned cache cannot break an output."""
+    try:
+        os.link(source, target)
+    except OSError:
+        target.symlink_to(source)
+
+
+def _require_complete(source: Path, target: Path) -> None:
+    missing = [
+        what
+        for what, present in (
+            ("config.json", (target / "config.json").is_file()),
+            ("*.safetensors", any(target.glob("*" + WEIGHTS))),
+            ("a tokenizer", any((target / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))),
+        )
+        if not present
+    ]
+    if missing:
+        raise RecipeError(
+            f"verifier {source}: lacks {', '.join(missing)}",
+            hint="a verifier folder holds config.json, *.safetensors and tokenizer files",
+            rule="verifier-incomplete",
+        )

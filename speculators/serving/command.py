@@ -1,0 +1,75 @@
+"""The command line of a benchmark server: the same for every arm but for what only speculation has.
+
+A speedup means something only if nothing else differs between the arms, so there is one builder and
+no other way to spell a server.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from speculators.errors import RecipeError
+from speculators.recipe.engine_args import to_argv
+
+SERVED_NAME = "verifier"
+HOST = "127.0.0.1"
+
+# How vLLM calls the algorithms of a speculators checkpoint (transformers_utils/configs/speculators/base.py).
+METHODS: dict[str, dict[str, Any]] = {
+    "eagle3": {"method": "eagle3"},
+    "peagle": {"method": "eagle3", "parallel_drafting": True},
+    "dflash": {"method": "dflash"},
+    "dflash2": {"method": "dflash"},
+    "dspark": {"method": "dspark"},
+}
+
+
+class Speculation(NamedTuple):
+    """What turns the plain arm into the draft arm."""
+
+    draft: Path
+    algorithm: str
+    tokens: int
+
+    def config(self) -> dict[str, Any]:
+        """The value of ``--speculative-config``.
+
+        Raises:
+            RecipeError: vLLM has no method for the algorithm.
+        """
+        if self.algorithm not in METHODS:
+            raise RecipeError(
+                f"the checkpoint's algorithm is {self.algorithm!r}: vLLM serves no draft folder of that kind",
+                hint=f"vLLM serves {', '.join(METHODS)}",
+                rule="unserved-algorithm",
+            )
+        return {**METHODS[self.algorithm], "model": str(self.draft), "num_speculative_tokens": self.tokens}
+
+
+def server_arguments(
+    port: int,
+    engine_args: Mapping[str, Any],
+    speculation: Speculation | None,
+    *,
+    trust_remote_code: bool = False,
+) -> list[str]:
+    """Arguments after the start command and the model."""
+    arguments = ["--host", HOST, "--port", str(port), "--served-model-name", SERVED_NAME]
+    # Equal prompts come back in every load and round: a cached prefix would measure the cache.
+    arguments += ["--seed", "0", "--no-enable-prefix-caching", "--generation-config", "vllm"]
+    arguments += ["--trust-remote-code"] if trust_remote_code else []
+    arguments += to_argv(dict(engine_args))
+    if speculation is not None:
+        arguments += ["--speculative-config", json.dumps(speculation.config())]
+        # Counts per request cost nothing and let looping rows be left out; vLLM refuses the flag
+        # without speculation.
+        arguments += ["--per-request-spec-decode-metrics", "summary"]
+    return arguments
+
+
+def server_argv(start: Sequence[str], model: Path, arguments: Sequence[str]) -> list[str]:
+    """The whole command: ``start`` (see ``launcher``) ends where the model's name goes."""
+    return [*start, str(model), *arguments]
