@@ -1,0 +1,124 @@
+"""Is this comparison one at all?  Checks that a benchmark must pass before its figures mean anything.
+
+A check is ok, not ok, or (None) could not be made; it always says on what it rests.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from speculators.benchmark.pairs import Pair, counters_of, request_counters
+from speculators.benchmark.rounds import DRAFT
+from speculators.benchmark.statistics import relative_difference
+
+TOKEN_TOLERANCE = 0.01
+PREDICTION_TOLERANCE = 0.05
+
+#: Checks whose failure makes the speedup meaningless.
+BREAKING = ("requests", "same-work", "speculating", "possible")
+
+
+def run_checks(benchmark: dict[str, Any], pairs: list[Pair], summary: dict[str, Any]) -> list[dict[str, Any]]:
+    """All checks in reading order: ``{"name", "ok", "detail"}``."""
+    return [
+        _requests(benchmark),
+        _same_work(pairs),
+        _speculating(benchmark),
+        _possible(summary),
+        _counted_twice(pairs),
+        _predicted(summary),
+    ]
+
+
+def broken(checks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The failed checks that leave nothing to compare."""
+    return [check for check in checks if check["name"] in BREAKING and check["ok"] is False]
+
+
+def _check(name: str, ok: bool | None, detail: str) -> dict[str, Any]:
+    return {"name": name, "ok": ok, "detail": detail}
+
+
+def _requests(benchmark: dict[str, Any]) -> dict[str, Any]:
+    wanted = benchmark["benchmark"]["requests"]
+    failed = [
+        f"round {one['round']} {one['arm']} at {one['concurrency']}: {one['completed']} of {wanted} completed"
+        for one in benchmark["samples"]
+        if one["completed"] != wanted or one["errored"] or one["incomplete"]
+    ]
+    fine = f"all {wanted} requests completed in each of {len(benchmark['samples'])} loads"
+    return _check("requests", not failed, "; ".join(failed) or fine)
+
+
+def _same_work(pairs: list[Pair]) -> dict[str, Any]:
+    differences = [
+        abs(relative_difference(pair.draft["output_tokens"], pair.plain["output_tokens"]))
+        for pair in pairs
+        if pair.plain["output_tokens"]
+    ]
+    if not differences:
+        return _check("same-work", None, "no output tokens to compare")
+    worst = max(differences)
+    return _check(
+        "same-work",
+        worst <= TOKEN_TOLERANCE,
+        f"output tokens of the arms differ by at most {worst:.2%} (allowed {TOKEN_TOLERANCE:.0%})",
+    )
+
+
+def _speculating(benchmark: dict[str, Any]) -> dict[str, Any]:
+    loads = [one for one in benchmark["samples"] if one["arm"] == DRAFT]
+    silent = [one for one in loads if not one["counters"] or not one["counters"]["drafts"]]
+    others = [one for one in benchmark["samples"] if one["arm"] != DRAFT and one["counters"]]
+    ok = bool(loads) and not silent and not others
+    detail = f"{len(loads) - len(silent)} of {len(loads)} draft loads drafted, {len(others)} plain loads did"
+    return _check("speculating", ok, detail)
+
+
+def _possible(summary: dict[str, Any]) -> dict[str, Any]:
+    """In closed-loop serving at equal concurrency a draft saves steps, at most acceptance length of them."""
+    loads = summary["acceptance"]["served_by_concurrency"]
+    served = {one["concurrency"]: one.get("acceptance_length") for one in loads}
+    compared, impossible = 0, []
+    for one in summary["speed"]:
+        ratio, limit = one["speedup"], served.get(one["concurrency"])
+        if ratio is None or ratio["low"] is None or limit is None:
+            continue
+        compared += 1
+        if ratio["low"] > limit:
+            impossible.append(
+                f"at {one['concurrency']}: speedup at least {ratio['low']:.2f}, acceptance length {limit:.2f}"
+            )
+    if not compared:
+        return _check("possible", None, "an interval of the speedup needs two rounds")
+    fine = "no speedup exceeds its acceptance length"
+    return _check("possible", not impossible, "; ".join(impossible) or fine)
+
+
+def _counted_twice(pairs: list[Pair]) -> dict[str, Any]:
+    """The engine's counters and its per-request counts are two ways to the same sum."""
+    compared, different = 0, []
+    for pair in pairs:
+        whole, parts = counters_of(pair.draft), request_counters(pair.draft)
+        if whole is None or parts is None:
+            continue
+        compared += 1
+        if whole != parts:
+            place = f"round {pair.round} at {pair.concurrency}"
+            different.append(f"{place}: {tuple(whole)} against {tuple(parts)}")
+    if not compared:
+        return _check("counters", None, "no per-request counts were reported")
+    fine = "engine counters equal the sum over requests"
+    return _check("counters", not different, "; ".join(different) or fine)
+
+
+def _predicted(summary: dict[str, Any]) -> dict[str, Any]:
+    difference = summary["acceptance"]["difference"]
+    if difference is None:
+        return _check("predicted", None, summary["acceptance"]["not_predicted"] or "nothing to compare")
+    return _check(
+        "predicted",
+        abs(difference) <= PREDICTION_TOLERANCE,
+        f"predicted acceptance length differs from the served one by {difference:+.1%} "
+        f"(allowed {PREDICTION_TOLERANCE:.0%})",
+    )

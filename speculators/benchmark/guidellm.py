@@ -1,0 +1,75 @@
+"""One GuideLLM run: its scenario document and its command.
+
+GuideLLM is a pinned program here, never an import: its options go in as one JSON document that stays
+beside its report, so that a load can be repeated by hand.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ARGV = (sys.executable, "-m", "guidellm")
+
+#: GuideLLM 0.8.1 ends when it is told to and one wait for news times out; an answer that arrives between
+#: the two is lost (scheduler/worker_group.py, request_updates).  At its default of 0.1 s that happens on a
+#: busy machine; a longer wait delays nothing, because news ends it.
+SETTINGS = {"GUIDELLM__MP_POLL_INTERVAL": "1.0"}
+
+
+def scenario(
+    *,
+    endpoint: str,
+    model: str,
+    tokenizer: Path,
+    prompts: Path,
+    requests: int,
+    concurrency: int,
+    body: Mapping[str, Any],
+    max_tokens: int,
+    report: Path,
+) -> dict[str, Any]:
+    """The scenario of one closed-loop load over the rows of ``prompts``, in file order, each once.
+
+    ``body`` goes into every request beside model, messages and token limit.  The order holds because
+    the loader does not shuffle and reads with one worker, and the rows end with the requests.
+    """
+    if concurrency == 1:
+        profile: dict[str, Any] = {"kind": "synchronous"}
+    else:
+        profile = {"kind": "concurrent", "streams": [concurrency]}
+    return {
+        "spec": {
+            "backend": {
+                "kind": "openai_http",
+                "target": endpoint,
+                "model": model,
+                "request_format": "/v1/chat/completions",
+                "max_tokens": max_tokens,
+                "extras": {"body": dict(body)},
+            },
+            "tokenizer": {"kind": "huggingface_auto", "model": str(tokenizer)},
+            "data": [{"kind": "json_file", "path": str(prompts)}],
+            "data_loader": {"kind": "pytorch", "shuffle": False, "num_workers": 1},
+            "profile": profile,
+            "constraints": [{"kind": "max_requests", "count": requests}],
+            "outputs": [{"kind": "json", "path": str(report)}],
+        }
+    }
+
+
+def command(scenario_file: Path) -> list[str]:
+    """The command of one load, without interactive progress."""
+    return [*ARGV, "run", "--config", str(scenario_file), "--disable-console-interactive"]
+
+
+def environment(base: Mapping[str, str]) -> dict[str, str]:
+    """``base`` without the variables that GuideLLM would take as options of the load, and with ours."""
+    return {name: value for name, value in base.items() if not name.startswith("GUIDELLM__")} | SETTINGS
+
+
+def prompt_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What GuideLLM gets of each prompt: the chat messages, sent as they are."""
+    return [{"messages": row["messages"]} for row in rows]

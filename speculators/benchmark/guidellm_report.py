@@ -1,0 +1,151 @@
+"""A narrow reader of GuideLLM's JSON report.
+
+It takes from each request only what was observed (times, counts, text) and leaves GuideLLM's own
+aggregates alone: ours are computed once, from the rows, for every arm in the same way.  A report of
+another schema version is refused, because a renamed field would turn into a silent "not measured".
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from speculators.documents import read_json
+from speculators.errors import StageError
+
+REPORT_VERSION = 2
+TESTED_GUIDELLM = "0.8.1"
+
+#: Rule of the one failure that measuring again can cure.
+LOST_REQUESTS = "lost-requests"
+
+
+class RequestSpec(NamedTuple):
+    """vLLM's speculation counts of one request (``--per-request-spec-decode-metrics summary``)."""
+
+    drafts: int
+    draft_tokens: int
+    accepted: int
+    per_position: tuple[int, ...]
+
+
+class RequestRow(NamedTuple):
+    """One completed request.  ``prompt`` is its index in the prompts file; times in seconds.
+
+    ``itl_ms`` is the mean time between tokens after the first; ``tpot_ms`` is the time to the last
+    token over all tokens, the first included (GuideLLM's definitions).
+    """
+
+    prompt: int
+    text: str
+    output_tokens: int
+    started: float
+    ended: float
+    ttft_ms: float | None
+    itl_ms: float | None
+    tpot_ms: float | None
+    spec: RequestSpec | None
+
+
+class LoadReport(NamedTuple):
+    """All requests of one load: the completed ones in file order, and how many did not complete."""
+
+    guidellm: str
+    rows: tuple[RequestRow, ...]
+    errored: int
+    incomplete: int
+    first_error: str
+
+
+def read_report(path: Path, prompts: Sequence[Sequence[dict[str, Any]]]) -> LoadReport:
+    """The load in ``path``, whose prompts file held ``prompts`` (messages of each row, in file order).
+
+    Raises:
+        StageError: unknown report version, or the requests are not the prompts, each once, in order;
+            with the rule ``LOST_REQUESTS`` when some are only missing.
+    """
+    document = read_json(path)
+    metadata = document.get("metadata", {})
+    version = metadata.get("version")
+    if version != REPORT_VERSION:
+        raise StageError(
+            f"{path.name}: GuideLLM report version {version!r}, this reader knows {REPORT_VERSION} "
+            f"(GuideLLM {TESTED_GUIDELLM})",
+            hint=f"install guidellm=={TESTED_GUIDELLM} where the benchmark runs",
+            rule="guidellm-version",
+        )
+    if len(document["benchmarks"]) != 1:
+        raise StageError(
+            f"{path.name}: {len(document['benchmarks'])} benchmarks in the report, expected one load",
+            rule="guidellm-report",
+        )
+    requests = document["benchmarks"][0]["requests"]
+    everything = [*requests["successful"], *requests["errored"], *requests["incomplete"]]
+    indices = _prompt_indices(path, everything, prompts)
+    errors = [row["info"]["error"] or "unknown error" for row in requests["errored"]]
+    rows = sorted(_row(indices[row["request_id"]], row) for row in requests["successful"])
+    return LoadReport(
+        guidellm=metadata["guidellm_version"],
+        rows=tuple(rows),
+        errored=len(requests["errored"]),
+        incomplete=len(requests["incomplete"]),
+        first_error=errors[0] if errors else "",
+    )
+
+
+def _prompt_indices(
+    path: Path, requests: list[dict[str, Any]], prompts: Sequence[Sequence[dict[str, Any]]]
+) -> dict[str, int]:
+    """File index of each request by its id, after checking order and uniqueness.
+
+    GuideLLM hands out requests in the order of ``queued``; with several streams the moments of
+    sending differ from it by scheduling within one window of the concurrency.
+    """
+    ordered = sorted(requests, key=lambda row: row["info"]["timings"]["queued"])
+    sent = [json.loads(row["request_args"])["body"]["messages"] for row in ordered]
+    wanted = [list(messages) for messages in prompts]
+    if sent != wanted:
+        missing = [messages for messages in wanted if messages not in sent]
+        if sent == [messages for messages in wanted if messages not in missing]:
+            raise StageError(
+                f"{path.name}: {len(missing)} of {len(wanted)} requests are missing from GuideLLM's report",
+                hint="GuideLLM can lose an answer at its end on a busy machine: run again on a quieter one",
+                rule=LOST_REQUESTS,
+            )
+        raise StageError(
+            f"{path.name}: GuideLLM sent {len(sent)} requests that are not the {len(prompts)} prompts of the "
+            "file, each once and in order",
+            hint=f"arms can only be compared on the same work: use guidellm=={TESTED_GUIDELLM}",
+            rule="prompt-order",
+        )
+    return {row["request_id"]: index for index, row in enumerate(ordered)}
+
+
+def _row(prompt: int, row: dict[str, Any]) -> RequestRow:
+    return RequestRow(
+        prompt=prompt,
+        text=(row["reasoning_output"] or "") + (row["output"] or ""),
+        output_tokens=row["output_metrics"]["total_tokens"],
+        started=row["info"]["timings"]["request_start"],
+        ended=row["info"]["timings"]["request_end"],
+        ttft_ms=row["time_to_first_token_ms"],
+        itl_ms=row["inter_token_latency_ms"],
+        tpot_ms=row["time_per_output_token_ms"],
+        spec=_spec(row["response_metrics"]),
+    )
+
+
+def _spec(metrics: dict[str, Any] | None) -> RequestSpec | None:
+    counts = (metrics or {}).get("speculative_decoding")
+    if counts is None:
+        return None
+    # histogram[n] steps accepted exactly n tokens, so position i was accepted in the steps with n > i
+    histogram = counts["acceptance_histogram"]
+    return RequestSpec(
+        drafts=counts["num_spec_steps"],
+        draft_tokens=counts["num_draft_tokens"],
+        accepted=counts["num_accepted_draft_tokens"],
+        per_position=tuple(sum(histogram[i + 1 :]) for i in range(len(histogram) - 1)),
+    )

@@ -1,0 +1,59 @@
+"""The samples of a benchmark side by side: the two arms of one round at one concurrency."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from speculators.benchmark.rounds import DRAFT, PLAIN
+from speculators.serving.metrics import SpecCounters, pooled
+
+Sample = dict[str, Any]
+
+
+class Pair(NamedTuple):
+    """The two arms of one round at one concurrency."""
+
+    round: int
+    concurrency: int
+    plain: Sample
+    draft: Sample
+
+    @property
+    def looping(self) -> frozenset[str]:
+        """Prompts whose plain output loops: the verifier's own habit, so the same for both arms."""
+        return frozenset(row["id"] for row in self.plain["requests"] if row["looping"])
+
+
+def pair_up(samples: Iterable[Sample]) -> list[Pair]:
+    """The samples as pairs, by round and concurrency; a load without its partner is left out."""
+    by_place = {(one["round"], one["concurrency"], one["arm"]): one for one in samples}
+    return [
+        Pair(number, concurrency, one, by_place[number, concurrency, DRAFT])
+        for (number, concurrency, arm), one in by_place.items()
+        if arm == PLAIN and (number, concurrency, DRAFT) in by_place
+    ]
+
+
+def counters_of(sample: Sample) -> SpecCounters | None:
+    """The engine's counters over one load."""
+    return _counters(sample["counters"])
+
+
+def request_counters(sample: Sample, without: frozenset[str] = frozenset()) -> SpecCounters | None:
+    """The per-request counts of one load, pooled over all prompts but ``without``; None if not reported."""
+    chosen = [row["spec"] for row in sample["requests"] if row["id"] not in without]
+    if any(spec is None for spec in chosen):
+        return None
+    return pooled([found for spec in chosen if (found := _counters(spec))])
+
+
+def _counters(document: dict[str, Any] | None) -> SpecCounters | None:
+    if document is None:
+        return None
+    return SpecCounters(
+        drafts=document["drafts"],
+        draft_tokens=document["draft_tokens"],
+        accepted=document["accepted"],
+        per_position=tuple(document["per_position"]),
+    )

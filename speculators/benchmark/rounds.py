@@ -1,0 +1,35 @@
+"""Which arm runs when.
+
+The unit of repetition is the server launch: a round launches every arm once.  The order rotates from
+round to round, so that a machine that warms up or slows down does not favour one arm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+PLAIN = "plain"
+DRAFT = "draft"
+ARMS = (PLAIN, DRAFT)
+
+
+class Launch(NamedTuple):
+    """One server launch; rounds count from 1."""
+
+    round: int
+    arm: str
+
+    @property
+    def folder(self) -> str:
+        """Where its files lie, below the benchmark's folder."""
+        return f"round-{self.round:02d}/{self.arm}"
+
+
+def schedule(rounds: int, arms: Sequence[str] = ARMS) -> list[Launch]:
+    """All launches in order: round r begins with arm (r - 1) modulo the number of arms."""
+    return [
+        Launch(number + 1, arms[(number + place) % len(arms)])
+        for number in range(rounds)
+        for place in range(len(arms))
+    ]

@@ -1,0 +1,217 @@
+"""The host's loop over launches: start an arm's server, run the client beside it, stop, collect.
+
+Nothing here measures; the client inside does (``stages/benchmark_round.py``).  The host only decides
+what runs when, and puts the rounds' documents together.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from speculators.benchmark.rounds import ARMS, DRAFT, Launch, schedule
+from speculators.datagen.chat import template_arguments, thinking_modes
+from speculators.documents import read_json, write_json, write_text
+from speculators.errors import MachineError, RecipeError, SpeculatorsError, StageError
+from speculators.executors.base import Executor, Service, Step, log_tail
+from speculators.executors.local import free_port
+from speculators.serving.command import SERVED_NAME, Speculation, server_arguments, server_argv
+from speculators.serving.environment import engine_environment
+from speculators.serving.launcher import Launcher, find_launcher
+from speculators.stages.documents import ERROR_NAME, OUTPUT_NAME, StageInput
+
+SCHEMA = "speculators/benchmark/v1"
+STAGE = "benchmark_round"
+RESULT_NAME = "result.json"
+ERROR_CLASSES: dict[int, type[SpeculatorsError]] = {2: RecipeError, 3: StageError, 4: MachineError}
+
+
+class Bench(NamedTuple):
+    """What every launch of one benchmark shares."""
+
+    values: dict[str, Any]
+    inputs: dict[str, Path]
+    folder: Path
+    executor: Executor
+    on_line: Callable[[str], None] | None
+    launcher: Launcher
+    speculation: Speculation
+    request_body: dict[str, Any]
+
+    @property
+    def verifier(self) -> Path:
+        return self.inputs["verifier"] / "model"
+
+    def say(self, line: str) -> None:
+        if self.on_line is not None:
+            self.on_line(line)
+
+
+def run_benchmark(
+    values: dict[str, Any],
+    inputs: dict[str, Path],
+    folder: Path,
+    executor: Executor,
+    on_line: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Measure all rounds; the benchmark document: how the arms were served, and every load as a sample.
+
+    ``values``: ``benchmark``, ``engine`` and ``verifier`` of the recipe, and ``speculative_tokens``.
+    ``inputs``: the outputs of ``verifier``, ``prompts`` and ``package``.  Servers' and clients' logs,
+    documents and GuideLLM's reports go below ``folder``, one folder a launch.
+
+    Raises:
+        MachineError: no engine here.
+        StageError: a server or a client failed, or an arm was not what it should be.
+    """
+    bench = _prepare(values, inputs, folder, executor, on_line)
+    bench.say(f"server: {bench.launcher.spelled()} ({bench.launcher.reason})")
+    launches = schedule(values["benchmark"]["rounds"])
+    rounds = [_measure(bench, launch) for launch in launches]
+    return {
+        "schema": SCHEMA,
+        "launcher": {
+            "command": bench.launcher.spelled(),
+            "reason": bench.launcher.reason,
+            "engine": bench.launcher.distribution,
+            "version": bench.launcher.version,
+        },
+        "speculation": {"algorithm": bench.speculation.algorithm, "tokens": bench.speculation.tokens},
+        "request_body": bench.request_body,
+        "engine_args": values["engine"]["args"],
+        "benchmark": {name: value for name, value in values["benchmark"].items() if name != "prompts"},
+        "arms": {arm: _shown_arguments(bench, arm) for arm in ARMS},
+        "rounds": [
+            {name: value for name, value in one.items() if name != "loads"} | {"place": place}
+            for place, one in enumerate(rounds)
+        ],
+        "samples": [_sample(one, load) for one in rounds for load in one["loads"]],
+    }
+
+
+def _prepare(
+    values: dict[str, Any],
+    inputs: dict[str, Path],
+    folder: Path,
+    executor: Executor,
+    on_line: Callable[[str], None] | None,
+) -> Bench:
+    draft = inputs["package"] / "model"
+    algorithm = read_json(draft / "config.json").get("speculators_model_type", "")
+    speculation = Speculation(draft, algorithm, values["speculative_tokens"])
+    speculation.config()  # an algorithm that cannot be served fails before any server starts
+    body = request_body(values["verifier"], chat_template(inputs["verifier"] / "model"))
+    return Bench(values, inputs, folder, executor, on_line, find_launcher(), speculation, body)
+
+
+def request_body(verifier: dict[str, Any], template: str) -> dict[str, Any]:
+    """What every request carries so that the chat is rendered as in data generation.
+
+    With ``thinking: both`` the benchmark thinks: one load has one setting.
+    """
+    arguments = template_arguments(verifier, template, thinking_modes(verifier, template)[-1])
+    return {"chat_template_kwargs": arguments} if arguments else {}
+
+
+def chat_template(model: Path) -> str:
+    """The verifier's chat template; empty when it has none."""
+    if (file := model / "chat_template.jinja").is_file():
+        return file.read_text(encoding="utf-8")
+    config = model / "tokenizer_config.json"
+    found = read_json(config).get("chat_template") if config.is_file() else None
+    # Some models have several templates; the switch is looked for in all of them.
+    return found if isinstance(found, str) else json.dumps(found) if found else ""
+
+
+def _arguments(bench: Bench, arm: str, port: int) -> list[str]:
+    return server_arguments(
+        port,
+        bench.values["engine"]["args"],
+        bench.speculation if arm == DRAFT else None,
+        trust_remote_code=bench.values["verifier"].get("trust_remote_code", False),
+    )
+
+
+def _shown_arguments(bench: Bench, arm: str) -> list[str]:
+    """The arm's arguments as the report shows them: no port, no path of this machine."""
+    shown = _arguments(bench, arm, 0)
+    shown[shown.index("--port") + 1] = "PORT"
+    return [word.replace(str(bench.speculation.draft), "DRAFT") for word in shown]
+
+
+def _measure(bench: Bench, launch: Launch) -> dict[str, Any]:
+    """One launch from server start to its result document."""
+    folder = bench.folder / launch.folder
+    port = free_port()
+    argv = server_argv(bench.launcher.start, bench.verifier, _arguments(bench, launch.arm, port))
+    environment = engine_environment(bench.values["engine"]["env"])
+    service = Service(f"{launch.arm} round {launch.round}", argv, environment, folder / "server.log", port)
+    write_text(folder / "server-command.txt", command_text(environment, argv))
+    label = f"round {launch.round}/{bench.values['benchmark']['rounds']} {launch.arm}"
+    bench.say(f"{label}: server starting")
+    with bench.executor.serve(service) as endpoint:
+        step = StageInput(
+            STAGE,
+            {
+                "endpoint": endpoint.url,
+                "model": SERVED_NAME,
+                "benchmark": bench.values["benchmark"],
+                "arm": launch.arm,
+                "round": launch.round,
+                "speculative_tokens": bench.speculation.tokens,
+                "startup_timeout": bench.values["engine"]["startup_timeout"],
+                "request_body": bench.request_body,
+            },
+            {name: bench.inputs[name] for name in ("verifier", "prompts")},
+            {},
+            folder / "client",
+        )
+        write_json(folder / "input.json", step.document())
+        client = Step(
+            f"{label} client",
+            [sys.executable, "-m", "speculators.stages", str(folder / "input.json")],
+            {},
+            folder / "client.log",
+        )
+        result = bench.executor.run(client, beside=endpoint)
+    if result.exit_code != 0:
+        raise _failure(label, step.output, result.exit_code, client.log, service.log)
+    document: dict[str, Any] = read_json(step.output / RESULT_NAME)
+    bench.say(f"{label}: " + " · ".join(_headline(load) for load in document["loads"]))
+    seconds = read_json(step.output / OUTPUT_NAME)["seconds"]
+    return document | {"seconds": seconds, "folder": launch.folder}
+
+
+def command_text(environment: dict[str, str], argv: list[str]) -> str:
+    """A command as one line for a shell."""
+    import shlex
+
+    return shlex.join(["env", *(f"{name}={value}" for name, value in environment.items()), *argv]) + "\n"
+
+
+def _headline(load: dict[str, Any]) -> str:
+    speed = load["output_tokens_per_second"]
+    return f"{speed:.1f} tok/s at {load['concurrency']}" if speed else f"nothing at {load['concurrency']}"
+
+
+def _failure(label: str, output: Path, code: int, client_log: Path, server_log: Path) -> SpeculatorsError:
+    """The error of a client that ended with ``code``."""
+    if (known := output / ERROR_NAME).is_file():
+        error = read_json(known)
+        message, hint, rule = error["message"], error["hint"], error["rule"]
+    else:
+        message, hint, rule = f"the client ended with exit code {code}", "", "stage-failed"
+    # A client that waited in vain failed because of its server: then that log tells why.
+    log = server_log if rule.startswith(("server", "speculation")) else client_log
+    text = f"{label}: {message}\n  last lines of {log}:\n"
+    text += "\n".join(f"  | {line}" for line in log_tail(log).splitlines())
+    return ERROR_CLASSES.get(code, StageError)(text, hint=hint, rule=rule)
+
+
+def _sample(one: dict[str, Any], load: dict[str, Any]) -> dict[str, Any]:
+    """One load of one launch; texts stay in the launch's own document, their digests are enough here."""
+    requests = [{name: value for name, value in row.items() if name != "text"} for row in load["requests"]]
+    return {"round": one["round"], "arm": one["arm"], **load, "requests": requests}

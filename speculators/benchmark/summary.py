@@ -1,0 +1,191 @@
+"""From the benchmark document to the figures a reader wants, each with what it rests on.
+
+Everything is computed from the samples; a figure that cannot be computed is None and is reported as
+not measured, never filled in.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+from speculators.benchmark.checks import run_checks
+from speculators.benchmark.pairs import Pair, Sample, counters_of, pair_up, request_counters
+from speculators.benchmark.rounds import DRAFT, PLAIN
+from speculators.benchmark.statistics import geometric_mean, match_rate, mean_ratio, relative_difference
+from speculators.serving.metrics import SpecCounters, pooled
+
+LATENCIES = ("ttft_ms", "itl_ms", "tpot_ms", "latency_ms")
+
+
+def summarise(benchmark: dict[str, Any], replay: dict[str, Any] | None = None) -> dict[str, Any]:
+    """All figures of one benchmark; ``replay`` is the document of the stage of that name."""
+    pairs = pair_up(benchmark["samples"])
+    concurrencies = benchmark["benchmark"]["concurrency"]
+    summary: dict[str, Any] = {
+        "rounds": benchmark["benchmark"]["rounds"],
+        "requests": benchmark["benchmark"]["requests"],
+        "max_tokens": benchmark["benchmark"]["max_tokens"],
+        "speculation": benchmark["speculation"],
+        "speed": [_speed([pair for pair in pairs if pair.concurrency == c], c) for c in concurrencies],
+        "overall_speedup": _ratio([_round_speedup(pairs, number) for number in _rounds(pairs)]),
+        "acceptance": _acceptance(pairs, replay),
+        "exact_match": _exact_match(benchmark["samples"], pairs),
+        "outputs": _outputs(benchmark),
+    }
+    return summary | {"checks": run_checks(benchmark, pairs, summary)}
+
+
+def _rounds(pairs: list[Pair]) -> list[int]:
+    return sorted({pair.round for pair in pairs})
+
+
+def _ratio(ratios: list[float | None]) -> dict[str, Any] | None:
+    """A mean ratio as a document; None unless every round has a value."""
+    known = [ratio for ratio in ratios if ratio is not None]
+    return mean_ratio(known)._asdict() if known and len(known) == len(ratios) else None
+
+
+def _speedup(pair: Pair) -> float | None:
+    plain, draft = (one["output_tokens_per_second"] for one in (pair.plain, pair.draft))
+    return draft / plain if plain and draft else None
+
+
+def _round_speedup(pairs: list[Pair], number: int) -> float | None:
+    """Geometric mean over the concurrencies of one round."""
+    ratios = [_speedup(pair) for pair in pairs if pair.round == number]
+    known = [ratio for ratio in ratios if ratio is not None]
+    return geometric_mean(known) if known and len(known) == len(ratios) else None
+
+
+def _speed(pairs: list[Pair], concurrency: int) -> dict[str, Any]:
+    """One concurrency: each round's throughputs and ratio, and the latencies of both arms."""
+    return {
+        "concurrency": concurrency,
+        "rounds": [
+            {
+                "round": pair.round,
+                PLAIN: pair.plain["output_tokens_per_second"],
+                DRAFT: pair.draft["output_tokens_per_second"],
+                "speedup": _speedup(pair),
+            }
+            for pair in pairs
+        ],
+        "speedup": _ratio([_speedup(pair) for pair in pairs]),
+        "speedup_without_looping": _ratio([_speedup_without_looping(pair) for pair in pairs]),
+        "latencies": {
+            PLAIN: _latencies([pair.plain for pair in pairs]),
+            DRAFT: _latencies([pair.draft for pair in pairs]),
+        },
+    }
+
+
+def _speedup_without_looping(pair: Pair) -> float | None:
+    """Ratio of tokens per second of answering, over prompts that do not loop.
+
+    Only at one request at a time: there a request's seconds are its own.
+    """
+    if pair.concurrency != 1:
+        return None
+    rates = []
+    for arm in (pair.draft, pair.plain):
+        rows = [row for row in arm["requests"] if row["id"] not in pair.looping]
+        seconds = sum(row["seconds"] for row in rows)
+        rates.append(sum(row["output_tokens"] for row in rows) / seconds if seconds else 0.0)
+    return rates[0] / rates[1] if all(rates) else None
+
+
+def _latencies(samples: list[Sample]) -> dict[str, dict[str, float] | None]:
+    """Each percentile averaged over the rounds."""
+    return {name: _mean([one[name] for one in samples if one[name] is not None]) for name in LATENCIES}
+
+
+def _mean(rows: list[dict[str, float]]) -> dict[str, float] | None:
+    """The rows' mean, key by key; None of none."""
+    return {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]} if rows else None
+
+
+def _acceptance(pairs: list[Pair], replay: dict[str, Any] | None) -> dict[str, Any]:
+    """Served (from the engine's counters), predicted (from the replay), and their relative difference."""
+    served = _figures([counters_of(pair.draft) for pair in pairs])
+    calm = _figures([request_counters(pair.draft, without=pair.looping) for pair in pairs])
+    predicted = (replay or {}).get("all")
+    predicted_calm = (replay or {}).get("without_looping")
+    return {
+        "served": served,
+        "served_without_looping": calm,
+        "served_by_concurrency": [
+            {"concurrency": concurrency, **(_figures(counted) or {})}
+            for concurrency, counted in _by_concurrency(pairs).items()
+        ],
+        "predicted": predicted,
+        "predicted_without_looping": predicted_calm,
+        "not_predicted": (replay or {}).get("not_predicted", "" if predicted else "the replay did not run"),
+        "difference": _difference(served, predicted),
+        "difference_without_looping": _difference(calm, predicted_calm),
+    }
+
+
+def _by_concurrency(pairs: list[Pair]) -> dict[int, list[SpecCounters | None]]:
+    """The draft arm's counters of every round, by concurrency."""
+    found: dict[int, list[SpecCounters | None]] = {}
+    for pair in pairs:
+        found.setdefault(pair.concurrency, []).append(counters_of(pair.draft))
+    return found
+
+
+def _figures(counters: list[SpecCounters | None]) -> dict[str, Any] | None:
+    """Pooled acceptance of several loads; None when one of them was not counted or nothing was drafted."""
+    known = [one for one in counters if one is not None]
+    if not known or len(known) < len(counters):
+        return None
+    total = pooled(known)
+    if not total.drafts:
+        return None
+    return {
+        "acceptance_length": total.acceptance_length,
+        "per_position": list(total.per_position_rates or ()),
+        "drafts": total.drafts,
+        "accepted": total.accepted,
+    }
+
+
+def _difference(served: dict[str, Any] | None, predicted: dict[str, Any] | None) -> float | None:
+    """(predicted - served) / served acceptance length."""
+    if not served or not predicted or predicted["acceptance_length"] is None:
+        return None
+    return relative_difference(predicted["acceptance_length"], served["acceptance_length"])
+
+
+def _exact_match(samples: list[Sample], pairs: list[Pair]) -> dict[str, Any]:
+    """Share of equal texts: draft against plain of the same round, and plain against itself."""
+    arms = [(pair.plain, pair.draft, pair.looping) for pair in pairs]
+    by_load: dict[int, list[Sample]] = {}
+    for one in samples:
+        if one["arm"] == PLAIN:
+            by_load.setdefault(one["concurrency"], []).append(one)
+    nothing: frozenset[str] = frozenset()
+    repeats = [(one, other, nothing) for loads in by_load.values() for one, other in pairwise(loads)]
+    return {
+        "draft_against_plain": _match(arms, without_looping=False),
+        "draft_against_plain_without_looping": _match(arms, without_looping=True),
+        "plain_against_plain": _match(repeats, without_looping=False),
+    }
+
+
+def _match(
+    comparisons: list[tuple[Sample, Sample, frozenset[str]]], *, without_looping: bool
+) -> dict[str, Any]:
+    left, right = [], []
+    for one, other, looping in comparisons:
+        texts = {row["id"]: row["text_sha256"] for row in other["requests"]}
+        for row in one["requests"]:
+            if row["id"] in texts and not (without_looping and row["id"] in looping):
+                left.append(row["text_sha256"])
+                right.append(texts[row["id"]])
+    return {"rate": match_rate(left, right), "compared": len(left)}
+
+
+def _outputs(benchmark: dict[str, Any]) -> dict[str, Any] | None:
+    """What the plain arm answered in round 1: rows, tokens, looping and length-limited ones."""
+    return next((one["tokens"] for one in benchmark["rounds"] if "tokens" in one), None)

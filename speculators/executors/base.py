@@ -1,0 +1,91 @@
+"""The one seam between a plan and the machine it runs on: ``run`` a step, ``serve`` a service.
+
+Everything above this seam is pure bookkeeping; a test replaces it with a dozen lines, and another
+kind of machine is one more class with these two methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+LOG_TAIL_LINES = 20
+
+OnLine = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command that runs to its end.
+
+    ``env`` is added to the environment of the runner.  ``timeout`` in seconds; None waits for ever.
+    """
+
+    name: str
+    argv: Sequence[str]
+    env: Mapping[str, str]
+    log: Path
+    cwd: Path | None = None
+    timeout: float | None = None
+
+
+@dataclass(frozen=True)
+class Service:
+    """One server.  ``argv`` already names ``port``, on the loopback address.
+
+    There is no start-up time-out here: readiness is a question to the server's own protocol, so the
+    client that runs beside it asks it.
+    """
+
+    name: str
+    argv: Sequence[str]
+    env: Mapping[str, str]
+    log: Path
+    port: int
+    cwd: Path | None = None
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A service that was started: where its client finds it, and how to see that it has died."""
+
+    name: str
+    url: str
+    log: Path
+    exit_code: Callable[[], int | None]
+
+
+class StepResult(NamedTuple):
+    """How a step ended.  ``exit_code`` is 128 + n when signal n ended it."""
+
+    exit_code: int
+    seconds: float
+    log: Path
+
+
+class Executor(Protocol):
+    """What a plan needs of a machine."""
+
+    def run(self, step: Step, *, on_line: OnLine | None = None, beside: Endpoint | None = None) -> StepResult:
+        """Run ``step`` to its end; each line of its output goes to its log and to ``on_line``.
+
+        With ``beside`` the step is the client of that server: when the server ends first the client is
+        ended too.
+
+        Raises:
+            StageError: the step exceeded its time-out, or the server beside it died.
+            MachineError: the command does not exist.
+        """
+
+    def serve(self, service: Service) -> AbstractContextManager[Endpoint]:
+        """Start ``service``; leaving the context ends it and all its descendants, whatever happened."""
+
+
+def log_tail(log: Path, lines: int = LOG_TAIL_LINES) -> str:
+    """The last lines of a log file; empty when nothing was written."""
+    if not log.exists():
+        return ""
+    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])

@@ -1,0 +1,121 @@
+"""The report of a run: gather what was left in the run folder, write ``report.json`` and ``report.md``.
+
+``report.json`` holds every figure, ``report.md`` is nothing but its rendering.
+"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from speculators.benchmark.summary import summarise
+from speculators.documents import read_json, read_jsonl, write_json, write_text
+from speculators.recipe.engine_args import to_argv
+from speculators.report.markdown import render
+from speculators.report.verdict import verdict
+
+SCHEMA = "speculators/report/v1"
+BENCHMARK = Path("bench/output.json")
+REPLAY = Path("stages/replay/output/replay.json")
+METRICS = Path("stages/training/metrics.jsonl")
+STAGE_FIELDS = ("name", "action", "seconds", "bytes")
+
+NOT_CHECKED = (
+    "temperature above 0: all requests are greedy",
+    "prompts longer than the benchmark's, and other kinds of prompts",
+    "prefix caching: off in both arms",
+    "other settings of the engine than those in the recipe, and other versions of it",
+    "latency of a server that others use at the same time",
+)
+
+
+def write_report(folder: Path, record: dict[str, Any]) -> str:
+    """Write both reports of the run in ``folder``, whose record is ``record``; returns the verdict."""
+    document = report_document(
+        record,
+        benchmark=read_json(folder / BENCHMARK)["result"],
+        replay=read_json(folder / REPLAY) if (folder / REPLAY).is_file() else None,
+        metrics=list(read_jsonl(folder / METRICS)) if (folder / METRICS).is_file() else [],
+        model=folder / "model",
+    )
+    write_json(folder / "report.json", document)
+    write_text(folder / "report.md", render(document))
+    return str(document["verdict"])
+
+
+def report_document(
+    record: dict[str, Any],
+    *,
+    benchmark: dict[str, Any],
+    replay: dict[str, Any] | None,
+    metrics: list[dict[str, Any]],
+    model: Path,
+) -> dict[str, Any]:
+    """All figures of a run as one document."""
+    summary = summarise(benchmark, replay)
+    results = {stage["name"]: stage.get("result", {}) for stage in record["stages"]}
+    return {
+        "schema": SCHEMA,
+        "run": record["id"],
+        "recipe": record["recipe"],
+        "verdict": verdict(summary),
+        "verifier": results.get("verifier", {}).get("id"),
+        "summary": summary,
+        "data": _data(results),
+        "probe": results.get("hidden_states", {}).get("probe"),
+        "training": _training(results.get("training"), metrics),
+        "checkpoint": _checkpoint(results.get("package", {})),
+        "stages": [{name: stage.get(name) for name in STAGE_FIELDS} for stage in record["stages"]],
+        "environment": {
+            **record["machine"],
+            "speculators": record["tool"]["version"],
+            "server": benchmark["launcher"],
+            "packages": next((one["packages"] for one in benchmark["rounds"] if "packages" in one), None),
+        },
+        "servers": [
+            {name: one.get(name) for name in ("round", "arm", "server_ready_seconds", "seconds")}
+            for one in benchmark["rounds"]
+        ],
+        "serve": serving_command(benchmark, model),
+        "not_checked": list(NOT_CHECKED),
+    }
+
+
+def serving_command(benchmark: dict[str, Any], model: Path) -> str:
+    """The command that serves the checkpoint as it was measured: the one line a user copies."""
+    start = benchmark["launcher"]["command"]
+    tokens = benchmark["speculation"]["tokens"]
+    words = [str(model), *to_argv(benchmark["engine_args"])]
+    words += ["--speculative-config", f'{{"num_speculative_tokens": {tokens}}}']
+    return f"{start} {shlex.join(words)}"
+
+
+def _data(results: dict[str, Any]) -> dict[str, Any]:
+    """The ledger from prompts to captured tokens; None for what this run had no stage for."""
+    return {name: results.get(name) for name in ("prompts", "responses")}
+
+
+def _checkpoint(result: dict[str, Any]) -> dict[str, Any] | None:
+    """How many of the package stage's checks of the checkpoint passed."""
+    if "validation" not in result:
+        return None
+    checks = result["validation"]
+    failed = [check["name"] for check in checks if not check["ok"]]
+    return {"digest": result.get("digest"), "checks": len(checks), "failed": failed}
+
+
+def _training(result: dict[str, Any] | None, metrics: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The training stage's findings with the validation of each epoch."""
+    if not result:
+        return None
+    epochs = [
+        {
+            "epoch": row["epoch"],
+            "acceptance_length": (row.get("validation") or {}).get("acceptance_length"),
+            "per_position": (row.get("validation") or {}).get("per_position"),
+        }
+        for row in metrics
+        if row.get("kind") == "epoch"
+    ]
+    return {**result, "curve": epochs}

@@ -1,0 +1,69 @@
+"""The first sentence of a report: is serving faster, where, and how sure is that.
+
+Written for somebody who reads nothing else.  A slow-down is said as plainly as a speed-up, and a
+comparison that is broken gets no verdict at all.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from speculators.benchmark.checks import broken
+
+
+def verdict(summary: dict[str, Any]) -> str:
+    """The sentence, or two, for a benchmark summary."""
+    if failed := broken(summary["checks"]):
+        reasons = "; ".join(f"{check['name']}: {check['detail']}" for check in failed)
+        return f"No verdict: the comparison is broken ({reasons})."
+    judged = [(one, judgement(one)) for one in summary["speed"] if one["speedup"]]
+    if not judged:
+        return "No verdict: no load gave a throughput in both arms."
+    parts = [f"{word} at {requests(one['concurrency'])}: {figure(one['speedup'])}" for one, word in judged]
+    text = "; ".join(parts)
+    return text[0].upper() + text[1:] + "." + advice([word for _, word in judged])
+
+
+def judgement(one: dict[str, Any]) -> str:
+    """``faster`` or ``slower`` where the whole interval says so, else what one can honestly say.
+
+    ``one`` is a concurrency of the summary.
+    """
+    low, high = one["speedup"]["low"], one["speedup"]["high"]
+    ratios = [row["speedup"] for row in one["rounds"]]
+    if low is not None and low > 1:
+        return "faster"
+    if high is not None and high < 1:
+        return "slower"
+    if all(ratio > 1 for ratio in ratios):
+        return "faster, but not certainly,"
+    if all(ratio < 1 for ratio in ratios):
+        return "slower, but not certainly,"
+    return "no clear difference"
+
+
+def figure(speedup: dict[str, Any]) -> str:
+    """The ratio with its interval, or with the reason why there is none."""
+    if speedup["low"] is None:
+        return f"{speedup['mean']:.2f} times the plain speed (one round, so nothing is known of the spread)"
+    return (
+        f"{speedup['mean']:.2f} times the plain speed "
+        f"(95% interval {speedup['low']:.2f} to {speedup['high']:.2f}, {speedup['rounds']} rounds)"
+    )
+
+
+def requests(concurrency: int) -> str:
+    return "one request at a time" if concurrency == 1 else f"{concurrency} requests at a time"
+
+
+def advice(words: list[str]) -> str:
+    """What a slow-down means for the reader, and what helps against doubt."""
+    slower = [word for word in words if word.startswith("slower")]
+    text = ""
+    if slower and len(slower) == len(words):
+        text = " With this draft the server answers more slowly than without it: leave it off here."
+    elif slower:
+        text = " With this draft some loads are answered more slowly than without it: leave it off for those."
+    if any(word not in ("faster", "slower") for word in words):
+        text += " More rounds (benchmark.rounds) make it more certain."
+    return text

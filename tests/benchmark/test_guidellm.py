@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from speculators.benchmark import guidellm
+
+
+def scenario(concurrency: int) -> dict[str, Any]:
+    return guidellm.scenario(
+        endpoint="http://127.0.0.1:1",
+        model="verifier",
+        tokenizer=Path("/tokenizer"),
+        prompts=Path("/prompts.jsonl"),
+        requests=12,
+        concurrency=concurrency,
+        body={"temperature": 0.0},
+        max_tokens=64,
+        report=Path("/report.json"),
+    )["spec"]
+
+
+def test_one_request_at_a_time_is_synchronous_and_more_are_streams() -> None:
+    assert scenario(1)["profile"] == {"kind": "synchronous"}
+    assert scenario(4)["profile"] == {"kind": "concurrent", "streams": [4]}
+
+
+def test_every_load_sends_the_same_rows_unshuffled() -> None:
+    for spec in (scenario(1), scenario(4)):
+        assert spec["data_loader"] == {"kind": "pytorch", "shuffle": False, "num_workers": 1}
+        assert spec["constraints"] == [{"kind": "max_requests", "count": 12}]
+        assert spec["backend"]["extras"] == {"body": {"temperature": 0.0}}
+
+
+def test_the_scenario_is_one_that_guidellm_accepts() -> None:
+    entrypoints = pytest.importorskip("guidellm.schemas.benchmark.entrypoints")
+    parsed = entrypoints.BenchmarkScenario.model_validate({"spec": scenario(4)})
+    assert parsed.spec.backend.max_tokens == 64
+    assert parsed.spec.profile.streams == [4]
+
+
+def test_settings_of_the_users_shell_do_not_reach_a_load() -> None:
+    found = guidellm.environment({"GUIDELLM__SPEC": "x", "GUIDELLM__MP_POLL_INTERVAL": "9", "PATH": "/bin"})
+    assert found == {"PATH": "/bin", **guidellm.SETTINGS}
+
+
+def test_our_settings_are_ones_that_guidellm_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = pytest.importorskip("guidellm.settings")
+    for name, value in guidellm.SETTINGS.items():
+        monkeypatch.setenv(name, value)
+    assert settings.Settings().mp_poll_interval == 1.0
+
+
+def test_only_messages_are_handed_over() -> None:
+    row = {"id": "a", "group": "g", "messages": [{"role": "user", "content": "Hi"}]}
+    assert guidellm.prompt_rows([row]) == [{"messages": [{"role": "user", "content": "Hi"}]}]

@@ -1,0 +1,141 @@
+"""The reader against a report of GuideLLM 0.8.1: the draft arm at 4 requests at a time, trimmed."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from speculators.benchmark.guidellm_report import LOST_REQUESTS, LoadReport, read_report
+from speculators.benchmark.load import load_document
+from speculators.benchmark.statistics import percentile
+from speculators.errors import StageError
+from speculators.serving.metrics import SpecCounters
+
+DATA = Path(__file__).parent / "data"
+REPORT = json.loads((DATA / "guidellm-0.8.1-draft-c4.json").read_text(encoding="utf-8"))
+PROMPTS = [
+    json.loads(line)["messages"] for line in (DATA / "prompts.jsonl").read_text(encoding="utf-8").splitlines()
+]
+
+
+def changed(folder: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    document = copy.deepcopy(REPORT)
+    change(document)
+    path = folder / "report.json"
+    path.write_text(json.dumps(document), encoding="utf-8")
+    return path
+
+
+def successful(document: dict[str, Any]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = document["benchmarks"][0]["requests"]["successful"]
+    return rows
+
+
+@pytest.fixture
+def report(tmp_path: Path) -> LoadReport:
+    return read_report(changed(tmp_path, lambda _: None), PROMPTS)
+
+
+def test_every_prompt_was_sent_once_in_file_order(report: LoadReport) -> None:
+    assert [row.prompt for row in report.rows] == list(range(len(PROMPTS)))
+    assert (report.guidellm, report.errored, report.incomplete, report.first_error) == ("0.8.1", 0, 0, "")
+
+
+def test_times_and_counts_are_those_of_the_request(report: LoadReport) -> None:
+    raw = {
+        json.loads(row["request_args"])["body"]["messages"][0]["content"]: row for row in successful(REPORT)
+    }
+    for row in report.rows:
+        source = raw[PROMPTS[row.prompt][0]["content"]]
+        assert row.text == source["output"]
+        assert row.ended - row.started == pytest.approx(source["request_latency"])
+        assert row.output_tokens == source["output_metrics"]["total_tokens"]
+        assert row.ttft_ms == source["time_to_first_token_ms"]
+
+
+def test_positions_come_from_the_histogram_of_steps(report: LoadReport) -> None:
+    assert any(row.spec and row.spec.accepted for row in report.rows)
+    for row in report.rows:
+        assert row.spec is not None
+        assert sum(row.spec.per_position) == row.spec.accepted
+        assert row.spec.draft_tokens == 3 * row.spec.drafts
+        assert list(row.spec.per_position) == sorted(row.spec.per_position, reverse=True)
+
+
+def test_a_plain_server_reports_no_speculation(tmp_path: Path) -> None:
+    def plain(document: dict[str, Any]) -> None:
+        for row in successful(document):
+            row["response_metrics"] = None
+
+    assert {row.spec for row in read_report(changed(tmp_path, plain), PROMPTS).rows} == {None}
+
+
+@pytest.mark.parametrize("version", [1, 3, None])
+def test_another_version_of_the_report_is_refused(tmp_path: Path, version: int | None) -> None:
+    path = changed(tmp_path, lambda document: document["metadata"].update(version=version))
+    with pytest.raises(StageError, match="version") as caught:
+        read_report(path, PROMPTS)
+    assert "guidellm==0.8.1" in caught.value.hint
+
+
+def repeat_one(document: dict[str, Any]) -> None:
+    rows = successful(document)
+    rows[0]["request_args"] = rows[1]["request_args"]
+
+
+def swap_two(document: dict[str, Any]) -> None:
+    rows = successful(document)
+    rows[0]["request_args"], rows[5]["request_args"] = rows[5]["request_args"], rows[0]["request_args"]
+
+
+def lose_one(document: dict[str, Any]) -> None:
+    successful(document).pop()
+
+
+def test_a_lost_request_is_told_apart_because_measuring_again_may_help(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="1 of 12 requests are missing") as caught:
+        read_report(changed(tmp_path, lose_one), PROMPTS)
+    assert caught.value.rule == LOST_REQUESTS
+
+
+@pytest.mark.parametrize("change", [repeat_one, swap_two])
+def test_other_work_than_the_prompts_in_order_is_refused(
+    tmp_path: Path, change: Callable[[dict[str, Any]], None]
+) -> None:
+    with pytest.raises(StageError, match="each once and in order"):
+        read_report(changed(tmp_path, change), PROMPTS)
+
+
+def test_a_failed_request_is_counted_and_keeps_its_error(tmp_path: Path) -> None:
+    def fail_one(document: dict[str, Any]) -> None:
+        row = successful(document).pop()
+        row["info"]["error"] = "connection reset"
+        document["benchmarks"][0]["requests"]["errored"].append(row)
+
+    report = read_report(changed(tmp_path, fail_one), PROMPTS)
+    assert (len(report.rows), report.errored, report.first_error) == (len(PROMPTS) - 1, 1, "connection reset")
+
+
+def test_figures_of_a_load_are_over_its_own_window(report: LoadReport) -> None:
+    ids = [f"p{i}" for i in range(len(PROMPTS))]
+    looping = {row.prompt: row.prompt == 1 for row in report.rows}
+    counters = SpecCounters(1, 3, 1, (1, 0, 0))
+    load = load_document(4, report, ids, looping, counters)
+    window = max(row.ended for row in report.rows) - min(row.started for row in report.rows)
+    assert load["output_tokens"] == sum(row.output_tokens for row in report.rows)
+    assert load["output_tokens_per_second"] == pytest.approx(load["output_tokens"] / window)
+    assert load["ttft_ms"]["p95"] == pytest.approx(percentile([row.ttft_ms or 0 for row in report.rows], 95))
+    assert load["counters"] == {"drafts": 1, "draft_tokens": 3, "accepted": 1, "per_position": (1, 0, 0)}
+    assert [row["id"] for row in load["requests"] if row["looping"]] == ["p1"]
+
+
+def test_a_load_in_which_nothing_completed_has_no_figures() -> None:
+    load = load_document(1, LoadReport("0.8.1", (), 3, 0, "refused"), [], {}, None)
+    assert load["output_tokens_per_second"] is None
+    assert load["ttft_ms"] is None
+    assert load["errored"] == 3

@@ -1,0 +1,155 @@
+"""The whole benchmark with a real vLLM server and a real GuideLLM, on a tiny random verifier."""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from speculators.benchmark.checks import broken
+from speculators.benchmark.run import run_benchmark
+from speculators.benchmark.summary import summarise
+from speculators.documents import read_json, read_jsonl, write_json, write_jsonl
+from speculators.executors.base import Step
+from speculators.executors.local import LocalExecutor
+from speculators.serving.environment import engine_environment
+from speculators.stages.documents import StageInput, write_output
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(not (find_spec("vllm") and find_spec("guidellm")), reason="needs vLLM and GuideLLM"),
+]
+
+WORDS = [f"w{number}" for number in range(60)]
+TEMPLATE = (
+    "{% for message in messages %}<start> {{ message.content }} {% endfor %}"
+    "{% if add_generation_prompt %}<answer> {% endif %}"
+)
+ENGINE = {
+    "args": {
+        "max_model_len": 128,
+        "dtype": "float32",
+        "enforce_eager": True,
+        "kv_cache_memory_bytes": "64M",
+        "max_num_seqs": 8,
+    },
+    "env": {"VLLM_CPU_OMP_THREADS_BIND": "nobind"},
+    "startup_timeout": 500,
+}
+ALGORITHM = {
+    "speculative_tokens": 2,
+    "aux_layers": [1, 2, 3],
+    "layers": 1,
+    "draft_vocabulary": 32,
+    "norm_before_residual": False,
+    "norm_before_fc": True,
+    "fc_norm": False,
+    "norm_output": False,
+}
+
+
+def make_verifier(stage: Path) -> None:
+    """A random Llama of four layers whose words are its tokens."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    vocabulary = {
+        word: number for number, word in enumerate(["<end>", "<start>", "<answer>", "<unknown>", *WORDS])
+    }
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unknown>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>", unk_token="<unknown>")
+    tokenizer.chat_template = TEMPLATE
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=64,
+        intermediate_size=64,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=32,
+        max_position_embeddings=256,
+        bos_token_id=None,
+        eos_token_id=0,
+        initializer_range=0.5,
+    )
+    LlamaForCausalLM(config).save_pretrained(stage / "model")
+    tokenizer.save_pretrained(stage / "model")
+    from speculators.datagen.verifier import facts
+
+    known = facts(stage / "model", trust_remote_code=False)
+    write_output(StageInput("verifier", {}, {}, {}, stage), {"facts": known}, 0.0)
+
+
+def make_draft(stage: Path, verifier: Path) -> None:
+    """An untrained draft for it, as a packaged checkpoint."""
+    import torch
+
+    from speculators.checkpoint.config import VerifierName, localised, to_document
+    from speculators.checkpoint.package import assemble, write_checkpoint
+    from speculators.checkpoint.verifier_weights import load_verifier_weights
+    from speculators.models.eagle3 import Eagle3Config, Eagle3Draft
+
+    config = Eagle3Config.for_verifier(read_json(verifier / "output.json")["result"]["facts"], ALGORITHM)
+    weights = load_verifier_weights(verifier / "model")
+    torch.manual_seed(1)
+    tensors = assemble(Eagle3Draft(config).state_dict(), torch.arange(4, 36), weights)
+    name = VerifierName("local:tiny", "0" * 64, "LlamaForCausalLM")
+    document = localised(to_document(config, ALGORITHM["speculative_tokens"], name), verifier / "model")
+    write_checkpoint(stage / "model", document, tensors)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("stages")
+    found = {name: root / name for name in ("verifier", "prompts", "package")}
+    for path in found.values():
+        path.mkdir()
+    make_verifier(found["verifier"])
+    make_draft(found["package"], found["verifier"])
+    rows = [
+        {"id": f"p{number}", "messages": [{"role": "user", "content": " ".join(WORDS[number : number + 5])}]}
+        for number in range(6)
+    ]
+    write_jsonl(found["prompts"] / "benchmark.jsonl", rows)
+    return found
+
+
+def test_both_arms_are_served_measured_and_predicted(inputs: dict[str, Path], tmp_path: Path) -> None:
+    values: dict[str, Any] = {
+        "benchmark": {
+            "requests": 6,
+            "max_tokens": 12,
+            "concurrency": [1, 3],
+            "rounds": 1,
+            "warmup_requests": 1,
+        },
+        "engine": ENGINE,
+        "verifier": {"thinking": "off", "chat_template_kwargs": {}, "trust_remote_code": False},
+        "speculative_tokens": 2,
+    }
+    folder = tmp_path / "bench"
+    executor = LocalExecutor()
+    document = run_benchmark(values, inputs, folder, executor, print)
+    write_json(folder / "output.json", {"result": document})
+
+    summary = summarise(document)
+    assert broken(summary["checks"]) == []
+    assert next(check for check in summary["checks"] if check["name"] == "counters")["ok"] is True
+    tokens = list(read_jsonl(folder / "round-01/plain/client/tokens.jsonl"))
+    assert [row["id"] for row in tokens] == [f"p{number}" for number in range(6)]
+    assert all(row["prompt_token_ids"] and row["output_token_ids"] for row in tokens)
+
+    step = StageInput("replay", {"engine": ENGINE}, {**inputs, "benchmark": folder}, {}, tmp_path / "replay")
+    write_json(tmp_path / "input.json", step.document())
+    argv = [sys.executable, "-m", "speculators.stages", str(tmp_path / "input.json")]
+    replayed = executor.run(Step("replay", argv, engine_environment(ENGINE["env"]), tmp_path / "replay.log"))  # type: ignore[arg-type]
+    assert replayed.exit_code == 0, (tmp_path / "replay.log").read_text()
+    predicted = summarise(document, read_json(tmp_path / "replay" / "replay.json"))["acceptance"]
+    assert predicted["predicted"]["drafts"] > 0
+    assert abs(predicted["difference"]) < 0.05

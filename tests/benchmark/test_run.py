@@ -1,0 +1,177 @@
+"""The host's loop, with the executor replaced: what it starts, what it hands over, what it collects."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from speculators.benchmark.run import chat_template, request_body, run_benchmark
+from speculators.documents import read_json, write_json
+from speculators.errors import RecipeError, StageError
+from speculators.executors.base import Endpoint, OnLine, Service, Step, StepResult
+from speculators.stages.documents import read_input
+
+LOAD = {
+    "concurrency": 1,
+    "output_tokens_per_second": 10.0,
+    "requests": [{"id": "a", "text": "hello", "text_sha256": "x"}],
+}
+SWITCH = "{% if enable_thinking %}<think>{% endif %}"
+
+
+class FakeExecutor:
+    """Remembers what was served and leaves what a client would leave; ``code`` is how clients end."""
+
+    def __init__(self, code: int = 0, error: dict[str, str] | None = None) -> None:
+        self.code = code
+        self.error = error
+        self.events: list[str] = []
+        self.services: list[Service] = []
+        self.clients: list[dict[str, Any]] = []
+
+    @contextmanager
+    def serve(self, service: Service) -> Iterator[Endpoint]:
+        self.services.append(service)
+        self.events.append("start")
+        service.log.write_text("server says no\n")
+        yield Endpoint(service.name, f"http://127.0.0.1:{service.port}", service.log, lambda: None)
+        self.events.append("stop")
+
+    def run(self, step: Step, *, on_line: OnLine | None = None, beside: Endpoint | None = None) -> StepResult:
+        assert beside is not None
+        self.events.append("client")
+        document = read_input(Path(step.argv[-1]))
+        self.clients.append(document.values)
+        document.output.mkdir(parents=True)
+        if self.error:
+            write_json(document.output / "error.json", self.error)
+        result = {"arm": document.values["arm"], "round": document.values["round"], "loads": [LOAD]}
+        write_json(document.output / "result.json", result)
+        write_json(document.output / "output.json", {"seconds": 1.5})
+        step.log.write_text("client says no\n")
+        return StepResult(self.code, 1.5, step.log)
+
+
+@pytest.fixture
+def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
+    """Stage outputs as far as the host looks into them, on a machine that has vLLM."""
+    found = {name: tmp_path / name for name in ("verifier", "prompts", "package")}
+    for name, path in found.items():
+        (path / "model").mkdir(parents=True)
+        write_json(
+            path / "model" / "config.json", {"speculators_model_type": "eagle3"} if name == "package" else {}
+        )
+    engine = tmp_path / "site" / "vllm-0.32.0.dist-info"
+    engine.mkdir(parents=True)
+    (engine / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0\n")
+    monkeypatch.setattr(sys, "path", [str(engine.parent), *sys.path])
+    return found
+
+
+@pytest.fixture
+def measure(inputs: dict[str, Path], tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    def run(executor: FakeExecutor, lines: list[str] | None = None, **verifier: Any) -> dict[str, Any]:
+        values = {
+            "benchmark": {
+                "requests": 1,
+                "max_tokens": 8,
+                "concurrency": [1],
+                "rounds": 2,
+                "prompts": "secret/place",
+            },
+            "engine": {"args": {"max_model_len": 512}, "env": {"NAME": "value"}, "startup_timeout": 30},
+            "verifier": {"thinking": "off", **verifier},
+            "speculative_tokens": 3,
+        }
+        say = (lambda _: None) if lines is None else lines.append
+        return run_benchmark(values, inputs, tmp_path / "bench", executor, say)
+
+    return run
+
+
+def test_every_client_runs_beside_its_own_server_and_never_two_at_once(measure: Callable[..., Any]) -> None:
+    executor = FakeExecutor()
+    measure(executor)
+    assert executor.events == ["start", "client", "stop"] * 4
+    assert [(one["round"], one["arm"]) for one in executor.clients] == [
+        (1, "plain"),
+        (1, "draft"),
+        (2, "draft"),
+        (2, "plain"),
+    ]
+
+
+def test_only_the_draft_arms_server_speculates(measure: Callable[..., Any]) -> None:
+    executor = FakeExecutor()
+    measure(executor)
+    for service, client in zip(executor.services, executor.clients):
+        assert ("--speculative-config" in service.argv) == (client["arm"] == "draft")
+        assert str(service.port) in service.argv
+        assert service.env["NAME"] == "value"
+        assert client["endpoint"].endswith(f":{service.port}")
+
+
+def test_the_document_collects_every_load_and_no_path_of_this_machine(
+    measure: Callable[..., Any], tmp_path: Path
+) -> None:
+    lines: list[str] = []
+    document = measure(FakeExecutor(), lines)
+    assert len(document["samples"]) == 4
+    assert document["samples"][1]["arm"] == "draft"
+    assert document["samples"][0]["requests"] == [{"id": "a", "text_sha256": "x"}]
+    assert document["speculation"] == {"algorithm": "eagle3", "tokens": 3}
+    assert str(tmp_path) not in str(document)
+    assert "secret/place" not in str(document)
+    assert "round 1/2 plain: 10.0 tok/s at 1" in lines
+
+
+def test_each_launch_leaves_its_documents_in_its_own_folder(
+    measure: Callable[..., Any], tmp_path: Path
+) -> None:
+    measure(FakeExecutor())
+    folder = tmp_path / "bench" / "round-02" / "draft"
+    assert read_json(folder / "input.json")["values"]["speculative_tokens"] == 3
+    assert "NAME=value" in (folder / "server-command.txt").read_text()
+
+
+def test_a_clients_own_error_is_raised_as_what_it_is(measure: Callable[..., Any]) -> None:
+    error = {"rule": "prompt-order", "message": "wrong prompts", "hint": "do this"}
+    with pytest.raises(RecipeError, match=r"round 1/2 plain: wrong prompts[\s\S]*client says no") as caught:
+        measure(FakeExecutor(code=2, error=error))
+    assert (caught.value.hint, caught.value.rule) == ("do this", "prompt-order")
+
+
+def test_when_the_server_was_never_ready_its_log_is_shown(measure: Callable[..., Any]) -> None:
+    error = {"rule": "server-not-ready", "message": "not healthy", "hint": ""}
+    with pytest.raises(StageError, match=r"not healthy[\s\S]*server says no"):
+        measure(FakeExecutor(code=3, error=error))
+
+
+def test_a_client_that_crashed_shows_its_exit_code_and_log(measure: Callable[..., Any]) -> None:
+    with pytest.raises(StageError, match=r"exit code 139[\s\S]*client says no"):
+        measure(FakeExecutor(code=139))
+
+
+@pytest.mark.parametrize(("thinking", "expected"), [("off", False), ("on", True), ("both", True)])
+def test_thinking_is_what_the_recipe_says(thinking: str, expected: bool) -> None:
+    verifier = {"thinking": thinking, "chat_template_kwargs": {"extra": 1}}
+    assert request_body(verifier, SWITCH) == {
+        "chat_template_kwargs": {"enable_thinking": expected, "extra": 1}
+    }
+
+
+def test_a_template_without_the_switch_gets_none() -> None:
+    assert request_body({"thinking": "off", "chat_template_kwargs": {}}, "{{ messages }}") == {}
+
+
+def test_the_chat_template_is_found_in_either_place(tmp_path: Path) -> None:
+    assert chat_template(tmp_path) == ""
+    write_json(tmp_path / "tokenizer_config.json", {"chat_template": SWITCH})
+    assert chat_template(tmp_path) == SWITCH
+    (tmp_path / "chat_template.jinja").write_text("other")
+    assert chat_template(tmp_path) == "other"

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import math
+import statistics
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from speculators.benchmark.statistics import (
+    geometric_mean,
+    match_rate,
+    mean_ratio,
+    percentile,
+    relative_difference,
+    t_quantile,
+)
+
+ratios = st.lists(st.floats(0.05, 20), min_size=2, max_size=12)
+
+
+def test_t_quantiles_are_those_of_the_printed_tables() -> None:
+    assert [round(t_quantile(0.95, degrees), 3) for degrees in (1, 2, 4, 6, 30)] == [
+        12.706,
+        4.303,
+        2.776,
+        2.447,
+        2.042,
+    ]
+
+
+def test_a_known_interval() -> None:
+    # logs -0.1, 0, 0.1: mean 0, standard deviation 0.1, so half = 4.3027 * 0.1 / sqrt(3)
+    ratio = mean_ratio([math.exp(-0.1), 1.0, math.exp(0.1)])
+    assert ratio.mean == pytest.approx(1.0)
+    assert ratio.low is not None
+    assert math.log(ratio.low) == pytest.approx(-0.248414, abs=1e-6)
+    assert ratio.rounds == 3
+
+
+def test_one_round_has_no_interval() -> None:
+    assert mean_ratio([1.3]) == (pytest.approx(1.3), None, None, 1)
+
+
+@pytest.mark.parametrize("wrong", [[], [1.0, 0.0], [-1.0]])
+def test_ratios_must_exist_and_be_positive(wrong: list[float]) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        mean_ratio(wrong)
+
+
+@given(ratios)
+def test_the_interval_holds_the_mean_and_swapping_the_arms_inverts_it(values: list[float]) -> None:
+    ratio, swapped = mean_ratio(values), mean_ratio([1 / value for value in values])
+    assert ratio.low is not None
+    assert ratio.high is not None
+    assert swapped.high is not None
+    assert ratio.low <= ratio.mean * (1 + 1e-9)
+    assert ratio.mean <= ratio.high * (1 + 1e-9)
+    assert math.log(ratio.low) == pytest.approx(-math.log(swapped.high), abs=1e-6)
+
+
+@given(ratios, st.floats(0.1, 10))
+def test_a_faster_machine_in_both_arms_changes_nothing(values: list[float], factor: float) -> None:
+    slow = mean_ratio(values)
+    fast = mean_ratio([(factor * value) / factor for value in values])
+    assert fast.mean == pytest.approx(slow.mean)
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=50))
+def test_percentiles_agree_with_the_standard_library(values: list[float]) -> None:
+    expected = statistics.quantiles(values, n=100, method="inclusive")
+    for rank in (50, 95, 99):
+        assert percentile(values, rank) == pytest.approx(expected[rank - 1], abs=1e-6)
+
+
+def test_percentiles_of_one_value_and_of_none() -> None:
+    assert percentile([3.0], 99) == 3.0
+    with pytest.raises(ValueError, match="at least one"):
+        percentile([], 50)
+
+
+def test_small_sums() -> None:
+    assert geometric_mean([1, 4]) == pytest.approx(2)
+    assert relative_difference(0.9, 1.0) == pytest.approx(-0.1)
+    assert match_rate(["a", "b"], ["a", "c"]) == 0.5
+    assert match_rate([], []) is None

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from speculators.benchmark.checks import broken
+from speculators.benchmark.summary import summarise
+
+Make = Callable[..., dict[str, Any]]
+REPLAY = {
+    "all": {"acceptance_length": 1.617, "per_position": [0.4, 0.217], "drafts": 20},
+    "without_looping": {"acceptance_length": 1.25, "per_position": [0.25, 0.0], "drafts": 16},
+}
+
+
+def check(summary: dict[str, Any], name: str) -> dict[str, Any]:
+    found: dict[str, Any] = next(one for one in summary["checks"] if one["name"] == name)
+    return found
+
+
+def test_speedup_is_the_mean_ratio_of_rounds_and_not_of_sums(benchmark_document: Make) -> None:
+    summary = summarise(benchmark_document([(10, 12), (20, 24), (5, 6)]))
+    speed = summary["speed"][0]
+    assert [one["speedup"] for one in speed["rounds"]] == pytest.approx([1.2, 1.2, 1.2])
+    assert speed["speedup"] == {
+        "mean": pytest.approx(1.2),
+        "low": pytest.approx(1.2),
+        "high": pytest.approx(1.2),
+        "rounds": 3,
+    }
+    assert summary["overall_speedup"]["mean"] == pytest.approx(1.2)
+
+
+def test_looping_prompts_are_left_out_of_both_arms(benchmark_document: Make) -> None:
+    speed = summarise(benchmark_document([(10, 14)]))["speed"][0]
+    assert speed["speedup_without_looping"]["mean"] == pytest.approx(1 / 0.8)
+
+
+def test_acceptance_is_pooled_with_and_without_looping(benchmark_document: Make) -> None:
+    acceptance = summarise(benchmark_document([(10, 12), (10, 12)]))["acceptance"]
+    assert acceptance["served"]["acceptance_length"] == pytest.approx(1 + 12 / 20)
+    assert acceptance["served"]["per_position"] == pytest.approx([8 / 20, 4 / 20])
+    assert acceptance["served"]["drafts"] == 40
+    assert acceptance["served_without_looping"]["acceptance_length"] == pytest.approx(1 + 4 / 16)
+
+
+def test_without_a_replay_nothing_is_predicted(benchmark_document: Make) -> None:
+    summary = summarise(benchmark_document([(10, 12)]))
+    assert summary["acceptance"]["predicted"] is None
+    assert summary["acceptance"]["difference"] is None
+    assert check(summary, "predicted")["ok"] is None
+
+
+def test_predicted_beside_served(benchmark_document: Make) -> None:
+    summary = summarise(benchmark_document([(10, 12)]), REPLAY)
+    assert summary["acceptance"]["difference"] == pytest.approx(1.617 / 1.6 - 1)
+    assert check(summary, "predicted")["ok"] is True
+    far = {**REPLAY, "all": {**REPLAY["all"], "acceptance_length": 1.9}}
+    assert check(summarise(benchmark_document([(10, 12)]), far), "predicted")["ok"] is False
+
+
+def test_a_draft_that_is_not_replayed_says_why(benchmark_document: Make) -> None:
+    summary = summarise(
+        benchmark_document([(10, 12)]), {"not_predicted": "drafting of dflash is not replayed"}
+    )
+    assert check(summary, "predicted") == {
+        "name": "predicted",
+        "ok": None,
+        "detail": "drafting of dflash is not replayed",
+    }
+
+
+def test_texts_are_compared_with_plain_of_the_same_round_and_plain_with_itself(
+    benchmark_document: Make,
+) -> None:
+    match = summarise(benchmark_document([(10, 12), (10, 12)]))["exact_match"]
+    assert match["draft_against_plain"] == {"rate": pytest.approx(2 / 3), "compared": 6}
+    assert match["draft_against_plain_without_looping"] == {"rate": 1.0, "compared": 4}
+    assert match["plain_against_plain"] == {"rate": 1.0, "compared": 3}
+    assert summarise(benchmark_document([(10, 12)]))["exact_match"]["plain_against_plain"] == {
+        "rate": None,
+        "compared": 0,
+    }
+
+
+def test_latencies_are_averaged_over_rounds_and_missing_ones_stay_missing(benchmark_document: Make) -> None:
+    latencies = summarise(benchmark_document([(10, 12), (10, 12)]))["speed"][0]["latencies"]["plain"]
+    assert latencies["ttft_ms"]["p50"] == 150.0
+    assert latencies["latency_ms"] is None
+
+
+def test_a_sound_comparison_passes_all_checks(benchmark_document: Make) -> None:
+    summary = summarise(benchmark_document([(10, 12), (10, 12)]), REPLAY)
+    assert [one["ok"] for one in summary["checks"]] == [True] * 6
+    assert broken(summary["checks"]) == []
+
+
+def test_a_failed_request_breaks_the_comparison(benchmark_document: Make) -> None:
+    document = benchmark_document([(10, 12)])
+    document["samples"][1] |= {"completed": 2, "errored": 1}
+    failed = broken(summarise(document)["checks"])
+    assert [one["name"] for one in failed] == ["requests"]
+    assert "round 1 draft at 1: 2 of 3" in failed[0]["detail"]
+
+
+def test_arms_that_did_different_work_are_not_compared(benchmark_document: Make) -> None:
+    document = benchmark_document([(10, 12)])
+    document["samples"][1]["output_tokens"] = 29
+    assert [one["name"] for one in broken(summarise(document)["checks"])] == ["same-work"]
+
+
+@pytest.mark.parametrize(("place", "counters"), [(0, {"drafts": 1}), (1, None)])
+def test_speculation_must_be_where_it_belongs(benchmark_document: Make, place: int, counters: Any) -> None:
+    document = benchmark_document([(10, 12)])
+    if counters:
+        counters = {"drafts": 1, "draft_tokens": 2, "accepted": 0, "per_position": [0, 0]}
+    document["samples"][place]["counters"] = counters
+    assert "speculating" in [one["name"] for one in broken(summarise(document)["checks"])]
+
+
+def test_a_speedup_beyond_the_acceptance_length_is_impossible(benchmark_document: Make) -> None:
+    summary = summarise(benchmark_document([(10, 17), (10, 17.1)]))
+    assert [one["name"] for one in broken(summary["checks"])] == ["possible"]
+    # one round proves nothing, so nothing is claimed
+    assert check(summarise(benchmark_document([(10, 17)])), "possible")["ok"] is None
+
+
+def test_the_two_ways_of_counting_must_agree(benchmark_document: Make) -> None:
+    document = benchmark_document([(10, 12)])
+    document["samples"][1]["counters"]["drafts"] += 1
+    summary = summarise(document)
+    assert check(summary, "counters")["ok"] is False
+    document["samples"][1]["requests"][0]["spec"] = None
+    assert check(summarise(document), "counters")["ok"] is None
+    assert summarise(document)["acceptance"]["served_without_looping"] is None

@@ -1,0 +1,75 @@
+"""The report of a small run, whose benchmark was measured for real and trimmed; golden Markdown beside it.
+
+To accept a changed page: ``SPECULATORS_ACCEPT_GOLDEN=1 pytest tests/report/test_document.py``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from speculators.documents import read_json
+from speculators.report.document import write_report
+
+DATA = Path(__file__).parent / "data"
+GOLDEN = DATA / "report.md"
+
+
+def run_folder(folder: Path) -> Path:
+    """A run folder as far as the report reads it."""
+    for name, place in {
+        "benchmark.json": "bench/output.json",
+        "replay.json": "stages/replay/output/replay.json",
+        "metrics.jsonl": "stages/training/metrics.jsonl",
+    }.items():
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(DATA / name, folder / place)
+    return folder
+
+
+@pytest.fixture
+def record() -> dict[str, Any]:
+    document: dict[str, Any] = read_json(DATA / "run.json")
+    return document
+
+
+def test_the_page_is_the_golden_one(tmp_path: Path, record: dict[str, Any]) -> None:
+    verdict = write_report(run_folder(tmp_path), record)
+    page = (tmp_path / "report.md").read_text(encoding="utf-8").replace(str(tmp_path), "RUN")
+    if os.environ.get("SPECULATORS_ACCEPT_GOLDEN"):
+        GOLDEN.write_text(page, encoding="utf-8")
+    assert page == GOLDEN.read_text(encoding="utf-8")
+    assert verdict in page
+
+
+def test_the_only_absolute_path_is_in_the_serving_command(tmp_path: Path, record: dict[str, Any]) -> None:
+    write_report(run_folder(tmp_path), record)
+    page = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert [line.count(str(tmp_path)) for line in page.splitlines() if str(tmp_path) in line] == [1]
+
+
+def test_every_figure_of_the_page_is_in_the_document(tmp_path: Path, record: dict[str, Any]) -> None:
+    write_report(run_folder(tmp_path), record)
+    document = read_json(tmp_path / "report.json")
+    assert document["schema"] == "speculators/report/v1"
+    assert document["summary"]["acceptance"]["served"]["drafts"] > 0
+    assert document["environment"]["packages"]["guidellm"] == "0.8.1"
+    assert "benchmark.json" not in json.dumps(document)
+
+
+def test_a_run_without_replay_or_training_reports_what_it_has(tmp_path: Path, record: dict[str, Any]) -> None:
+    folder = run_folder(tmp_path)
+    shutil.rmtree(folder / "stages")
+    record["stages"] = [
+        stage for stage in record["stages"] if stage["name"] in ("verifier", "prompts", "package")
+    ]
+    write_report(folder, record)
+    page = (folder / "report.md").read_text(encoding="utf-8")
+    assert "This recipe brings its draft: nothing was trained." in page
+    assert "Not predicted: the replay did not run." in page
+    assert "None" not in page

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from speculators.errors import RecipeError
+from speculators.serving.command import Speculation, server_arguments, server_argv
+
+ENGINE = {"max_model_len": 512, "dtype": "float32", "enforce_eager": True, "kv_cache_memory_bytes": "1G"}
+DRAFT = Speculation(Path("/draft"), "eagle3", 3)
+
+
+def test_the_arms_differ_only_by_what_exists_only_with_speculation() -> None:
+    plain = server_arguments(8000, ENGINE, None)
+    draft = server_arguments(8000, ENGINE, DRAFT)
+    assert draft[: len(plain)] == plain
+    assert draft[len(plain) :: 2] == ["--speculative-config", "--per-request-spec-decode-metrics"]
+
+
+def test_servers_listen_on_loopback_without_prefix_cache_and_with_a_fixed_name() -> None:
+    words = " ".join(server_arguments(8000, ENGINE, None))
+    for expected in (
+        "--host 127.0.0.1 --port 8000",
+        "--served-model-name verifier",
+        "--seed 0 --no-enable-prefix-caching --generation-config vllm",
+        "--max-model-len 512 --dtype float32 --enforce-eager --kv-cache-memory-bytes 1G",
+    ):
+        assert expected in words
+    assert "trust" not in words
+    assert "--trust-remote-code" in server_arguments(8000, ENGINE, None, trust_remote_code=True)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "expected"),
+    [
+        ("eagle3", {"method": "eagle3"}),
+        ("peagle", {"method": "eagle3", "parallel_drafting": True}),
+        ("dflash", {"method": "dflash"}),
+    ],
+)
+def test_speculative_config_names_the_method_that_vllm_knows(
+    algorithm: str, expected: dict[str, object]
+) -> None:
+    arguments = server_arguments(1, {}, Speculation(Path("/draft"), algorithm, 5))
+    config = json.loads(arguments[arguments.index("--speculative-config") + 1])
+    assert config == {**expected, "model": "/draft", "num_speculative_tokens": 5}
+
+
+def test_an_algorithm_that_cannot_be_served_is_named() -> None:
+    with pytest.raises(RecipeError, match="medusa") as caught:
+        server_arguments(1, {}, Speculation(Path("/draft"), "medusa", 3))
+    assert "eagle3" in caught.value.hint
+
+
+def test_the_model_follows_the_start_command() -> None:
+    assert server_argv(["vllm", "serve"], Path("/model"), ["--port", "1"]) == [
+        "vllm",
+        "serve",
+        "/model",
+        "--port",
+        "1",
+    ]
