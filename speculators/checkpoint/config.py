@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import speculators
+from speculators.checkpoint.shape import Eagle3Config
 from speculators.errors import StageError
-from speculators.models.eagle3 import Eagle3Config
 
 CONFIG_NAME = "config.json"
 ALGORITHM = "eagle3"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 __all__ = ["Entry", "summary"]
@@ -18,12 +18,8 @@ class Entry(NamedTuple):
     finish_reason: str
 
 
-def summary(entries: Iterable[Entry], seconds: float) -> dict[str, Any]:
-    """Counts of kept rows, of their answers' tokens, and of dropped rows by reason.
-
-    ``tokens_per_second`` counts dropped answers too: they were generated.
-    """
-    booked = list(entries)
+def summary(booked: Sequence[Entry]) -> dict[str, Any]:
+    """Counts of kept rows, of their answers' tokens, and of dropped rows by reason."""
     kept = [entry for entry in booked if entry.dropped is None]
     return {
         "rows": len(kept),
@@ -31,5 +27,4 @@ def summary(entries: Iterable[Entry], seconds: float) -> dict[str, Any]:
         "looping": sum(entry.looping for entry in kept),
         "length_limited": sum(entry.finish_reason == "length" for entry in kept),
         "dropped": dict(sorted(Counter(entry.dropped for entry in booked if entry.dropped).items())),
-        "tokens_per_second": round(sum(entry.tokens for entry in booked) / seconds, 1),
     }

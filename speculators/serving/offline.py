@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speculators.errors import RecipeError, StageError
-from speculators.serving.environment import has_cpu_engine
 
 if TYPE_CHECKING:
     from vllm import LLM
@@ -63,9 +62,9 @@ def offline_engine(
         RecipeError: vLLM refuses an argument.
         StageError: the engine did not start.
     """
-    if has_cpu_engine():
-        # One process: imports and the model are loaded once, and no child can outlive this one.
-        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    # An engine in this process steps only when it is asked to, so that a call's batches are always the
+    # same; one in a child starts on the first request while others still arrive.
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     engine = _start(str(model_dir), {**engine_arguments(engine_args), **extra, "seed": seed})
     try:
         yield engine

@@ -19,15 +19,14 @@ from speculators.checkpoint.config import (
     VerifierName,
     completed,
     hub_repository,
-    localised,
     to_document,
 )
 from speculators.checkpoint.package import WEIGHTS_NAME, assemble, checkpoint_digest, write_checkpoint
+from speculators.checkpoint.shape import Eagle3Config
 from speculators.checkpoint.validate import validate
 from speculators.checkpoint.verifier_weights import load_verifier_weights
 from speculators.documents import file_digest, read_json, write_json, write_text
 from speculators.errors import StageError
-from speculators.models.eagle3 import Eagle3Config
 from speculators.report.model_card import CardFacts, model_card
 from speculators.stages.documents import StageInput
 from speculators.training.loop import DRAFT_NAME
@@ -46,9 +45,9 @@ def run(step: StageInput) -> dict[str, Any]:
         document = copy_draft(given[0], model_dir, verifier)
     else:
         document = build_draft(step, model_dir, verifier, verifier_dir)
-    # The digest is of the canonical document: the same checkpoint has one name wherever it lies.
+    # The verifier is named canonically: the same checkpoint is the same bytes wherever it lies.
+    write_json(model_dir / CONFIG_NAME, document)
     digest = checkpoint_digest(document, model_dir / WEIGHTS_NAME)
-    write_json(model_dir / CONFIG_NAME, localised(document, verifier_dir))
     checks = validate(model_dir, verifier_dir, own_ends=bool(given))
     report(checks, given[0] if given else model_dir)
     tokens = document["speculators_config"]["proposal_methods"][0]["speculative_tokens"]

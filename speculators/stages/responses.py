@@ -17,7 +17,7 @@ INDEX = "index.json"
 
 
 def run(step: StageInput) -> dict[str, Any]:
-    """Leave ``shard-*.jsonl``, ``index.json`` and ``ledger.json``; the ledger is the result."""
+    """Leave ``shard-*.jsonl``, ``index.json`` and ``ledger.json``; the result is the ledger and the speed."""
     batches = {"keep": _kept, "regenerate": _regenerated}[step.values["datagen"]["responses"]]
     entries: list[Entry] = []
     shards: list[dict[str, Any]] = []
@@ -27,7 +27,7 @@ def run(step: StageInput) -> dict[str, Any]:
         shards.append(_write_shard(step, len(shards), batch, booked))
         entries += booked
         seconds += batch.seconds
-    ledger = summary(entries, seconds)
+    ledger = summary(entries)
     if not ledger["rows"]:
         raise StageError(
             f"responses: no row is left; dropped {ledger['dropped']}",
@@ -36,7 +36,9 @@ def run(step: StageInput) -> dict[str, Any]:
         )
     write_json(step.output / INDEX, {"shards": shards})
     write_json(step.output / "ledger.json", ledger)
-    return ledger
+    # The speed is not in the ledger: the same responses must leave the same files.
+    generated = sum(entry.tokens for entry in entries)
+    return {**ledger, "tokens_per_second": round(generated / seconds, 1)}
 
 
 def _regenerated(step: StageInput) -> Iterator[Batch]:

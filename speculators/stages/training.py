@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 import torch
 from safetensors.torch import save_file
 
+from speculators.checkpoint.shape import Eagle3Config
 from speculators.checkpoint.verifier_weights import load_verifier_weights
 from speculators.checkpoint.vocabulary import coverage, select_draft_ids, token_frequencies
 from speculators.datagen.shards import Document, read_documents, read_index
 from speculators.errors import StageError
-from speculators.models.eagle3 import Eagle3Config, Eagle3Draft
+from speculators.models.eagle3 import Eagle3Draft
 from speculators.stages.documents import StageInput
 from speculators.training.baselines import bigram_matches, bigram_successors
 from speculators.training.loop import TrainingOptions, train

@@ -92,8 +92,9 @@ def make_draft(stage: Path, verifier: Path) -> None:
 
     from speculators.checkpoint.config import VerifierName, localised, to_document
     from speculators.checkpoint.package import assemble, write_checkpoint
+    from speculators.checkpoint.shape import Eagle3Config
     from speculators.checkpoint.verifier_weights import load_verifier_weights
-    from speculators.models.eagle3 import Eagle3Config, Eagle3Draft
+    from speculators.models.eagle3 import Eagle3Draft
 
     config = Eagle3Config.for_verifier(read_json(verifier / "output.json")["result"]["facts"], ALGORITHM)
     weights = load_verifier_weights(verifier / "model")

@@ -58,7 +58,7 @@ def run_stage(root: Path, stage: str, values: dict[str, Any], inputs: tuple[str,
     subprocess.run(
         [sys.executable, "-m", "speculators.stages", str(document)],
         check=True,
-        timeout=500,
+        timeout=1200,
         env={**os.environ, **engine_environment({})},
     )
     result: dict[str, Any] = read_json(output / OUTPUT_NAME)["result"]

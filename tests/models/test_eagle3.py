@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from speculators.checkpoint.config import VerifierName, to_document
+from speculators.checkpoint.shape import Eagle3Config
 from speculators.checkpoint.tensors import layout
 from speculators.errors import RecipeError
-from speculators.models.eagle3 import Eagle3Config, Eagle3Draft, attend, rotate
+from speculators.models.eagle3 import Eagle3Draft, attend, rotate
 from tests.models import tiny
 
 VARIANTS = [

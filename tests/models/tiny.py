@@ -13,9 +13,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from speculators.checkpoint.shape import Eagle3Config
 from speculators.checkpoint.verifier_weights import VerifierWeights
 from speculators.datagen.shards import Document
-from speculators.models.eagle3 import Eagle3Config, Eagle3Draft
+from speculators.models.eagle3 import Eagle3Draft
 from speculators.training.ttt import FrozenVerifier
 
 # Threads that share a matrix of 16 columns only wait for each other.

@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from speculators.models.eagle3 import Eagle3Config, Eagle3Draft
+from speculators.checkpoint.shape import Eagle3Config
+from speculators.models.eagle3 import Eagle3Draft
 from speculators.training.packing import pack
 from speculators.training.ttt import draft_steps, supervised_rows, target_logits, target_tokens
 from tests.models import tiny
