@@ -7,26 +7,24 @@ what runs when, and puts the rounds' documents together.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from speculators.benchmark.rounds import ARMS, DRAFT, Launch, schedule
 from speculators.datagen.chat import template_arguments, thinking_modes
-from speculators.documents import read_json, write_json, write_text
-from speculators.errors import MachineError, RecipeError, SpeculatorsError, StageError
-from speculators.executors.base import Executor, Service, Step, log_tail
+from speculators.documents import read_json, write_text
+from speculators.executors.base import Executor, Service
 from speculators.executors.local import free_port
 from speculators.serving.command import SERVED_NAME, Speculation, server_arguments, server_argv
 from speculators.serving.environment import engine_environment
 from speculators.serving.launcher import Launcher, find_launcher
-from speculators.stages.documents import ERROR_NAME, OUTPUT_NAME, StageInput
+from speculators.stages.documents import OUTPUT_NAME, StageInput
+from speculators.stages.execution import command_text, execute
 
 SCHEMA = "speculators/benchmark/v1"
 STAGE = "benchmark_round"
 RESULT_NAME = "result.json"
-ERROR_CLASSES: dict[int, type[SpeculatorsError]] = {2: RecipeError, 3: StageError, 4: MachineError}
 
 
 class Bench(NamedTuple):
@@ -169,46 +167,16 @@ def _measure(bench: Bench, launch: Launch) -> dict[str, Any]:
             {},
             folder / "client",
         )
-        write_json(folder / "input.json", step.document())
-        client = Step(
-            f"{label} client",
-            [sys.executable, "-m", "speculators.stages", str(folder / "input.json")],
-            {},
-            folder / "client.log",
-        )
-        result = bench.executor.run(client, beside=endpoint)
-    if result.exit_code != 0:
-        raise _failure(label, step.output, result.exit_code, client.log, service.log)
+        execute(bench.executor, step, folder, {}, label=label, beside=endpoint)
     document: dict[str, Any] = read_json(step.output / RESULT_NAME)
     bench.say(f"{label}: " + " · ".join(_headline(load) for load in document["loads"]))
     seconds = read_json(step.output / OUTPUT_NAME)["seconds"]
     return document | {"seconds": seconds, "folder": launch.folder}
 
 
-def command_text(environment: dict[str, str], argv: list[str]) -> str:
-    """A command as one line for a shell."""
-    import shlex
-
-    return shlex.join(["env", *(f"{name}={value}" for name, value in environment.items()), *argv]) + "\n"
-
-
 def _headline(load: dict[str, Any]) -> str:
     speed = load["output_tokens_per_second"]
     return f"{speed:.1f} tok/s at {load['concurrency']}" if speed else f"nothing at {load['concurrency']}"
-
-
-def _failure(label: str, output: Path, code: int, client_log: Path, server_log: Path) -> SpeculatorsError:
-    """The error of a client that ended with ``code``."""
-    if (known := output / ERROR_NAME).is_file():
-        error = read_json(known)
-        message, hint, rule = error["message"], error["hint"], error["rule"]
-    else:
-        message, hint, rule = f"the client ended with exit code {code}", "", "stage-failed"
-    # A client that waited in vain failed because of its server: then that log tells why.
-    log = server_log if rule.startswith(("server", "speculation")) else client_log
-    text = f"{label}: {message}\n  last lines of {log}:\n"
-    text += "\n".join(f"  | {line}" for line in log_tail(log).splitlines())
-    return ERROR_CLASSES.get(code, StageError)(text, hint=hint, rule=rule)
 
 
 def _sample(one: dict[str, Any], load: dict[str, Any]) -> dict[str, Any]:

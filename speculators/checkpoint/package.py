@@ -53,6 +53,7 @@ def write_checkpoint(folder: Path, document: Mapping[str, Any], tensors: Mapping
     separate = {name: tensor.detach().clone() for name, tensor in tensors.items()}
     partial = folder / (WEIGHTS_NAME + ".partial")
     save_file(separate, partial, metadata={"format": "pt"})
+    partial.chmod(0o644)  # safetensors leaves it readable by its owner only; a server may be another user
     partial.replace(folder / WEIGHTS_NAME)
     write_json(folder / CONFIG_NAME, document)
 

@@ -29,7 +29,9 @@ from speculators.stages.documents import OUTPUT_NAME, StageInput
 from speculators.stages.execution import LOG_NAME, execute
 from speculators.stages.table import REPLAY, Stage, build_stages, select
 
-KEPT = "finished stages are kept: the same command continues from here"
+#: Small files of an output that a run folder keeps, because the store may be cleared.
+KEPT_FILES = (OUTPUT_NAME, "ledger.json", "probe.json", "metrics.jsonl")
+RESUME_HINT = "finished stages are kept: the same command continues from here"
 
 
 class Run(NamedTuple):
@@ -141,9 +143,8 @@ def perform(run: Run, stage: Stage, step: StageInput) -> None:
             result = execute(run.executor, step, folder, environment, on_line=run.console.heard)
     except SpeculatorsError as error:
         _record_failure(run, stage.name, time.monotonic() - started)
-        error.hint = "; ".join(filter(None, (error.hint, KEPT)))
+        error.hint = "; ".join(filter(None, (error.hint, RESUME_HINT)))
         raise
-    shutil.copyfile(step.output / OUTPUT_NAME, folder / OUTPUT_NAME)
     run.console.say(stage.name, f"done in {duration(result.seconds)} · {size(_bytes(step.output))}")
 
 
@@ -166,6 +167,9 @@ def publish_model(run: Run) -> None:
 
 
 def _record_stage(run: Run, name: str, action: str, output: Path, key: str | None) -> None:
+    for file in (output / kept for kept in KEPT_FILES):
+        if file.is_file():
+            shutil.copyfile(file, run.record.stage_folder(name) / file.name)
     document = read_json(output / OUTPUT_NAME)
     entry: dict[str, Any] = {
         "name": name,

@@ -59,11 +59,12 @@ def requests(concurrency: int) -> str:
 def advice(words: list[str]) -> str:
     """What a slow-down means for the reader, and what helps against doubt."""
     slower = [word for word in words if word.startswith("slower")]
+    there = "here" if len(slower) == len(words) else "for those loads"
     text = ""
-    if slower and len(slower) == len(words):
-        text = " With this draft the server answers more slowly than without it: leave it off here."
+    if slower and all(word == "slower" for word in slower):
+        text = f" The draft makes answers slower than without it: leave it off {there}."
     elif slower:
-        text = " With this draft some loads are answered more slowly than without it: leave it off for those."
+        text = f" Nothing measured speaks for turning the draft on {there}."
     if any(word not in ("faster", "slower") for word in words):
         text += " More rounds (benchmark.rounds) make it more certain."
     return text

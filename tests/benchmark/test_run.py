@@ -141,7 +141,9 @@ def test_each_launch_leaves_its_documents_in_its_own_folder(
 
 def test_a_clients_own_error_is_raised_as_what_it_is(measure: Callable[..., Any]) -> None:
     error = {"rule": "prompt-order", "message": "wrong prompts", "hint": "do this"}
-    with pytest.raises(RecipeError, match=r"round 1/2 plain: wrong prompts[\s\S]*client says no") as caught:
+    with pytest.raises(
+        RecipeError, match=r"round 1/2 plain failed: wrong prompts[\s\S]*client says no"
+    ) as caught:
         measure(FakeExecutor(code=2, error=error))
     assert (caught.value.hint, caught.value.rule) == ("do this", "prompt-order")
 

@@ -39,7 +39,7 @@ def test_faster_says_how_much_and_how_sure() -> None:
 def test_a_recipe_that_slows_serving_down_says_so() -> None:
     text = verdict(summary((1, ratio(0.8, 0.7, 0.9)), (4, ratio(0.5, 0.4, 0.6))))
     assert text.startswith("Slower at one request at a time: 0.80 times")
-    assert text.endswith("answers more slowly than without it: leave it off here.")
+    assert text.endswith(" The draft makes answers slower than without it: leave it off here.")
 
 
 def test_mixed_results_are_told_apart_by_load() -> None:
@@ -47,7 +47,7 @@ def test_mixed_results_are_told_apart_by_load() -> None:
     assert "Faster at one request" in text
     assert "slower at 4 requests at a time" in text
     assert "no clear difference at 8 requests" in text
-    assert "leave it off for those." in text
+    assert "leave it off for those loads." in text
     assert text.endswith("More rounds (benchmark.rounds) make it more certain.")
 
 
@@ -56,7 +56,7 @@ def test_a_slow_down_in_every_round_is_said_even_when_it_is_not_certain() -> Non
     speed["speed"][0]["rounds"] = [{"speedup": 0.9}, {"speedup": 0.4}]
     text = verdict(speed)
     assert text.startswith("Slower, but not certainly, at one request at a time: 0.60 times")
-    assert "leave it off here" in text
+    assert "Nothing measured speaks for turning the draft on here." in text
 
 
 def test_one_round_claims_no_certainty() -> None:
