@@ -44,3 +44,18 @@ def check_engine_arguments(recipe: Recipe) -> None:
     found = engine_diagnostics(recipe.data["engine"]["args"], recipe.positions)
     if has_errors(found):
         raise InvalidRecipeError(found)
+
+
+def check_draft(recipe: Recipe) -> None:
+    """Stop when the draft on the hub that the recipe brings was not fetched yet.
+
+    Raises:
+        MachineError: naming the command that fetches it.
+    """
+    if recipe.hub_draft and "draft" not in recipe.files():
+        repository, revision = recipe.hub_draft
+        raise MachineError(
+            f"draft {repository}@{revision} is not in the local Hugging Face cache",
+            hint=f"stages run offline; fetch it with: hf download {repository} --revision {revision}",
+            rule="not-fetched",
+        )

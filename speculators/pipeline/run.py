@@ -19,7 +19,7 @@ from speculators.executors.base import Executor
 from speculators.executors.local import LocalExecutor
 from speculators.pipeline.console import Console, duration, size
 from speculators.pipeline.keys import key_of, key_parts
-from speculators.pipeline.preflight import check_engine_arguments, check_environment
+from speculators.pipeline.preflight import check_draft, check_engine_arguments, check_environment
 from speculators.pipeline.record import RunRecord, copy_model
 from speculators.pipeline.store import Store, default_home
 from speculators.recipe.recipe import Recipe
@@ -53,6 +53,7 @@ def run_recipe(recipe: Recipe, runs_dir: Path, executor: Executor | None = None)
         StageError: a stage failed; the message ends with the log's last lines.
     """
     check_environment()
+    check_draft(recipe)
     check_engine_arguments(recipe)
     record = RunRecord(runs_dir, recipe)
     run = Run(recipe, record, Store(default_home()), executor or LocalExecutor(), Console(), {})

@@ -13,6 +13,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from speculators.recipe.hub_cache import snapshots
+
 #: Without these a config says nothing that a rule could use.
 COUNTS = (
     "hidden_size",
@@ -90,18 +92,9 @@ def _configs(
         yield from _read(folder / path / "config.json", f"{path}/config.json")
     if repository := verifier.get("repository"):
         revision = verifier.get("revision") or "main"
-        model = hub_cache(environ) / f"models--{repository.replace('/', '--')}"
-        for commit in _commits(model, revision):
-            source = f"config.json of {repository}@{commit[:7]} in the local Hugging Face cache"
-            yield from _read(model / "snapshots" / commit / "config.json", source)
-
-
-def _commits(model: Path, revision: str) -> Iterator[str]:
-    yield revision
-    try:
-        yield (model / "refs" / revision).read_text(encoding="utf-8").strip()
-    except (OSError, ValueError):
-        return
+        for snapshot in snapshots(repository, revision, environ):
+            source = f"config.json of {repository}@{snapshot.name[:7]} in the local Hugging Face cache"
+            yield from _read(snapshot / "config.json", source)
 
 
 def _read(path: Path, source: str) -> Iterator[tuple[Any, str]]:
@@ -111,16 +104,6 @@ def _read(path: Path, source: str) -> Iterator[tuple[Any, str]]:
         return
     if isinstance(config, dict):
         yield config, source
-
-
-def hub_cache(environ: Mapping[str, str]) -> Path:
-    """The folder of cached repositories, found as huggingface_hub's constants.py does."""
-    if cache := environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE"):
-        return Path(cache).expanduser()
-    if home := environ.get("HF_HOME"):
-        return Path(home).expanduser() / "hub"
-    base = environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME", "~")) / ".cache"
-    return Path(base).expanduser() / "huggingface" / "hub"
 
 
 def _committed(verifier: Mapping[str, Any]) -> VerifierFacts | None:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from speculators.errors import RecipeError
 from speculators.recipe.diagnostics import Diagnostic, diagnostic, has_errors, ordered, render_all
 from speculators.recipe.facts import find_facts
+from speculators.recipe.hub_cache import snapshots
 from speculators.recipe.overrides import apply_overrides
 from speculators.recipe.positions import Mark, Positions
 from speculators.recipe.positions import Path as KeyPath
@@ -47,16 +48,25 @@ class Recipe:
             "benchmark.prompts": [self.data["benchmark"]["prompts"]],
         }
         folder = self.path.absolute().parent
-        # A draft that is repository@revision is no file; everything else was found to exist.
+        # A checked recipe names files that exist; only a draft on the hub may not be here yet.
         found = {
             name: [
-                Path(os.path.normpath(folder / file))
-                for file in files
-                if file and os.path.exists(folder / file)
+                Path(os.path.normpath(folder / file)) for file in files if file and (folder / file).exists()
             ]
             for name, files in named.items()
         }
+        if self.hub_draft:
+            found["draft"] = list(snapshots(*self.hub_draft, os.environ))[:1]
         return {name: paths for name, paths in found.items() if paths}
+
+    @property
+    def hub_draft(self) -> tuple[str, str] | None:
+        """Repository and revision of a draft on the hub; None when there is none, or it is a folder."""
+        draft = self.data.get("draft")
+        if not draft or (self.path.absolute().parent / draft).exists():
+            return None
+        repository, _, revision = draft.rpartition("@")
+        return repository, revision
 
     def resolved_yaml(self) -> str:
         """The recipe with all defaults and overrides written out; loads to the same ``data``."""

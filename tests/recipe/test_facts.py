@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from speculators.recipe.facts import facts_from_config, find_facts, hub_cache
+from speculators.recipe.facts import facts_from_config, find_facts
+from speculators.recipe.hub_cache import cache_folder
 
 CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
@@ -69,7 +70,7 @@ def test_another_commit_in_the_cache_does_not_count(tmp_path: Path) -> None:
     ],
 )
 def test_the_cache_is_where_the_hub_library_puts_it(environ: dict[str, str], folder: str) -> None:
-    assert hub_cache(environ) == Path(folder)
+    assert cache_folder(environ) == Path(folder)
 
 
 def test_committed_facts_hold_for_exactly_their_revision(tmp_path: Path) -> None:
