@@ -16,7 +16,13 @@ from speculators.datagen.chat import template_arguments, thinking_modes
 from speculators.documents import read_json, write_text
 from speculators.executors.base import Executor, Service
 from speculators.executors.local import free_port
-from speculators.serving.command import SERVED_NAME, Speculation, server_arguments, server_argv
+from speculators.serving.command import (
+    SERVED_NAME,
+    Speculation,
+    server_arguments,
+    server_argv,
+    server_environment,
+)
 from speculators.serving.environment import engine_environment
 from speculators.serving.launcher import Launcher, find_launcher
 from speculators.stages.documents import OUTPUT_NAME, StageInput
@@ -145,7 +151,7 @@ def _measure(bench: Bench, launch: Launch) -> dict[str, Any]:
     folder = bench.folder / launch.folder
     port = free_port()
     argv = server_argv(bench.launcher.start, bench.verifier, _arguments(bench, launch.arm, port))
-    environment = engine_environment(bench.values["engine"]["env"])
+    environment = server_environment(engine_environment(bench.values["engine"]["env"]))
     service = Service(f"{launch.arm} round {launch.round}", argv, environment, folder / "server.log", port)
     write_text(folder / "server-command.txt", command_text(environment, argv))
     label = f"round {launch.round}/{bench.values['benchmark']['rounds']} {launch.arm}"

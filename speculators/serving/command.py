@@ -17,6 +17,8 @@ from speculators.recipe.engine_args import to_argv
 SERVED_NAME = "verifier"
 HOST = "127.0.0.1"
 
+IN_ENGINE_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+
 # How vLLM calls the algorithms of a speculators checkpoint (transformers_utils/configs/speculators/base.py).
 METHODS: dict[str, dict[str, Any]] = {
     "eagle3": {"method": "eagle3"},
@@ -68,6 +70,16 @@ def server_arguments(
         # without speculation.
         arguments += ["--per-request-spec-decode-metrics", "summary"]
     return arguments
+
+
+def server_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """``environment`` of an engine, for a server: on CPU without a worker process of its own.
+
+    vLLM's CPU platform forks a worker only to bind its threads (``platforms/cpu.py``); without
+    binding it does nothing but import everything once more, a third of the time until ready.
+    """
+    unbound = environment.get("VLLM_CPU_OMP_THREADS_BIND") == "nobind"
+    return {**(IN_ENGINE_PROCESS if unbound else {}), **environment}
 
 
 def server_argv(start: Sequence[str], model: Path, arguments: Sequence[str]) -> list[str]:

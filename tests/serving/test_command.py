@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from speculators.errors import RecipeError
-from speculators.serving.command import Speculation, server_arguments, server_argv
+from speculators.serving.command import Speculation, server_arguments, server_argv, server_environment
 
 ENGINE = {"max_model_len": 512, "dtype": "float32", "enforce_eager": True, "kv_cache_memory_bytes": "1G"}
 DRAFT = Speculation(Path("/draft"), "eagle3", 3)
@@ -52,6 +52,14 @@ def test_an_algorithm_that_cannot_be_served_is_named() -> None:
     with pytest.raises(RecipeError, match="medusa") as caught:
         server_arguments(1, {}, Speculation(Path("/draft"), "medusa", 3))
     assert "eagle3" in caught.value.hint
+
+
+def test_threads_that_are_not_bound_need_no_worker_process() -> None:
+    bind, separate = "VLLM_CPU_OMP_THREADS_BIND", "VLLM_ENABLE_V1_MULTIPROCESSING"
+    assert server_environment({bind: "nobind"}) == {bind: "nobind", separate: "0"}
+    assert server_environment({bind: "nobind", separate: "1"})[separate] == "1"
+    assert server_environment({bind: "0-1"}) == {bind: "0-1"}
+    assert server_environment({}) == {}
 
 
 def test_the_model_follows_the_start_command() -> None:
