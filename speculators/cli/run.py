@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -37,4 +38,6 @@ def run(
     # The pipeline is imported only now: a wrong recipe is refused at once.
     from speculators.pipeline.run import run_recipe
 
+    # Being told to end is like ^C: servers are stopped and the record is closed.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     return run_recipe(loaded.recipe, runs_dir)
