@@ -18,6 +18,8 @@ import re
 import urllib.request
 
 COUNTER = re.compile(r"^vllm:spec_decode_num_(\w+)_total\{([^}]*)\}\s+(\S+)$", re.MULTILINE)
+# A proxy that the shell names is not asked for a server that runs here.
+OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 POSITION = re.compile(r'position="(\d+)"')
 
 
@@ -25,7 +27,7 @@ def fetch(url: str, body: dict[str, object] | None = None) -> str:
     """GET, or POST ``body`` as JSON."""
     data = json.dumps(body).encode() if body is not None else None
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=600) as response:
+    with OPENER.open(request, timeout=600) as response:
         text: str = response.read().decode()
         return text
 
@@ -51,7 +53,7 @@ def main() -> None:
     options = parser.parse_args()
     model = json.loads(fetch(f"{options.url}/v1/models"))["data"][0]["id"]
     with open(options.prompts, encoding="utf-8") as file:
-        prompts = [json.loads(line)["prompt"] for line in file][: options.requests]
+        prompts = [json.loads(line)["prompt"] for line in file if line.strip()][: options.requests]
     before, tokens = counters(options.url), 0
     for prompt in prompts:
         answer = fetch(

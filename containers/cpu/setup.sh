@@ -15,8 +15,7 @@ command -v "$python" >/dev/null || fail "no $python: install Python 3.11, or nam
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 pip=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps)
 
-# The engine wants torch in its CPU build.  PyTorch's own index has it; a machine that cannot reach
-# that index, but has the build elsewhere in pip's configuration, gets it from there.
+# The engine wants torch in its CPU build, which PyTorch's own index has.
 if ! "$venv/bin/python" -c 'import sys, importlib.metadata as m; sys.exit(not m.version("torch").endswith("+cpu"))' 2>/dev/null; then
   "${pip[@]}" --retries 1 --extra-index-url https://download.pytorch.org/whl/cpu torch==2.13.0
 fi

@@ -11,12 +11,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from speculators.serving.command import HOST
+
 ARGV = (sys.executable, "-m", "guidellm")
 
 #: GuideLLM 0.8.1 ends when it is told to and one wait for news times out; an answer that arrives between
 #: the two is lost (scheduler/worker_group.py, request_updates).  At its default of 0.1 s that happens on a
 #: busy machine; a longer wait delays nothing, because news ends it.
-SETTINGS = {"GUIDELLM__MP_POLL_INTERVAL": "1.0"}
+#: A proxy that the shell names is not asked for the loopback address.
+SETTINGS = {"GUIDELLM__MP_POLL_INTERVAL": "1.0", "NO_PROXY": HOST, "no_proxy": HOST}
 
 
 def scenario(

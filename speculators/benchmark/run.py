@@ -41,6 +41,7 @@ class Bench(NamedTuple):
     folder: Path
     executor: Executor
     on_line: Callable[[str], None] | None
+    on_client_line: Callable[[str], None] | None
     launcher: Launcher
     speculation: Speculation
     request_body: dict[str, Any]
@@ -60,18 +61,20 @@ def run_benchmark(
     folder: Path,
     executor: Executor,
     on_line: Callable[[str], None] | None = None,
+    on_client_line: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Measure all rounds; the benchmark document: how the arms were served, and every load as a sample.
 
     ``values``: ``benchmark``, ``engine`` and ``verifier`` of the recipe, and ``speculative_tokens``.
     ``inputs``: the outputs of ``verifier``, ``prompts`` and ``package``.  Servers' and clients' logs,
-    documents and GuideLLM's reports go below ``folder``, one folder a launch.
+    documents and GuideLLM's reports go below ``folder``, one folder a launch.  ``on_line`` hears what is
+    worth showing, ``on_client_line`` every line of a client.
 
     Raises:
         MachineError: no engine here.
         StageError: a server or a client failed, or an arm was not what it should be.
     """
-    bench = _prepare(values, inputs, folder, executor, on_line)
+    bench = _prepare(values, inputs, folder, executor, on_line, on_client_line)
     bench.say(f"server: {bench.launcher.spelled()} ({bench.launcher.reason})")
     launches = schedule(values["benchmark"]["rounds"])
     rounds = [_measure(bench, launch) for launch in launches]
@@ -102,13 +105,16 @@ def _prepare(
     folder: Path,
     executor: Executor,
     on_line: Callable[[str], None] | None,
+    on_client_line: Callable[[str], None] | None,
 ) -> Bench:
     draft = inputs["package"] / "model"
     algorithm = read_json(draft / "config.json").get("speculators_model_type", "")
     speculation = Speculation(draft, algorithm, values["speculative_tokens"])
     speculation.config()  # an algorithm that cannot be served fails before any server starts
     body = request_body(values["verifier"], chat_template(inputs["verifier"] / "model"))
-    return Bench(values, inputs, folder, executor, on_line, find_launcher(), speculation, body)
+    return Bench(
+        values, inputs, folder, executor, on_line, on_client_line, find_launcher(), speculation, body
+    )
 
 
 def request_body(verifier: dict[str, Any], template: str) -> dict[str, Any]:
@@ -173,7 +179,7 @@ def _measure(bench: Bench, launch: Launch) -> dict[str, Any]:
             {},
             folder / "client",
         )
-        execute(bench.executor, step, folder, {}, label=label, beside=endpoint)
+        execute(bench.executor, step, folder, {}, label=label, on_line=bench.on_client_line, beside=endpoint)
     document: dict[str, Any] = read_json(step.output / RESULT_NAME)
     bench.say(f"{label}: " + " · ".join(_headline(load) for load in document["loads"]))
     seconds = read_json(step.output / OUTPUT_NAME)["seconds"]

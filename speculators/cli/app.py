@@ -15,10 +15,10 @@ import typer
 
 from speculators import __version__
 from speculators.cli.check import check
-from speculators.cli.errors import bug_text, error_text
+from speculators.cli.errors import MACHINE_ERRNOS, SPACE_HINT, bug_text, error_text
 from speculators.cli.run import run
 from speculators.cli.schema import schema
-from speculators.errors import EXIT_BUG, EXIT_INTERRUPTED, RecipeError, SpeculatorsError
+from speculators.errors import EXIT_BUG, EXIT_INTERRUPTED, MachineError, RecipeError, SpeculatorsError
 
 #: Base of what typer raises for a command line it cannot parse: click's class, or since typer 0.26
 #: its own; only the leaf is public in both.
@@ -80,6 +80,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SpeculatorsError as error:
         print(error_text(error), file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        if error.errno not in MACHINE_ERRNOS:
+            return report_bug()
+        failure = MachineError(
+            f"{error.filename or 'output'}: {error.strerror}", hint=SPACE_HINT, rule="storage"
+        )
+        print(error_text(failure), file=sys.stderr)
+        return failure.exit_code
     except (KeyboardInterrupt, typer.Abort):
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -88,6 +96,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error_text(RecipeError(error.format_message(), hint=hint, rule="usage")), file=sys.stderr)
         return RecipeError.exit_code
     except Exception:  # the outermost handler: whatever is left is our bug
-        traceback.print_exc()
-        print(bug_text(), file=sys.stderr)
-        return EXIT_BUG
+        return report_bug()
+
+
+def report_bug() -> int:
+    """Print the exception being handled, and what to do with it."""
+    traceback.print_exc()
+    print(bug_text(), file=sys.stderr)
+    return EXIT_BUG

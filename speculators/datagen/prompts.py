@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from speculators.errors import RecipeError
 
-__all__ = ["Prompt", "read_prompts"]
+__all__ = ["Prompt", "question", "read_prompts"]
 
 ROLES = ("system", "user", "assistant")
 
@@ -39,6 +39,11 @@ class Prompt(NamedTuple):
             "split": split,
             "messages": self.messages,
         }
+
+
+def question(messages: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The conversation up to what is to be answered: without a last answer that the data may bring."""
+    return messages[:-1] if messages[-1]["role"] == "assistant" else messages
 
 
 def read_prompts(paths: Sequence[Path]) -> list[Prompt]:

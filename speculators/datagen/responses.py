@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from speculators.datagen.chat import template_arguments
 from speculators.datagen.loops import is_looping
+from speculators.datagen.prompts import question
 
 if TYPE_CHECKING:
     from vllm import LLM
@@ -86,13 +87,13 @@ def _answers(engine: LLM, rows: Mapping[int, dict[str, Any]], how: Generation) -
     for turn, thinking in enumerate(how.modes):
         arguments = template_arguments(how.verifier, str(tokenizer.chat_template), thinking)
         questions = {
-            number: _question(row["messages"])
+            number: question(row["messages"])
             for number, row in rows.items()
             if number % len(how.modes) == turn
         }
         rooms = {
-            number: context - len(render_ids(tokenizer, question, arguments, generation_prompt=True))
-            for number, question in questions.items()
+            number: context - len(render_ids(tokenizer, asked_for, arguments, generation_prompt=True))
+            for number, asked_for in questions.items()
         }
         fitting = [number for number, room in rooms.items() if room > 0]
         if fitting:
@@ -174,11 +175,6 @@ def output_row(row: Mapping[str, Any], answer: Answer) -> dict[str, Any]:
         **answer._asdict(),
         "looping": is_looping(answer.output_token_ids),
     }
-
-
-def _question(messages: list[dict[str, str]]) -> list[dict[str, str]]:
-    """The conversation up to what is to be answered: a last answer in the data is written anew."""
-    return messages[:-1] if messages[-1]["role"] == "assistant" else messages
 
 
 def _params(how: Generation, number: int, room: int) -> Any:

@@ -115,7 +115,7 @@ def facts(folder: Path, *, trust_remote_code: bool = False) -> dict[str, Any]:
     return {"architecture": architectures[0], **known}
 
 
-def eos_token_ids(folder: Path) -> list[int]:
+def eos_token_ids(folder: Path, *, trust_remote_code: bool = False) -> list[int]:
     """Tokens that end a turn, ascending: the generation config's, the config's and the tokenizer's."""
     from transformers import AutoTokenizer
 
@@ -124,11 +124,12 @@ def eos_token_ids(folder: Path) -> list[int]:
         path = folder / name
         value = read_json(path).get("eos_token_id") if path.is_file() else None
         found.update(value if isinstance(value, list) else [value])
-    found.add(AutoTokenizer.from_pretrained(folder).eos_token_id)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    found.add(tokenizer.eos_token_id)
     return sorted(token for token in found if token is not None)
 
 
-def template_digest(folder: Path) -> str:
+def template_digest(folder: Path, *, trust_remote_code: bool = False) -> str:
     """SHA-256 of the chat template's text.
 
     Raises:
@@ -136,7 +137,7 @@ def template_digest(folder: Path) -> str:
     """
     from transformers import AutoTokenizer
 
-    template = AutoTokenizer.from_pretrained(folder).chat_template
+    template = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code).chat_template
     if not template:
         raise RecipeError(
             f"{folder.name}: the tokenizer has no chat template",

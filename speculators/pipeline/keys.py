@@ -22,7 +22,11 @@ PACKAGE_ROOT = Path(__file__).resolve().parents[1]
 
 
 def key_parts(
-    stage: Stage, values: dict[str, Any], inputs: dict[str, str], files: dict[str, list[Path]]
+    stage: Stage,
+    values: dict[str, Any],
+    inputs: dict[str, str],
+    files: dict[str, list[Path]],
+    sources: dict[str, str],
 ) -> dict[str, Any]:
     """Everything the output of ``stage`` depends on.
 
@@ -30,6 +34,7 @@ def key_parts(
         values: the recipe values the stage declares.
         inputs: digest of each input stage's output files, by stage name.
         files: the files the recipe names for this stage.
+        sources: what names in the values stand for now: a branch's commit, a package's version.
     """
     return {
         "schema": KEY_SCHEMA,
@@ -37,6 +42,7 @@ def key_parts(
         "values": values,
         "inputs": inputs,
         "files": {name: [tree_digest(path) for path in paths] for name, paths in files.items()},
+        "sources": sources,
         "environment": environment(stage.packages),
         "code": {name: module_digest(name) for name in imported_modules(stage.module)},
     }
@@ -59,9 +65,10 @@ def environment(packages: tuple[str, ...]) -> dict[str, str]:
 
 
 def imported_modules(module: str) -> list[str]:
-    """``module`` and every ``speculators`` module it imports, directly or not, by reading source.
+    """``module`` and every ``speculators`` module it names, directly or not, by reading source.
 
-    Reading beats declaring: a declaration can forget a module, the syntax tree cannot.
+    Reading beats declaring: a declaration can forget a module.  Names in strings count too, because
+    an engine loads a connector by its name.
     """
     found: set[str] = set()
     queue = [module]
@@ -81,6 +88,8 @@ def _direct_imports(module: str) -> tuple[str, ...]:
             candidates += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
             candidates += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            candidates.append(node.value)
     return tuple(name for name in candidates if name.startswith("speculators.") and _source(name))
 
 

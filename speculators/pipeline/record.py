@@ -33,6 +33,11 @@ def machine() -> dict[str, Any]:
     }
 
 
+def _without_folders(word: str) -> str:
+    """A command-line word; of an absolute path only its last part, for folders name people."""
+    return Path(word).name if Path(word).is_absolute() else word
+
+
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
     if info.is_file():
@@ -70,7 +75,7 @@ class RunRecord:
                 "sha256": value_digest(recipe.data),
                 "overrides": list(recipe.overrides),
             },
-            "arguments": [Path(sys.argv[0]).name, *sys.argv[1:]],
+            "arguments": [_without_folders(word) for word in sys.argv],
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "machine": machine(),
             "stages": [],

@@ -26,11 +26,13 @@ from speculators.recipe.recipe import Recipe
 from speculators.report.document import write_report
 from speculators.serving.environment import engine_environment
 from speculators.stages.documents import OUTPUT_NAME, StageInput
-from speculators.stages.execution import LOG_NAME, execute
+from speculators.stages.execution import COMMAND_NAME, INPUT_NAME, LOG_NAME, execute
 from speculators.stages.table import REPLAY, Stage, build_stages, select
 
 #: Small files of an output that a run folder keeps, because the store may be cleared.
 KEPT_FILES = (OUTPUT_NAME, "ledger.json", "probe.json", "metrics.jsonl")
+#: How an output was made; kept beside it, so that a run that reuses it can still show that.
+HISTORY_FILES = (INPUT_NAME, COMMAND_NAME, LOG_NAME)
 RESUME_HINT = "finished stages are kept: the same command continues from here"
 
 
@@ -70,6 +72,9 @@ def run_recipe(recipe: Recipe, runs_dir: Path, executor: Executor | None = None)
     except SpeculatorsError as error:
         record.finish("failed", error=error.message.splitlines()[0])
         raise
+    except BaseException as error:
+        record.finish("failed", error=type(error).__name__)
+        raise
     record.finish("ok", verdict=verdict)
     run.console.say("report", str(record.folder / "report.md"))
     print(verdict)
@@ -82,9 +87,12 @@ def build(run: Run, stage: Stage) -> Path:
     values = select(data, stage)
     inputs = {name: run.outputs[name] for name in stage.inputs if name in run.outputs}
     files = {name: paths for name, paths in run.recipe.files().items() if name in stage.files}
-    parts = key_parts(stage, values, {name: contents_digest(path) for name, path in inputs.items()}, files)
+    sources = run.recipe.verifier_source() if stage.names_verifier else {}
+    digests = {name: contents_digest(path) for name, path in inputs.items()}
+    parts = key_parts(stage, values, digests, files, sources)
     key = key_of(parts)
-    write_json(run.record.stage_folder(stage.name) / "key.json", parts)
+    folder = run.record.stage_folder(stage.name)
+    write_json(folder / "key.json", parts)
     with run.store.locked(stage.name, key):
         if found := run.store.find(stage.name, key):
             run.console.say(stage.name, f"reused {key[:12]}")
@@ -93,6 +101,8 @@ def build(run: Run, stage: Stage) -> Path:
         with run.store.filling(stage.name, key) as partial:
             perform(run, stage, StageInput(stage.name, values, inputs, files, partial))
         finished = run.store.path(stage.name, key)
+        for name in HISTORY_FILES:  # after the output is sealed: how it was made is no part of what it is
+            shutil.copyfile(folder / name, finished / name)
     _record_stage(run, stage.name, "run", finished, key)
     return finished
 
@@ -108,24 +118,37 @@ def measure(run: Run) -> None:
     )
     run.console.say("benchmark", "started")
     started = time.monotonic()
-    with run.console.heartbeat("benchmark"):
-        result = run_benchmark(
-            values,
-            run.outputs,
-            folder,
-            run.executor,
-            on_line=lambda line: run.console.say("benchmark", line),
-        )
+    try:
+        with run.console.heartbeat("benchmark"):
+            result = run_benchmark(
+                values,
+                run.outputs,
+                folder,
+                run.executor,
+                on_line=lambda line: run.console.say("benchmark", line),
+                on_client_line=run.console.heard,
+            )
+    except SpeculatorsError as error:
+        _book_failure(run, "benchmark", started, error)
+        raise
     write_json(folder / OUTPUT_NAME, {"result": result})
     run.outputs["benchmark"] = folder
     seconds = time.monotonic() - started
     run.console.say("benchmark", f"done in {duration(seconds)}")
     run.record.add_stage({"name": "benchmark", "action": "run", "seconds": round(seconds, 1)})
+    predict(run)
 
+
+def predict(run: Run) -> None:
+    """Replay drafting on the plain arm's outputs.  A failure costs the prediction, not the measurement."""
     replayed = run.record.stage_folder("replay") / "output"
     inputs = {name: run.outputs[name] for name in REPLAY.inputs}
-    perform(run, REPLAY, StageInput("replay", select(data, REPLAY), inputs, {}, replayed))
-    run.outputs["replay"] = replayed
+    try:
+        perform(run, REPLAY, StageInput("replay", select(run.recipe.data, REPLAY), inputs, {}, replayed))
+    except SpeculatorsError as error:
+        run.console.say("replay", f"no prediction: {error.message}")
+        write_json(replayed / "replay.json", {"not_predicted": error.message.splitlines()[0]})
+        return
     _record_stage(run, "replay", "run", replayed, None)
 
 
@@ -143,8 +166,7 @@ def perform(run: Run, stage: Stage, step: StageInput) -> None:
         with run.console.heartbeat(stage.name):
             result = execute(run.executor, step, folder, environment, on_line=run.console.heard)
     except SpeculatorsError as error:
-        _record_failure(run, stage.name, time.monotonic() - started)
-        error.hint = "; ".join(filter(None, (error.hint, RESUME_HINT)))
+        _book_failure(run, stage.name, started, error)
         raise
     run.console.say(stage.name, f"done in {duration(result.seconds)} · {size(_bytes(step.output))}")
 
@@ -168,9 +190,10 @@ def publish_model(run: Run) -> None:
 
 
 def _record_stage(run: Run, name: str, action: str, output: Path, key: str | None) -> None:
-    for file in (output / kept for kept in KEPT_FILES):
+    folder = run.record.stage_folder(name)
+    for file in (output / kept for kept in (*KEPT_FILES, *HISTORY_FILES)):
         if file.is_file():
-            shutil.copyfile(file, run.record.stage_folder(name) / file.name)
+            shutil.copyfile(file, folder / file.name)
     document = read_json(output / OUTPUT_NAME)
     entry: dict[str, Any] = {
         "name": name,
@@ -182,8 +205,11 @@ def _record_stage(run: Run, name: str, action: str, output: Path, key: str | Non
     run.record.add_stage(entry | ({"key": key} if key else {}))
 
 
-def _record_failure(run: Run, name: str, seconds: float) -> None:
-    run.record.add_stage({"name": name, "action": "failed", "seconds": round(seconds, 1)})
+def _book_failure(run: Run, name: str, started: float, error: SpeculatorsError) -> None:
+    """Record that stage ``name`` failed, and add the way on to the error's hint."""
+    seconds = round(time.monotonic() - started, 1)
+    run.record.add_stage({"name": name, "action": "failed", "seconds": seconds})
+    error.hint = "; ".join(filter(None, (error.hint, RESUME_HINT)))
 
 
 def _bytes(folder: Path) -> int:

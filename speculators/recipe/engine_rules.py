@@ -19,6 +19,10 @@ OWNED_ARGS = {
     "served_model_name": "the benchmark sets it",
     "host": "servers listen on loopback only",
     "port": "the benchmark takes a free one",
+    "enable_prefix_caching": "it is off in every arm: equal prompts would measure the cache",
+    "generation_config": "requests say themselves how to sample",
+    "hf_token": "recipes are shared: export HF_TOKEN in your shell instead",
+    "api_key": "servers listen on loopback only, and recipes are shared",
     "seed": "it comes from 'datagen.prompts.seed' and 'training.seed'",
 }
 SECRET_WORDS = {

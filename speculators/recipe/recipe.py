@@ -7,6 +7,7 @@ its errors into an exception.
 from __future__ import annotations
 
 import copy
+import importlib.metadata
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -58,6 +59,23 @@ class Recipe:
         if self.hub_draft:
             found["draft"] = list(snapshots(*self.hub_draft, os.environ))[:1]
         return {name: paths for name, paths in found.items() if paths}
+
+    def verifier_source(self) -> dict[str, str]:
+        """What the verifier's name stands for now: the commit in the local cache, the package's version.
+
+        Empty where the name is a folder (its files are digested), or nothing is found.
+        """
+        verifier = self.data["verifier"]
+        if repository := verifier.get("repository"):
+            cached = snapshots(repository, verifier.get("revision") or "main", os.environ)
+            found = next(cached, None)
+            return {"commit": found.name} if found else {}
+        if "package" not in verifier:
+            return {}
+        try:
+            return {"version": importlib.metadata.version(verifier["package"])}
+        except importlib.metadata.PackageNotFoundError:
+            return {}
 
     @property
     def hub_draft(self) -> tuple[str, str] | None:

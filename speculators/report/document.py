@@ -14,6 +14,7 @@ from speculators.documents import read_json, read_jsonl, write_json, write_text
 from speculators.recipe.engine_args import to_argv
 from speculators.report.markdown import render
 from speculators.report.verdict import verdict
+from speculators.serving.command import SAME_FOR_ALL
 
 SCHEMA = "speculators/report/v1"
 BENCHMARK = Path("bench/output.json")
@@ -83,10 +84,15 @@ def report_document(
 
 
 def serving_command(benchmark: dict[str, Any], model: Path) -> str:
-    """The command that serves the checkpoint as it was measured: the one line a user copies."""
+    """The command that serves the checkpoint with the measured settings: the one line a user copies.
+
+    Greedy is made the server's default, as it was measured: vLLM's CPU engine must not sample with a
+    draft (see docs/status.md), and a client that names no temperature would sample.
+    """
     start = benchmark["launcher"]["command"]
     tokens = benchmark["speculation"]["tokens"]
-    words = [str(model), *to_argv(benchmark["engine_args"])]
+    words = [str(model), *SAME_FOR_ALL, *to_argv(benchmark["engine_args"])]
+    words += ["--override-generation-config", '{"temperature": 0}']
     words += ["--speculative-config", f'{{"num_speculative_tokens": {tokens}}}']
     return f"{start} {shlex.join(words)}"
 

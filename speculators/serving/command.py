@@ -16,6 +16,8 @@ from speculators.recipe.engine_args import to_argv
 
 SERVED_NAME = "verifier"
 HOST = "127.0.0.1"
+#: Of every arm.  Equal prompts come back in every load and round: a cached prefix would measure the cache.
+SAME_FOR_ALL = ("--seed", "0", "--no-enable-prefix-caching", "--generation-config", "vllm")
 
 IN_ENGINE_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 
@@ -60,8 +62,7 @@ def server_arguments(
 ) -> list[str]:
     """Arguments after the start command and the model."""
     arguments = ["--host", HOST, "--port", str(port), "--served-model-name", SERVED_NAME]
-    # Equal prompts come back in every load and round: a cached prefix would measure the cache.
-    arguments += ["--seed", "0", "--no-enable-prefix-caching", "--generation-config", "vllm"]
+    arguments += SAME_FOR_ALL
     arguments += ["--trust-remote-code"] if trust_remote_code else []
     arguments += to_argv(dict(engine_args))
     if speculation is not None:

@@ -8,6 +8,7 @@ recipe from a machine that lacks something.
 from __future__ import annotations
 
 import importlib
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -19,7 +20,9 @@ from speculators.stages.documents import ERROR_NAME, read_input, write_output
 
 def main(path: str) -> int:
     step = read_input(Path(path))
-    step.output.mkdir(parents=True, exist_ok=True)
+    # What an earlier attempt left must not be taken for this one's.
+    shutil.rmtree(step.output, ignore_errors=True)
+    step.output.mkdir(parents=True)
     started = time.monotonic()
     try:
         result = importlib.import_module(f"speculators.stages.{step.stage}").run(step)

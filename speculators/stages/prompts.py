@@ -8,7 +8,7 @@ from typing import Any
 from speculators.datagen.chat import template_arguments, thinking_modes
 from speculators.datagen.magpie import SOURCE as MAGPIE
 from speculators.datagen.magpie import collect, opening, sampler
-from speculators.datagen.prompts import Prompt, read_prompts
+from speculators.datagen.prompts import Prompt, question, read_prompts
 from speculators.datagen.selection import Selection, unique_prompts
 from speculators.datagen.splits import validation_topics
 from speculators.documents import write_json, write_jsonl
@@ -22,7 +22,8 @@ BENCHMARK = "benchmark.jsonl"
 def run(step: StageInput) -> dict[str, Any]:
     """Leave ``benchmark.jsonl`` and, if the recipe trains, ``train.jsonl`` and ``ledger.json``."""
     benchmark = _benchmark(step)
-    write_jsonl(step.output / BENCHMARK, [prompt.row("benchmark") for prompt in benchmark])
+    asked = [prompt._replace(messages=question(prompt.messages)) for prompt in benchmark]
+    write_jsonl(step.output / BENCHMARK, [prompt.row("benchmark") for prompt in asked])
     result: dict[str, Any] = {"benchmark": len(benchmark)}
     if "datagen" not in step.values:
         return result

@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from speculators.benchmark.rounds import PLAIN, Launch
+from speculators.checkpoint.config import from_document
 from speculators.datagen.capture import CaptureRow, capture_documents
 from speculators.documents import read_json, read_jsonl, write_json
+from speculators.errors import StageError
 from speculators.inspection.replay import replay_checkpoint
 from speculators.stages.benchmark_round import TOKENS_NAME
 from speculators.stages.documents import OUTPUT_NAME, StageInput
 
 RESULT_NAME = "replay.json"
 TOKENS = Path(Launch(1, PLAIN).folder) / "client" / TOKENS_NAME
-REPLAYED_ALGORITHM = "eagle3"
 
 
 def run(step: StageInput) -> dict[str, Any]:
@@ -31,22 +32,29 @@ def run(step: StageInput) -> dict[str, Any]:
     """
     model = step.inputs["package"] / "model"
     config = read_json(model / "config.json")
-    algorithm = config["speculators_model_type"]
-    if algorithm != REPLAYED_ALGORITHM:
-        # Not an error: the served figures stand without a prediction.
-        reason = f"drafting of {algorithm} is not replayed, only {REPLAYED_ALGORITHM}"
-        result: dict[str, Any] = {"not_predicted": reason}
+    try:
+        from_document(config)
+    except StageError as error:  # the served figures stand without a prediction
+        result: dict[str, Any] = {"not_predicted": error.message}
         write_json(step.output / RESULT_NAME, result)
         return result
     speculative_tokens = read_json(step.inputs["benchmark"] / OUTPUT_NAME)["result"]["speculation"]["tokens"]
     verifier = step.inputs["verifier"] / "model"
-    depth = step.result_of("verifier")["facts"]["num_hidden_layers"]
+    known = step.result_of("verifier")
+    depth, trusted = known["facts"]["num_hidden_layers"], known["trust_remote_code"]
     layers = [*config["eagle_aux_hidden_state_layer_ids"], depth]
     rows = [_row(row) for row in read_jsonl(step.inputs["benchmark"] / TOKENS) if row["output_token_ids"]]
     print(f"replaying greedy drafting on {len(rows)} outputs of the plain arm")
     with tempfile.TemporaryDirectory(prefix="speculators-replay-") as scratch:
         documents = list(
-            capture_documents(verifier, rows, layers, step.values["engine"]["args"], Path(scratch) / "states")
+            capture_documents(
+                verifier,
+                rows,
+                layers,
+                step.values["engine"]["args"],
+                Path(scratch) / "states",
+                trust_remote_code=trusted,
+            )
         )
     result = replay_checkpoint(model, verifier, documents, speculative_tokens)
     write_json(step.output / RESULT_NAME, result)

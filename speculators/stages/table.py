@@ -18,7 +18,8 @@ class Stage(NamedTuple):
     """One row: ``reads`` and ``files`` are dotted recipe paths, ``inputs`` are stage names.
 
     ``packages`` are the distributions whose versions may change the output; ``engine`` says that
-    the process needs the engine's environment variables.
+    the process needs the engine's environment variables, ``names_verifier`` that it resolves the
+    verifier's name, so that what the name stands for belongs to the key.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Stage(NamedTuple):
     inputs: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
     engine: bool = False
+    names_verifier: bool = False
 
     @property
     def module(self) -> str:
@@ -39,6 +41,7 @@ VERIFIER = Stage(
     reads=("verifier",),
     files=("verifier.path",),
     packages=("torch", "transformers", "gguf", "tokenizers"),
+    names_verifier=True,
 )
 PROMPTS = Stage(
     "prompts",

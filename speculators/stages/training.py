@@ -56,7 +56,7 @@ def run(step: StageInput) -> dict[str, Any]:
     torch.manual_seed(options.seed)
     draft = Eagle3Draft(config).to(device)
     parameters = sum(parameter.numel() for parameter in draft.parameters())
-    baselines = baseline_rows(draft, verifier, data.train.documents, batches, options.ttt_steps)
+    baselines = baseline_rows(draft, verifier, data.train.documents, batches, options.speculative_tokens)
     print(
         f"training {parameters / 1e6:.1f}M parameters on {device.type} with {torch.get_num_threads()} threads"
     )
@@ -82,7 +82,8 @@ def run(step: StageInput) -> dict[str, Any]:
 def training_options(values: dict[str, Any]) -> TrainingOptions:
     """The ``training`` block; unless it says other, as many steps are practised as will be drafted."""
     block = dict(values["training"])
-    block["ttt_steps"] = block.get("ttt_steps") or values["algorithm"]["speculative_tokens"]
+    block["speculative_tokens"] = values["algorithm"]["speculative_tokens"]
+    block["ttt_steps"] = block.get("ttt_steps") or block["speculative_tokens"]
     return TrainingOptions(**block)
 
 

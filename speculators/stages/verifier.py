@@ -29,9 +29,9 @@ def run(step: StageInput) -> dict[str, Any]:
         "id": source.id,
         "digest": tree_digest(source.folder),
         "facts": known,
-        "chat_template_sha256": template_digest(source.folder),
+        "chat_template_sha256": template_digest(source.folder, trust_remote_code=trusted),
         "tokenizer_sha256": tokenizer_digest(source.folder),
-        "eos_token_ids": eos_token_ids(source.folder),
+        "eos_token_ids": eos_token_ids(source.folder, trust_remote_code=trusted),
         "trust_remote_code": trusted,
     }
 

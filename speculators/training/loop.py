@@ -39,7 +39,10 @@ Window = list[list[int]]  # sequences of document numbers
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """The recipe's ``training`` block, with ``ttt_steps`` decided."""
+    """The recipe's ``training`` block, with ``ttt_steps`` decided.
+
+    ``speculative_tokens``: what serving will draft, and therefore what validation replays.
+    """
 
     sequence_length: int
     sequences_per_step: int
@@ -50,6 +53,7 @@ class TrainingOptions:
     gradient_clip: float
     step_decay: float
     ttt_steps: int
+    speculative_tokens: int
     seed: int
 
 
@@ -165,7 +169,9 @@ def train(
                 figures = {"learning_rate": rate, "gradient_norm": norm, **result._asdict()}
                 write_metric(metrics, kind="step", epoch=epoch, step=progress.steps, **figures)
             with progress.pause():
-                validation = evaluate(draft, verifier, batches, options.ttt_steps) if batches else None
+                validation = (
+                    evaluate(draft, verifier, batches, options.speculative_tokens) if batches else None
+                )
             length = (validation or {}).get("acceptance_length")
             better = length is None or length > best_length
             if better:

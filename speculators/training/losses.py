@@ -2,7 +2,7 @@
 
 A loss maps the draft's and the verifier's logits over the draft vocabulary, each [R, Vd], to one
 number a row [R].  Weighting of rows and steps is the loop's business, so that a new loss is one
-function and one line in ``LOSSES``.
+function.
 """
 
 from __future__ import annotations
@@ -32,6 +32,3 @@ def forward_kl(logits: torch.Tensor, target_logits: torch.Tensor) -> torch.Tenso
     log_p = functional.log_softmax(target_logits.to(dtype), dim=-1)  # [R, Vd]
     log_q = functional.log_softmax(logits.to(dtype), dim=-1)  # [R, Vd]
     return functional.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=-1)  # [R]
-
-
-LOSSES: dict[str, Loss] = {"forward_kl": forward_kl}

@@ -14,14 +14,19 @@ def parts(tmp_path: Path, **changes):
     file = tmp_path / "prompts.jsonl"
     if not file.exists():
         file.write_text("{}\n")
-    base = {"values": {"epochs": 2}, "inputs": {"hidden_states": "aa"}, "files": {"x": [file]}}
+    base = {"values": {"epochs": 2}, "inputs": {"hidden_states": "aa"}, "files": {"x": [file]}, "sources": {}}
     return keys.key_parts(TRAINING, **(base | changes))
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"values": {"epochs": 3}}, {"inputs": {"hidden_states": "bb"}}, {"files": {}}],
-    ids=["value", "input", "file"],
+    [
+        {"values": {"epochs": 3}},
+        {"inputs": {"hidden_states": "bb"}},
+        {"files": {}},
+        {"sources": {"version": "2"}},
+    ],
+    ids=["value", "input", "file", "source"],
 )
 def test_a_change_in_what_goes_in_changes_the_key(tmp_path: Path, change):
     assert keys.key_of(parts(tmp_path)) != keys.key_of(parts(tmp_path, **change))
@@ -46,6 +51,10 @@ def test_every_stage_has_an_entry_whose_imports_can_be_followed(stage):
 
 def test_following_imports_reaches_what_the_entry_does_not_name_itself():
     assert "speculators.training.losses" in keys.imported_modules("speculators.stages.training")
+
+
+def test_a_module_that_an_engine_loads_by_name_is_code_of_the_stage():
+    assert "speculators.datagen.cpu_connector" in keys.imported_modules("speculators.stages.hidden_states")
 
 
 def test_no_stage_depends_on_the_command_line_or_the_runner():

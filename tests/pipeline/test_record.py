@@ -8,6 +8,7 @@ import socket
 from pathlib import Path
 
 import jsonschema
+import pytest
 
 from speculators.documents import read_json
 from speculators.pipeline.record import RunRecord
@@ -39,6 +40,14 @@ def test_the_recipe_is_kept_as_given_and_as_resolved(tmp_path: Path):
     assert (record.folder / "recipe.yaml").read_text(encoding="utf-8") == recipe.source_text
     resolved = (record.folder / "resolved.yaml").read_text(encoding="utf-8")
     assert load_yaml(resolved, "resolved.yaml").data == recipe.data
+
+
+def test_folders_of_the_command_line_are_not_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(
+        "sys.argv", ["/home/ann/bin/speculators", "run", "/home/ann/x.yaml", "--set", "a.b=1"]
+    )
+    record = RunRecord(tmp_path, require_recipe(RECIPE))
+    assert record.document["arguments"] == ["speculators", "run", "x.yaml", "--set", "a.b=1"]
 
 
 def test_latest_points_at_the_newest_run(tmp_path: Path):

@@ -75,6 +75,16 @@ def test_a_second_run_reuses_what_the_first_made(tmp_path: Path):
     assert [stage["action"] for stage in second.record.document["stages"]] == ["reused"]
 
 
+def test_a_run_that_reuses_an_output_shows_how_it_was_made(tmp_path: Path):
+    build(a_run(tmp_path, leaves("model")), VERIFIER)
+    second = a_run(tmp_path, fails(3))
+    build(second, VERIFIER)
+    folder = second.record.folder / "stages" / "verifier"
+    assert read_input(folder / "input.json").stage == "verifier"
+    assert "the last thing it said" in (folder / "log.txt").read_text()
+    assert (folder / "command.txt").is_file()
+
+
 def test_a_changed_value_makes_the_stage_anew(tmp_path: Path):
     build(a_run(tmp_path, leaves("model")), VERIFIER)
     changed = require_recipe(RECIPE, ["verifier.thinking=both"])

@@ -25,6 +25,7 @@ OPTIONS = TrainingOptions(
     gradient_clip=1.0,
     step_decay=0.9,
     ttt_steps=3,
+    speculative_tokens=3,
     seed=0,
 )
 DOCUMENTS = [tiny.document(10 + seed % 5, 4, seed) for seed in range(12)]

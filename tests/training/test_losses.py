@@ -3,15 +3,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from speculators.training.losses import LOSSES, forward_kl
+from speculators.training.losses import forward_kl
 
 
-@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
-def test_gradients_match_finite_differences(loss) -> None:
+def test_gradients_match_finite_differences() -> None:
     torch.manual_seed(0)
     logits = torch.randn(3, 7, dtype=torch.float64, requires_grad=True)
     target = 3 * torch.randn(3, 7, dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda x: loss(x, target), (logits,))
+    assert torch.autograd.gradcheck(lambda x: forward_kl(x, target), (logits,))
 
 
 def test_forward_kl_is_the_sum_it_claims_to_be_and_its_gradient_is_q_minus_p() -> None:
