@@ -83,7 +83,7 @@ def make_verifier(stage: Path) -> None:
     from speculators.datagen.verifier import facts
 
     known = facts(stage / "model", trust_remote_code=False)
-    write_output(StageInput("verifier", {}, {}, {}, stage), {"facts": known}, 0.0)
+    write_output(StageInput("verifier", {}, {}, {}, stage), {"facts": known, "trust_remote_code": False}, 0.0)
 
 
 def make_draft(stage: Path, verifier: Path) -> None:
