@@ -41,15 +41,14 @@ class Store:
 
     @contextmanager
     def filling(self, stage: str, key: str) -> Iterator[Path]:
-        """An empty folder to fill, which becomes the output if the block ends without an error.
+        """A folder to fill, which becomes the output if the block ends without an error.
 
-        A failed block leaves the folder as it is, for reading; the next attempt clears it.
+        A failed block leaves the folder as it is, for reading and for the next attempt of the same key,
+        which continues from it or clears it (``stages/__main__.py``).
         """
         path = self.path(stage, key)
         partial = path.with_name(path.name + ".partial")
-        if partial.exists():
-            shutil.rmtree(partial)
-        partial.mkdir(parents=True)
+        partial.mkdir(parents=True, exist_ok=True)
         yield partial
         if path.exists():
             shutil.rmtree(path)

@@ -3,6 +3,10 @@
 This is the inside of every executor: the same command runs here, in a container, or by hand.  An
 expected failure is left as ``error.json`` beside the output, so that the outside can tell a wrong
 recipe from a machine that lacks something.
+
+A stage module that sets ``CONTINUES = True`` finds in its output folder what an interrupted attempt
+with the same key left there, and must itself check whatever it keeps of that; every other stage
+finds an empty folder.
 """
 
 from __future__ import annotations
@@ -15,25 +19,34 @@ from pathlib import Path
 
 from speculators.documents import write_json
 from speculators.errors import SpeculatorsError
-from speculators.stages.documents import ERROR_NAME, read_input, write_output
+from speculators.stages.documents import ERROR_NAME, OUTPUT_NAME, read_input, write_output
 
 
 def main(path: str) -> int:
     step = read_input(Path(path))
-    # What an earlier attempt left must not be taken for this one's.
-    shutil.rmtree(step.output, ignore_errors=True)
-    step.output.mkdir(parents=True)
     started = time.monotonic()
     try:
-        result = importlib.import_module(f"speculators.stages.{step.stage}").run(step)
+        stage = importlib.import_module(f"speculators.stages.{step.stage}")
+        _prepare(step.output, continues=getattr(stage, "CONTINUES", False))
+        result = stage.run(step)
     except SpeculatorsError as error:
         write_json(
             step.output / ERROR_NAME, {"rule": error.rule, "message": error.message, "hint": error.hint}
         )
         print(f"error: {error.message} [{error.rule}]", file=sys.stderr)
         return error.exit_code
+    shutil.rmtree(step.work, ignore_errors=True)
     write_output(step, result, time.monotonic() - started)
     return 0
+
+
+def _prepare(output: Path, *, continues: bool) -> None:
+    """What an earlier attempt left must not be taken for this one's."""
+    if not continues:
+        shutil.rmtree(output, ignore_errors=True)
+    output.mkdir(parents=True, exist_ok=True)
+    for name in (OUTPUT_NAME, ERROR_NAME):
+        (output / name).unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ INPUT_SCHEMA = "speculators/stage-input/v1"
 OUTPUT_SCHEMA = "speculators/stage-output/v1"
 OUTPUT_NAME = "output.json"
 ERROR_NAME = "error.json"
+WORK_NAME = "work"
 
 
 class StageInput(NamedTuple):
@@ -31,6 +32,11 @@ class StageInput(NamedTuple):
     inputs: dict[str, Path]
     files: dict[str, list[Path]]
     output: Path
+
+    @property
+    def work(self) -> Path:
+        """Where a stage keeps what only its own continuation needs; no part of the output."""
+        return self.output / WORK_NAME
 
     def result_of(self, stage: str) -> dict[str, Any]:
         """The ``result`` object that an input stage left in its output document."""

@@ -40,15 +40,18 @@ def test_a_block_that_fails_leaves_nothing_to_trust(tmp_path: Path):
     assert store.find("prompts", KEY) is None
 
 
-def test_leftovers_of_a_failed_attempt_do_not_reach_the_next(tmp_path: Path):
+def test_what_a_failed_attempt_left_is_there_for_the_next_of_the_same_key(tmp_path: Path):
     store = Store(tmp_path)
-    leftovers = store.path("prompts", KEY).with_name(KEY[:32] + ".partial")
-    leftovers.mkdir(parents=True)
-    (leftovers / "old").write_text("old")
-    fill(store, "new")
-    found = store.find("prompts", KEY)
-    assert found is not None
-    assert sorted(path.name for path in found.iterdir()) == [OUTPUT_NAME, "rows.jsonl"]
+
+    def interrupted() -> None:
+        with store.filling("responses", KEY) as folder:
+            (folder / "shard-00000.jsonl").write_text("rows")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    with store.filling("responses", KEY) as folder:
+        assert (folder / "shard-00000.jsonl").read_text() == "rows"
 
 
 def test_home_comes_from_the_environment_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
