@@ -4,6 +4,10 @@
   and its report are outside
 * output tokens/s: all output tokens over those wall seconds
 * percentiles: over requests, linear between ranks
+
+Of a part of a load's requests the wall seconds are not known, because the others ran beside them.
+Its output tokens/s are estimated by Little's law: its tokens over the seconds of its requests, times
+the requests at a time.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from speculators.benchmark.statistics import percentile
 from speculators.serving.metrics import SpecCounters
 
 PERCENTILES = (50, 95, 99)
+LATENCIES = ("ttft_ms", "itl_ms", "tpot_ms", "latency_ms")
 
 
 def load_document(
@@ -30,6 +35,7 @@ def load_document(
     rows = report.rows
     seconds = max(row.ended for row in rows) - min(row.started for row in rows) if rows else None
     tokens = sum(row.output_tokens for row in rows)
+    requests = [_request(row, ids, looping) for row in rows]
     return {
         "concurrency": concurrency,
         "guidellm": report.guidellm,
@@ -40,13 +46,29 @@ def load_document(
         "wall_seconds": seconds,
         "output_tokens_per_second": tokens / seconds if seconds else None,
         "requests_per_second": len(rows) / seconds if seconds else None,
-        "ttft_ms": _percentiles([row.ttft_ms for row in rows]),
-        "itl_ms": _percentiles([row.itl_ms for row in rows]),
-        "tpot_ms": _percentiles([row.tpot_ms for row in rows]),
-        "latency_ms": _percentiles([1000 * (row.ended - row.started) for row in rows]),
+        **_latencies(requests),
         "counters": counters._asdict() if counters else None,
-        "requests": [_request(row, ids, looping) for row in rows],
+        "requests": requests,
     }
+
+
+def without(load: dict[str, Any], prompts: frozenset[str]) -> dict[str, Any]:
+    """``load`` (as ``load_document`` leaves it) as if ``prompts`` had not been asked for.
+
+    The load itself when it holds none of them.
+    """
+    kept = [row for row in load["requests"] if row["id"] not in prompts]
+    if len(kept) == len(load["requests"]):
+        return load
+    seconds = sum(row["seconds"] for row in kept)
+    tokens = sum(row["output_tokens"] for row in kept)
+    rate = load["concurrency"] * tokens / seconds if seconds else None
+    return {**load, "requests": kept, "output_tokens_per_second": rate, **_latencies(kept)}
+
+
+def _latencies(requests: Sequence[dict[str, Any]]) -> dict[str, dict[str, float] | None]:
+    """Percentiles of each latency over the requests that have it; None where none has."""
+    return {name: _percentiles([row.get(name) for row in requests]) for name in LATENCIES}
 
 
 def _percentiles(values: Sequence[float | None]) -> dict[str, float] | None:
@@ -59,6 +81,10 @@ def _request(row: RequestRow, ids: Sequence[str], looping: Mapping[int, bool]) -
         "id": ids[row.prompt],
         "output_tokens": row.output_tokens,
         "seconds": row.ended - row.started,
+        "ttft_ms": row.ttft_ms,
+        "itl_ms": row.itl_ms,
+        "tpot_ms": row.tpot_ms,
+        "latency_ms": 1000 * (row.ended - row.started),
         "looping": looping[row.prompt],
         "text_sha256": hashlib.sha256(row.text.encode()).hexdigest(),
         "text": row.text,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from speculators.benchmark.load import without
 from speculators.benchmark.rounds import DRAFT, PLAIN
 from speculators.serving.metrics import SpecCounters, pooled
 
@@ -24,6 +25,11 @@ class Pair(NamedTuple):
         """Prompts whose plain output loops: the verifier's own habit, so the same for both arms."""
         return frozenset(row["id"] for row in self.plain["requests"] if row["looping"])
 
+    def without_looping(self) -> Pair:
+        """The same comparison over the prompts that do not loop."""
+        looping = self.looping
+        return self._replace(plain=without(self.plain, looping), draft=without(self.draft, looping))
+
 
 def pair_up(samples: Iterable[Sample]) -> list[Pair]:
     """The samples as pairs, by round and concurrency; a load without its partner is left out."""
@@ -40,9 +46,9 @@ def counters_of(sample: Sample) -> SpecCounters | None:
     return _counters(sample["counters"])
 
 
-def request_counters(sample: Sample, without: frozenset[str] = frozenset()) -> SpecCounters | None:
-    """The per-request counts of one load, pooled over all prompts but ``without``; None if not reported."""
-    chosen = [row["spec"] for row in sample["requests"] if row["id"] not in without]
+def request_counters(sample: Sample) -> SpecCounters | None:
+    """The per-request counts of one load, pooled; None if not reported."""
+    chosen = [row["spec"] for row in sample["requests"]]
     if any(spec is None for spec in chosen):
         return None
     return pooled([found for spec in chosen if (found := _counters(spec))])

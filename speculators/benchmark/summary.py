@@ -10,34 +10,49 @@ from itertools import pairwise
 from typing import Any
 
 from speculators.benchmark.checks import run_checks
+from speculators.benchmark.load import LATENCIES
 from speculators.benchmark.pairs import Pair, Sample, counters_of, pair_up, request_counters
 from speculators.benchmark.rounds import DRAFT, PLAIN
 from speculators.benchmark.statistics import geometric_mean, match_rate, mean_ratio, relative_difference
 from speculators.serving.metrics import SpecCounters, pooled
 
-LATENCIES = ("ttft_ms", "itl_ms", "tpot_ms", "latency_ms")
-
 
 def summarise(benchmark: dict[str, Any], replay: dict[str, Any] | None = None) -> dict[str, Any]:
     """All figures of one benchmark; ``replay`` is the document of the stage of that name."""
     pairs = pair_up(benchmark["samples"])
+    calm = [pair.without_looping() for pair in pairs]
     concurrencies = benchmark["benchmark"]["concurrency"]
     summary: dict[str, Any] = {
         "rounds": benchmark["benchmark"]["rounds"],
         "requests": benchmark["benchmark"]["requests"],
         "max_tokens": benchmark["benchmark"]["max_tokens"],
         "speculation": benchmark["speculation"],
-        "speed": [_speed([pair for pair in pairs if pair.concurrency == c], c) for c in concurrencies],
-        "overall_speedup": _ratio([_round_speedup(pairs, number) for number in _rounds(pairs)]),
-        "acceptance": _acceptance(pairs, replay),
-        "exact_match": _exact_match(benchmark["samples"], pairs),
+        "speed": [
+            {
+                "concurrency": concurrency,
+                **_speed(pairs, concurrency),
+                "looping": sorted({name for pair in _at(pairs, concurrency) for name in pair.looping}),
+                "without_looping": _speed(calm, concurrency),
+            }
+            for concurrency in concurrencies
+        ],
+        "overall_speedup": _overall(pairs),
+        "overall_speedup_without_looping": _overall(calm),
+        "acceptance": _acceptance(pairs, calm, replay),
+        "exact_match": _exact_match(benchmark["samples"], pairs, calm),
         "outputs": _outputs(benchmark),
     }
     return summary | {"checks": run_checks(benchmark, pairs, summary)}
 
 
-def _rounds(pairs: list[Pair]) -> list[int]:
-    return sorted({pair.round for pair in pairs})
+def _at(pairs: list[Pair], concurrency: int) -> list[Pair]:
+    return [pair for pair in pairs if pair.concurrency == concurrency]
+
+
+def _overall(pairs: list[Pair]) -> dict[str, Any] | None:
+    """The speedup over all concurrencies: a geometric mean within each round, then over rounds."""
+    rounds = sorted({pair.round for pair in pairs})
+    return _ratio([_round_speedup(pairs, number) for number in rounds])
 
 
 def _ratio(ratios: list[float | None]) -> dict[str, Any] | None:
@@ -60,8 +75,8 @@ def _round_speedup(pairs: list[Pair], number: int) -> float | None:
 
 def _speed(pairs: list[Pair], concurrency: int) -> dict[str, Any]:
     """One concurrency: each round's throughputs and ratio, and the latencies of both arms."""
+    pairs = _at(pairs, concurrency)
     return {
-        "concurrency": concurrency,
         "rounds": [
             {
                 "round": pair.round,
@@ -72,27 +87,11 @@ def _speed(pairs: list[Pair], concurrency: int) -> dict[str, Any]:
             for pair in pairs
         ],
         "speedup": _ratio([_speedup(pair) for pair in pairs]),
-        "speedup_without_looping": _ratio([_speedup_without_looping(pair) for pair in pairs]),
         "latencies": {
             PLAIN: _latencies([pair.plain for pair in pairs]),
             DRAFT: _latencies([pair.draft for pair in pairs]),
         },
     }
-
-
-def _speedup_without_looping(pair: Pair) -> float | None:
-    """Ratio of tokens per second of answering, over prompts that do not loop.
-
-    Only at one request at a time: there a request's seconds are its own.
-    """
-    if pair.concurrency != 1:
-        return None
-    rates = []
-    for arm in (pair.draft, pair.plain):
-        rows = [row for row in arm["requests"] if row["id"] not in pair.looping]
-        seconds = sum(row["seconds"] for row in rows)
-        rates.append(sum(row["output_tokens"] for row in rows) / seconds if seconds else 0.0)
-    return rates[0] / rates[1] if all(rates) else None
 
 
 def _latencies(samples: list[Sample]) -> dict[str, dict[str, float] | None]:
@@ -105,15 +104,15 @@ def _mean(rows: list[dict[str, float]]) -> dict[str, float] | None:
     return {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]} if rows else None
 
 
-def _acceptance(pairs: list[Pair], replay: dict[str, Any] | None) -> dict[str, Any]:
+def _acceptance(pairs: list[Pair], calm: list[Pair], replay: dict[str, Any] | None) -> dict[str, Any]:
     """Served (from the engine's counters), predicted (from the replay), and their relative difference."""
     served = _figures([counters_of(pair.draft) for pair in pairs])
-    calm = _figures([request_counters(pair.draft, without=pair.looping) for pair in pairs])
+    served_calm = _figures([request_counters(pair.draft) for pair in calm])
     predicted = (replay or {}).get("all")
     predicted_calm = (replay or {}).get("without_looping")
     return {
         "served": served,
-        "served_without_looping": calm,
+        "served_without_looping": served_calm,
         "served_by_concurrency": [
             {"concurrency": concurrency, **(_figures(counted) or {})}
             for concurrency, counted in _by_concurrency(pairs).items()
@@ -122,7 +121,7 @@ def _acceptance(pairs: list[Pair], replay: dict[str, Any] | None) -> dict[str, A
         "predicted_without_looping": predicted_calm,
         "not_predicted": (replay or {}).get("not_predicted", "" if predicted else "the replay did not run"),
         "difference": _difference(served, predicted),
-        "difference_without_looping": _difference(calm, predicted_calm),
+        "difference_without_looping": _difference(served_calm, predicted_calm),
     }
 
 
@@ -157,30 +156,25 @@ def _difference(served: dict[str, Any] | None, predicted: dict[str, Any] | None)
     return relative_difference(predicted["acceptance_length"], served["acceptance_length"])
 
 
-def _exact_match(samples: list[Sample], pairs: list[Pair]) -> dict[str, Any]:
+def _exact_match(samples: list[Sample], pairs: list[Pair], calm: list[Pair]) -> dict[str, Any]:
     """Share of equal texts: draft against plain of the same round, and plain against itself."""
-    arms = [(pair.plain, pair.draft, pair.looping) for pair in pairs]
     by_load: dict[int, list[Sample]] = {}
     for one in samples:
         if one["arm"] == PLAIN:
             by_load.setdefault(one["concurrency"], []).append(one)
-    nothing: frozenset[str] = frozenset()
-    repeats = [(one, other, nothing) for loads in by_load.values() for one, other in pairwise(loads)]
     return {
-        "draft_against_plain": _match(arms, without_looping=False),
-        "draft_against_plain_without_looping": _match(arms, without_looping=True),
-        "plain_against_plain": _match(repeats, without_looping=False),
+        "draft_against_plain": _match([(pair.plain, pair.draft) for pair in pairs]),
+        "draft_against_plain_without_looping": _match([(pair.plain, pair.draft) for pair in calm]),
+        "plain_against_plain": _match([both for loads in by_load.values() for both in pairwise(loads)]),
     }
 
 
-def _match(
-    comparisons: list[tuple[Sample, Sample, frozenset[str]]], *, without_looping: bool
-) -> dict[str, Any]:
+def _match(comparisons: list[tuple[Sample, Sample]]) -> dict[str, Any]:
     left, right = [], []
-    for one, other, looping in comparisons:
+    for one, other in comparisons:
         texts = {row["id"]: row["text_sha256"] for row in other["requests"]}
         for row in one["requests"]:
-            if row["id"] in texts and not (without_looping and row["id"] in looping):
+            if row["id"] in texts:
                 left.append(row["text_sha256"])
                 right.append(texts[row["id"]])
     return {"rate": match_rate(left, right), "compared": len(left)}

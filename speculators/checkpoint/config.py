@@ -117,13 +117,23 @@ def localised(document: Mapping[str, Any], verifier_dir: Path) -> dict[str, Any]
     return local
 
 
-def completed(document: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def completed(document: Mapping[str, Any], verifier_layers: int) -> tuple[dict[str, Any], list[str]]:
     """A ready-made ``config.json`` made explicit without changing what vLLM does with it.
 
-    Returns the document and one note for each change: open flags get vLLM's own default, and
-    ``auto_map`` (a pointer to Python code that engines ignore) goes.
+    Returns the document and one note for each change: open flags, layers and vocabulary get vLLM's
+    own default (aux layers: ``model_executor/models/interfaces.py``; draft vocabulary:
+    ``models/llama_eagle3.py``), and ``auto_map`` (a pointer to Python code that engines ignore) goes.
     """
     full, notes = copy.deepcopy(dict(document)), []
+    layer = full.get("transformer_layer_config")
+    defaults = {
+        "eagle_aux_hidden_state_layer_ids": [2, verifier_layers // 2, verifier_layers - 3],
+        "draft_vocab_size": layer.get("vocab_size") if isinstance(layer, dict) else None,
+    }
+    for name, value in defaults.items():
+        if not full.get(name) and value is not None:
+            full[name] = value
+            notes.append(f"{name} was not written; vLLM takes it as {value}")
     for flag, default in FLAG_DEFAULTS.items():
         if flag not in full:
             full[flag] = default

@@ -22,6 +22,7 @@ from speculators.checkpoint.tensors import Shape, canonical_name, is_reduced, la
 from speculators.checkpoint.verifier_weights import load_verifier_weights, read_tensor
 from speculators.checkpoint.vocabulary import from_offsets
 from speculators.documents import read_json
+from speculators.errors import StageError
 
 
 class Subject(NamedTuple):
@@ -135,7 +136,8 @@ def vocabulary_checks(subject: Subject) -> Iterator[Check]:
 
 def verifier_checks(subject: Subject, verifier_dir: Path, severity: str) -> Iterator[Check]:
     """Widths, layers, embedding and head rows against the verifier's own files."""
-    facts, document = read_json(verifier_dir / "config.json"), subject.document
+    config, document = read_json(verifier_dir / "config.json"), subject.document
+    facts = config.get("text_config", config)  # vision-language models nest what a draft reads
     layer = document["transformer_layer_config"]
     depth, ids = facts["num_hidden_layers"], document["eagle_aux_hidden_state_layer_ids"]
     yield Check("aux layers exist", ids[-1] <= depth, f"{ids} of {depth} layers")
@@ -145,7 +147,11 @@ def verifier_checks(subject: Subject, verifier_dir: Path, severity: str) -> Iter
     yield Check("verifier vocabulary", same, f"{layer['vocab_size']} against {facts['vocab_size']}")
     if not same or layer["hidden_size"] != facts["hidden_size"]:
         return
-    verifier = load_verifier_weights(verifier_dir)
+    try:
+        verifier = load_verifier_weights(verifier_dir)
+    except StageError as error:
+        yield Check("verifier's ends readable", False, error.message, severity)
+        return
     head = verifier.head[from_offsets(subject.tensor("d2t"))] if is_reduced(document) else verifier.head
     pairs = {"embed_tokens.weight": verifier.embedding, "lm_head.weight": head}
     for name, rows in pairs.items():

@@ -16,6 +16,7 @@ OWNED_ARGS = {
     "trust_remote_code": "it comes from 'verifier.trust_remote_code'",
     "speculative_config": "it comes from 'algorithm' or 'draft', and only the draft arm has it",
     "kv_transfer_config": "the hidden-state capture sets it",
+    "chat_template": "the verifier's own is used everywhere: what is served must be what was trained on",
     "served_model_name": "the benchmark sets it",
     "host": "servers listen on loopback only",
     "port": "the benchmark takes a free one",

@@ -24,10 +24,6 @@ IN_ENGINE_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 # How vLLM calls the algorithms of a speculators checkpoint (transformers_utils/configs/speculators/base.py).
 METHODS: dict[str, dict[str, Any]] = {
     "eagle3": {"method": "eagle3"},
-    "peagle": {"method": "eagle3", "parallel_drafting": True},
-    "dflash": {"method": "dflash"},
-    "dflash2": {"method": "dflash"},
-    "dspark": {"method": "dspark"},
 }
 
 

@@ -10,6 +10,7 @@ import gc
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,9 +29,6 @@ SIZES = (
     "max_num_scheduled_tokens",
 )
 
-#: Only a server's command line knows these.
-SERVER_ONLY = ("api_server_count", "host", "port", "served_model_name", "uvicorn_log_level")
-
 DEFAULTS = {
     # The engine's own defaults, not those a model's author chose for chatting.
     "generation_config": "vllm",
@@ -45,7 +43,11 @@ def engine_arguments(args: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         RecipeError: a size is not one that vLLM's parser reads.
     """
-    known = {name: value for name, value in args.items() if name not in SERVER_ONLY}
+    from vllm.engine.arg_utils import EngineArgs
+
+    # Whatever else vLLM's parser accepted is for the server around the engine.
+    engine = {field.name for field in fields(EngineArgs)}
+    known = {name: value for name, value in args.items() if name in engine}
     return {
         name: _size(name, value) if name in SIZES and isinstance(value, str) else value
         for name, value in (DEFAULTS | known).items()

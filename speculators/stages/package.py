@@ -42,7 +42,7 @@ def run(step: StageInput) -> dict[str, Any]:
     verifier = VerifierName(result["id"], result["digest"], result["facts"]["architecture"])
     given = step.files.get("draft")
     if given:
-        document = copy_draft(given[0], model_dir, verifier)
+        document = copy_draft(given[0], model_dir, verifier, result["facts"]["num_hidden_layers"])
     else:
         document = build_draft(step, model_dir, verifier, verifier_dir)
     # The verifier is named canonically: the same checkpoint is the same bytes wherever it lies.
@@ -73,27 +73,19 @@ def build_draft(
     return document
 
 
-def copy_draft(source: Path, model_dir: Path, verifier: VerifierName) -> dict[str, Any]:
-    """Copy a ready-made checkpoint's weights; returns its config, made explicit and bound to ``verifier``.
+def copy_draft(source: Path, model_dir: Path, verifier: VerifierName, layers: int) -> dict[str, Any]:
+    """Copy a ready-made checkpoint's weights; returns its config, made explicit and bound to ``verifier`` with its
+    ``layers`` decoder layers.
 
     Only what vLLM loads is taken along: stray Python files and optimiser states stay behind.  A
     snapshot of the hub cache is a folder of links, hence the copy of what they point at.
     """
-    if not (source / CONFIG_NAME).is_file():
-        hint = "draft: must name a checkpoint folder"
-        raise StageError(f"{source}: no {CONFIG_NAME}", hint=hint, rule="draft-invalid")
+    document, notes = completed(read_config(source), layers)
     weights = sorted(source.glob("*.safetensors"))
     if len(weights) != 1:
         raise StageError(
             f"{source}: {len(weights)} safetensors files, expected one",
             hint="vLLM loads every safetensors file in the folder; keep the model's only",
-            rule="draft-invalid",
-        )
-    document, notes = completed(read_json(source / CONFIG_NAME))
-    if not isinstance(document.get("speculators_config"), dict):
-        raise StageError(
-            f"{source / CONFIG_NAME}: no speculators_config: not a checkpoint in the speculators format",
-            hint="convert it first",
             rule="draft-invalid",
         )
     for note in notes:
@@ -105,6 +97,32 @@ def copy_draft(source: Path, model_dir: Path, verifier: VerifierName) -> dict[st
         print(f"draft: was made for {named['name_or_path']}, is bound here to {verifier.id}")
     named.update(name_or_path=repository, id=verifier.id, digest=verifier.digest)
     return document
+
+
+def read_config(source: Path) -> dict[str, Any]:
+    """The ``config.json`` of a ready-made checkpoint.
+
+    Raises:
+        StageError: there is none, it is not JSON, or it is of another format.
+    """
+    path = source / CONFIG_NAME
+    try:
+        document = read_json(path)
+    except FileNotFoundError:
+        hint = "draft: must name a checkpoint folder"
+        raise StageError(f"{source}: no {CONFIG_NAME}", hint=hint, rule="draft-invalid") from None
+    except ValueError as error:  # of JSON or of its encoding
+        hint = "copy or download the checkpoint again"
+        raise StageError(f"{path}: not valid JSON: {error}", hint=hint, rule="draft-invalid") from error
+    block = document.get("speculators_config") if isinstance(document, dict) else None
+    if not isinstance(block, dict) or not isinstance(block.get("verifier", {}), dict):
+        raise StageError(
+            f"{path}: no speculators_config: not a checkpoint in the speculators format",
+            hint="convert it first",
+            rule="draft-invalid",
+        )
+    found: dict[str, Any] = document
+    return found
 
 
 def report(checks: Sequence[Check], place: Path) -> None:

@@ -27,6 +27,7 @@ def run(step: StageInput) -> dict[str, Any]:
     result: dict[str, Any] = {"benchmark": len(benchmark)}
     if "datagen" not in step.values:
         return result
+    _require_teachable(step)
     settings = step.values["datagen"]["prompts"]
     written = read_prompts(step.files.get("datagen.prompts.files", []))[: settings.get("limit")]
     selection = Selection(benchmark, written)
@@ -42,6 +43,17 @@ def run(step: StageInput) -> dict[str, Any]:
     splits = {name: sum(row["split"] == name for row in rows) for name in ("train", "validation")}
     print(f"prompts: {splits}, {ledger['sources']}", flush=True)
     return {**result, **splits, "sources": ledger["sources"], "magpie_wanted": wanted}
+
+
+def _require_teachable(step: StageInput) -> None:
+    """Refuse a verifier that training would refuse, before anything is generated for it.
+
+    Raises:
+        StageError: its embedding, norm or head cannot be borrowed, or its logits are not theirs.
+    """
+    from speculators.checkpoint.verifier_weights import load_verifier_weights
+
+    load_verifier_weights(step.inputs["verifier"] / "model")
 
 
 def _benchmark(step: StageInput) -> list[Prompt]:

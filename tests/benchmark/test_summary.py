@@ -34,8 +34,29 @@ def test_speedup_is_the_mean_ratio_of_rounds_and_not_of_sums(benchmark_document:
 
 
 def test_looping_prompts_are_left_out_of_both_arms(benchmark_document: Make) -> None:
-    speed = summarise(benchmark_document([(10, 14)]))["speed"][0]
-    assert speed["speedup_without_looping"]["mean"] == pytest.approx(1 / 0.8)
+    summary = summarise(benchmark_document([(10, 14)]))
+    speed = summary["speed"][0]
+    assert speed["looping"] == ["loops"]
+    assert speed["speedup"]["mean"] == pytest.approx(1.4)
+    assert speed["without_looping"]["speedup"]["mean"] == pytest.approx(1 / 0.8)
+    assert summary["overall_speedup_without_looping"]["mean"] == pytest.approx(1 / 0.8)
+
+
+def test_without_a_looping_prompt_both_columns_are_the_same(benchmark_document: Make) -> None:
+    document = benchmark_document([(10, 14)])
+    for one in document["samples"]:
+        one["requests"] = [{**row, "looping": False} for row in one["requests"]]
+    speed = summarise(document)["speed"][0]
+    assert speed["without_looping"] == {name: speed[name] for name in ("rounds", "speedup", "latencies")}
+
+
+def test_latencies_without_looping_are_those_of_the_other_requests(benchmark_document: Make) -> None:
+    document = benchmark_document([(10, 14)])
+    for row, value in zip(document["samples"][0]["requests"], (10.0, 30.0, 500.0), strict=True):
+        row["ttft_ms"] = value
+    plain = summarise(document)["speed"][0]["without_looping"]["latencies"]["plain"]
+    assert plain["ttft_ms"]["p50"] == 20.0
+    assert plain["itl_ms"] is None
 
 
 def test_acceptance_is_pooled_with_and_without_looping(benchmark_document: Make) -> None:

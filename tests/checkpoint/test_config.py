@@ -51,11 +51,20 @@ def test_open_flags_of_a_ready_made_config_become_what_vllm_takes_them_to_be() -
     for flag in ("norm_before_residual", "fc_norm"):
         del document[flag]
     document["auto_map"] = {"": "config.Eagle3SpeculatorConfig"}
-    full, notes = completed(document)
+    full, notes = completed(document, 32)
     assert (full["norm_before_residual"], full["fc_norm"]) == (True, False)
     assert "auto_map" not in full
     assert len(notes) == 3
-    assert completed(full) == (full, [])
+    assert completed(full, 32) == (full, [])
+
+
+def test_layers_and_vocabulary_that_are_null_become_what_vllm_takes_them_to_be() -> None:
+    document = to_document(tiny.CONFIG, 3, LOCAL)
+    document |= {"eagle_aux_hidden_state_layer_ids": None, "draft_vocab_size": None}
+    full, notes = completed(document, 32)
+    assert full["eagle_aux_hidden_state_layer_ids"] == [2, 16, 29]
+    assert full["draft_vocab_size"] == tiny.CONFIG.vocab_size
+    assert len(notes) == 2
 
 
 @pytest.mark.parametrize(

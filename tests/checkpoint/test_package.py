@@ -174,7 +174,12 @@ def test_a_defective_draft_is_refused_with_every_failed_check(world, packaged, t
 
 @pytest.mark.parametrize(
     ("content", "complaint"),
-    [({}, "no config.json"), ({"config.json": "{}"}, "0 safetensors files")],
+    [
+        ({}, "no config.json"),
+        ({"config.json": '{"speculators_config": {'}, "config.json: not valid JSON"),
+        ({"config.json": "[]"}, "not a checkpoint in the speculators format"),
+        ({"config.json": '{"speculators_config": {}}'}, "0 safetensors files"),
+    ],
 )
 def test_a_folder_that_is_no_checkpoint_is_refused(world, tmp_path: Path, content, complaint) -> None:
     source = tmp_path / "given"

@@ -206,6 +206,30 @@ def test_a_trained_head_is_a_warning_where_it_may_be_the_drafts_own(checkpoint: 
     assert "rows 1.000" in warning.detail
 
 
+def test_a_verifier_whose_ends_cannot_be_read_is_a_warning_for_a_draft_with_its_own(
+    checkpoint: Path, verifier: Path
+) -> None:
+    def scaled(document: dict) -> None:
+        document["logits_scaling"] = 8.0
+
+    edit_config(verifier, scaled)
+    assert failed(checkpoint, verifier, own_ends=True) == set()
+    assert failed(checkpoint, verifier) == {"verifier's ends readable"}
+
+
+def test_a_vision_language_verifier_is_read_where_it_keeps_its_language_model(
+    checkpoint: Path, verifier: Path
+) -> None:
+    def nest(document: dict) -> None:
+        text = dict(document)
+        document.clear()
+        document["text_config"] = text
+
+    edit_config(verifier, nest)
+    names = {check.name for check in validate(checkpoint, verifier, own_ends=True) if check.ok}
+    assert {"verifier width", "verifier vocabulary"} <= names
+
+
 def test_other_trainers_names_for_the_first_layer_are_known(checkpoint: Path) -> None:
     def rename(tensors: dict) -> None:
         for name in list(tensors):
