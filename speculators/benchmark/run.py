@@ -15,7 +15,6 @@ from speculators.benchmark.rounds import ARMS, DRAFT, Launch, schedule
 from speculators.datagen.chat import template_arguments, thinking_modes
 from speculators.documents import read_json, write_text
 from speculators.executors.base import Executor, Service
-from speculators.executors.local import free_port
 from speculators.serving.command import (
     SERVED_NAME,
     Speculation,
@@ -155,14 +154,16 @@ def _shown_arguments(bench: Bench, arm: str) -> list[str]:
 def _measure(bench: Bench, launch: Launch) -> dict[str, Any]:
     """One launch from server start to its result document."""
     folder = bench.folder / launch.folder
-    port = free_port()
-    argv = server_argv(bench.launcher.start, bench.verifier, _arguments(bench, launch.arm, port))
     environment = server_environment(engine_environment(bench.values["engine"]["env"]))
-    service = Service(f"{launch.arm} round {launch.round}", argv, environment, folder / "server.log", port)
-    write_text(folder / "server-command.txt", command_text(environment, argv))
+
+    def command(port: int) -> list[str]:
+        return server_argv(bench.launcher.start, bench.verifier, _arguments(bench, launch.arm, port))
+
+    service = Service(f"{launch.arm} round {launch.round}", command, environment, folder / "server.log")
     label = f"round {launch.round}/{bench.values['benchmark']['rounds']} {launch.arm}"
     bench.say(f"{label}: server starting")
     with bench.executor.serve(service) as endpoint:
+        write_text(folder / "server-command.txt", command_text(environment, endpoint.argv))
         step = StageInput(
             STAGE,
             {

@@ -34,17 +34,16 @@ class Step:
 
 @dataclass(frozen=True)
 class Service:
-    """One server.  ``argv`` already names ``port``, on the loopback address.
+    """One server.  ``argv`` is its command for the port that the executor chooses, on the loopback address.
 
     There is no start-up time-out here: readiness is a question to the server's own protocol, so the
     client that runs beside it asks it.
     """
 
     name: str
-    argv: Sequence[str]
+    argv: Callable[[int], Sequence[str]]
     env: Mapping[str, str]
     log: Path
-    port: int
     cwd: Path | None = None
 
 
@@ -54,6 +53,7 @@ class Endpoint:
 
     name: str
     url: str
+    argv: Sequence[str]
     log: Path
     exit_code: Callable[[], int | None]
 

@@ -124,11 +124,14 @@ class LocalExecutor:
 
     @contextmanager
     def serve(self, service: Service) -> Iterator[Endpoint]:
-        child = _Child(service.argv, service.env, service.cwd, service.log, None)
+        port = free_port()
+        argv = service.argv(port)
+        child = _Child(argv, service.env, service.cwd, service.log, None)
         try:
             yield Endpoint(
                 name=service.name,
-                url=f"http://{LOOPBACK}:{service.port}",
+                url=f"http://{LOOPBACK}:{port}",
+                argv=argv,
                 log=service.log,
                 exit_code=child.process.poll,
             )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from speculators.documents import read_json, write_json, write_text
@@ -54,7 +54,7 @@ def execute(
     return result
 
 
-def command_text(environment: Mapping[str, str], argv: list[str]) -> str:
+def command_text(environment: Mapping[str, str], argv: Sequence[str]) -> str:
     """A command as one line for a shell."""
     variables = [f"{name}={value}" for name, value in sorted(environment.items())]
     return shlex.join([*(["env", *variables] if variables else []), *argv]) + "\n"

@@ -74,8 +74,9 @@ def build_draft(
 
 
 def copy_draft(source: Path, model_dir: Path, verifier: VerifierName, layers: int) -> dict[str, Any]:
-    """Copy a ready-made checkpoint's weights; returns its config, made explicit and bound to ``verifier`` with its
-    ``layers`` decoder layers.
+    """Copy a ready-made checkpoint's weights; returns its config, made explicit and bound to ``verifier``.
+
+    ``layers``: the verifier's decoder layers, of which open aux layers are reckoned.
 
     Only what vLLM loads is taken along: stray Python files and optimiser states stay behind.  A
     snapshot of the hub cache is a folder of links, hence the copy of what they point at.

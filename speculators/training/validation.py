@@ -1,7 +1,7 @@
 """How good is the draft on documents it does not learn from?
 
 Judged against the verifier's choice from its *full* vocabulary: a token that the draft cannot say
-is a miss, as it is in serving.  The headline is the replayed acceptance length (``inspection.replay``);
+is a miss, as it is in serving.  The headline is the replayed acceptance length (``acceptance``);
 rates over all rows stand beside it, because they have less noise and show which position fails.
 """
 
@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import torch
 
 from speculators.datagen.shards import Document
-from speculators.inspection.replay import Replayed, match_matrix, summary, tally
 from speculators.models.eagle3 import Eagle3Draft
+from speculators.training.acceptance import Replayed, summary, tally
 from speculators.training.packing import PackedSequence, pack, plan_epoch
-from speculators.training.ttt import FrozenVerifier, guessed_tokens, target_tokens
+from speculators.training.ttt import FrozenVerifier, draft_steps, guessed_tokens, target_tokens
 
 
 class ValidationBatch(NamedTuple):
@@ -52,6 +52,24 @@ def agreement(batches: Iterable[ValidationBatch]) -> float | None:
         asked += int(known.sum())
         same += int((batch.truth[known] == batch.sequence.token_ids[known]).sum())
     return same / asked if asked else None
+
+
+def match_matrix(
+    draft: Eagle3Draft, verifier: FrozenVerifier, sequence: PackedSequence, steps: int, truth: torch.Tensor
+) -> torch.Tensor:
+    """Where the draft would be right: [S, K] bool, entry (r, k) about token ``truth[r + 2 + k]``.
+
+    ``truth`` [S]: the verifier's greedy token at each index.  False where row r cannot know (other
+    document, behind the end) and where the token is of the prompt; a token outside the draft
+    vocabulary is always a miss.  Feeding true tokens makes entry (r, k) exact whenever all
+    entries before it in the row are true, and no other entry is ever used.
+    """
+    matches = torch.zeros(len(sequence.token_ids), steps, dtype=torch.bool, device=truth.device)
+    with torch.no_grad():
+        for step in draft_steps(draft, verifier, sequence, steps):
+            proposed = verifier.draft_ids[step.logits.argmax(dim=-1)]  # [R]
+            matches[step.rows, step.step] = proposed == truth[step.rows + 2 + step.step]
+    return matches
 
 
 def row_rates(

@@ -136,7 +136,7 @@ def test_what_a_step_leaves_running_is_ended(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("failure", [None, ValueError, KeyboardInterrupt])
 def test_leaving_serve_ends_the_whole_family(tmp_path: Path, failure: type[BaseException] | None) -> None:
-    service = Service("family", family(tmp_path / "pids"), {}, tmp_path / "log", free_port())
+    service = Service("family", lambda _: family(tmp_path / "pids"), {}, tmp_path / "log")
     try:
         with LocalExecutor().serve(service) as endpoint:
             pids = members(tmp_path / "pids")
@@ -150,7 +150,7 @@ def test_leaving_serve_ends_the_whole_family(tmp_path: Path, failure: type[BaseE
 
 
 def test_a_server_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
-    service = Service("stubborn", family(tmp_path / "pids", stubborn=True), {}, tmp_path / "log", free_port())
+    service = Service("stubborn", lambda _: family(tmp_path / "pids", stubborn=True), {}, tmp_path / "log")
     with LocalExecutor().serve(service):
         pids = members(tmp_path / "pids")
         started = time.monotonic()
@@ -180,7 +180,7 @@ def test_a_server_that_dies_ends_its_client(tmp_path: Path) -> None:
     client = Step("client", family(tmp_path / "pids"), {}, tmp_path / "client.log")
     executor = LocalExecutor()
     with (
-        executor.serve(Service("plain", server, {}, tmp_path / "server.log", free_port())) as endpoint,
+        executor.serve(Service("plain", lambda _: server, {}, tmp_path / "server.log")) as endpoint,
         pytest.raises(StageError, match=r"exit code 7.*\n.*out of memory") as caught,
     ):
         executor.run(client, beside=endpoint)
@@ -190,21 +190,22 @@ def test_a_server_that_dies_ends_its_client(tmp_path: Path) -> None:
 
 def test_a_client_that_ends_first_leaves_the_server_alone(tmp_path: Path) -> None:
     executor = LocalExecutor()
-    port = free_port()
-    server = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1"]
-    code = f"""
-        import time, urllib.request
-        for _ in range(100):
-            try:
-                print(urllib.request.urlopen("http://127.0.0.1:{port}/").status)
-                break
-            except OSError:
-                time.sleep(0.1)
-    """
-    with executor.serve(Service("files", server, {}, tmp_path / "server.log", port)) as endpoint:
+
+    def server(port: int) -> list[str]:
+        return [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1"]
+
+    with executor.serve(Service("files", server, {}, tmp_path / "server.log")) as endpoint:
+        code = f"""
+            import time, urllib.request
+            for _ in range(100):
+                try:
+                    print(urllib.request.urlopen("{endpoint.url}/").status)
+                    break
+                except OSError:
+                    time.sleep(0.1)
+        """
         result = executor.run(Step("client", python(code), {}, tmp_path / "client.log"), beside=endpoint)
         assert endpoint.exit_code() is None
-        assert endpoint.url == f"http://127.0.0.1:{port}"
     assert result.exit_code == 0
     assert log_tail(tmp_path / "client.log") == "200"
     assert endpoint.exit_code() is not None
@@ -223,7 +224,7 @@ def test_log_tail_of_nothing_is_empty(tmp_path: Path) -> None:
 
 
 def test_an_endpoint_only_needs_to_tell_whether_its_server_ended(tmp_path: Path) -> None:
-    ended = Endpoint("gone", "http://127.0.0.1:1", tmp_path / "log", lambda: 137)
+    ended = Endpoint("gone", "http://127.0.0.1:1", [], tmp_path / "log", lambda: 137)
     with pytest.raises(StageError) as caught:
         LocalExecutor().run(
             Step("client", python("import time; time.sleep(60)"), {}, tmp_path / "client.log"), beside=ended

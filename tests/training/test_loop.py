@@ -8,11 +8,10 @@ import torch
 from safetensors.torch import load_file
 
 from speculators.errors import StageError
-from speculators.inspection.replay import match_matrix
 from speculators.training.baselines import bigram_matches, bigram_successors
 from speculators.training.loop import DRAFT_NAME, METRICS_NAME, TrainingOptions, backward, train
 from speculators.training.packing import pack
-from speculators.training.validation import evaluate, prepare, score
+from speculators.training.validation import evaluate, match_matrix, prepare, score
 from tests.models import tiny
 
 OPTIONS = TrainingOptions(
