@@ -11,17 +11,19 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from speculators.benchmark.checks import broken
 from speculators.benchmark.run import run_benchmark
 from speculators.checkpoint.config import localised
 from speculators.documents import read_json, tree_files, value_digest, write_json
-from speculators.errors import SpeculatorsError
+from speculators.errors import SpeculatorsError, StageError
 from speculators.executors.base import Executor
 from speculators.executors.local import LocalExecutor
-from speculators.pipeline.console import Console, duration, size
+from speculators.pipeline.console import Console
 from speculators.pipeline.keys import key_of, key_parts
 from speculators.pipeline.preflight import check_draft, check_engine_arguments, check_environment
 from speculators.pipeline.record import RunRecord, copy_model
 from speculators.pipeline.store import Store, default_home
+from speculators.quantities import duration, size
 from speculators.recipe.recipe import Recipe
 from speculators.report.document import write_report
 from speculators.serving.environment import engine_environment
@@ -65,7 +67,7 @@ def run_recipe(recipe: Recipe, runs_dir: Path, executor: Executor | None = None)
             run.outputs[stage.name] = build(run, stage)
         publish_model(run)
         measure(run)
-        verdict = write_report(record.folder, record.document)
+        verdict = report(run)
     except KeyboardInterrupt:
         record.finish("interrupted")
         raise
@@ -76,9 +78,26 @@ def run_recipe(recipe: Recipe, runs_dir: Path, executor: Executor | None = None)
         record.finish("failed", error=type(error).__name__)
         raise
     record.finish("ok", verdict=verdict)
-    run.console.say("report", str(record.folder / "report.md"))
     print(verdict)
     return 0
+
+
+def report(run: Run) -> str:
+    """Write the reports; the verdict.
+
+    Raises:
+        StageError: the arms cannot be compared; the reports say why.
+    """
+    document = write_report(run.record.folder, run.record.document)
+    place = run.record.folder / "report.md"
+    if failed := broken(document["summary"]["checks"]):
+        raise StageError(
+            f"the comparison is broken: {'; '.join(check['detail'] for check in failed)}; see {place}",
+            hint="nothing can be said of the speed; measure again on a machine that does nothing else",
+            rule="comparison",
+        )
+    run.console.say("report", str(place))
+    return str(document["verdict"])
 
 
 def build(run: Run, stage: Stage) -> Path:

@@ -31,8 +31,8 @@ NOT_CHECKED = (
 )
 
 
-def write_report(folder: Path, record: dict[str, Any]) -> str:
-    """Write both reports of the run in ``folder``, whose record is ``record``; returns the verdict."""
+def write_report(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """Write both reports of the run in ``folder``, whose record is ``record``; returns the document."""
     document = report_document(
         record,
         benchmark=read_json(folder / BENCHMARK)["result"],
@@ -42,7 +42,7 @@ def write_report(folder: Path, record: dict[str, Any]) -> str:
     )
     write_json(folder / "report.json", document)
     write_text(folder / "report.md", render(document))
-    return str(document["verdict"])
+    return document
 
 
 def report_document(

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
+from speculators.quantities import duration, size
+
 NOT_MEASURED = "not measured"
 TEMPLATE = "report.md.jinja"
 
@@ -27,7 +29,7 @@ def render(document: dict[str, Any]) -> str:
         "interval": interval,
         "rates": rates,
         "seconds": seconds,
-        "bytes": size,
+        "bytes": bytes_,
         "counts": counts,
         "cell": cell,
     }
@@ -63,20 +65,11 @@ def rates(values: Sequence[float] | None) -> str:
 
 
 def seconds(value: float | None) -> str:
-    """A duration: seconds below two minutes, minutes beyond."""
-    if value is None:
-        return NOT_MEASURED
-    return f"{value:.1f} s" if value < 120 else f"{value / 60:.1f} min"
+    return NOT_MEASURED if value is None else duration(value)
 
 
-def size(value: int | None) -> str:
-    """Bytes in the unit that fits."""
-    if value is None:
-        return NOT_MEASURED
-    amount, units = float(value), ["B", "kB", "MB", "GB", "TB"]
-    while amount >= 1000 and len(units) > 1:
-        amount, units = amount / 1000, units[1:]
-    return f"{amount:.0f} {units[0]}" if units[0] == "B" else f"{amount:.1f} {units[0]}"
+def bytes_(value: int | None) -> str:
+    return NOT_MEASURED if value is None else size(value)
 
 
 def counts(value: dict[str, Any] | None) -> str:

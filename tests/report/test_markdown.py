@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import pytest
-
 from speculators.report import markdown
 
 
@@ -13,17 +11,9 @@ def test_what_was_not_measured_is_said_and_never_spelled_as_a_number() -> None:
         markdown.interval,
         markdown.rates,
         markdown.seconds,
-        markdown.size,
+        markdown.bytes_,
     ):
         assert spell(None) == "not measured"
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (269_060_552, "269.1 MB"), (3e15, "3000.0 TB")],
-)
-def test_sizes(value: int, expected: str) -> None:
-    assert markdown.size(value) == expected
 
 
 def test_figures() -> None:
@@ -33,8 +23,6 @@ def test_figures() -> None:
     assert markdown.rates([0.5, 0.25]) == "0.500 / 0.250"
     assert markdown.interval({"mean": 1.2, "low": 1.1, "high": 1.3}) == "1.20× [1.10, 1.30]"
     assert markdown.interval({"mean": 1.2, "low": None, "high": None}) == "1.20× (one round: no interval)"
-    assert markdown.seconds(119.94) == "119.9 s"
-    assert markdown.seconds(150) == "2.5 min"
 
 
 def test_counts_are_spelled_in_words() -> None:
