@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 LOG_TAIL_LINES = 20
+#: How long an interrupted step may take to save its work.
+SAVE_SECONDS = 30.0
 
 OnLine = Callable[[str], None]
 
@@ -21,30 +23,31 @@ OnLine = Callable[[str], None]
 class Step:
     """One command that runs to its end.
 
-    ``env`` is added to the environment of the runner.  ``timeout`` in seconds; None waits for ever.
+    ``env`` is added to the environment of the runner.  ``holds``: open files of the runner that stay
+    open until everything of the step has ended, so that a lock on them outlives a killed runner just as
+    long as its processes do.
     """
 
     name: str
     argv: Sequence[str]
     env: Mapping[str, str]
     log: Path
-    cwd: Path | None = None
-    timeout: float | None = None
+    holds: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
 class Service:
     """One server.  ``argv`` is its command for the port that the executor chooses, on the loopback address.
 
-    There is no start-up time-out here: readiness is a question to the server's own protocol, so the
-    client that runs beside it asks it.
+    ``holds`` as for a step.  There is no start-up time-out here: readiness is a question to the server's
+    own protocol, so the client that runs beside it asks it.
     """
 
     name: str
     argv: Callable[[int], Sequence[str]]
     env: Mapping[str, str]
     log: Path
-    cwd: Path | None = None
+    holds: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -73,10 +76,11 @@ class Executor(Protocol):
         """Run ``step`` to its end; each line of its output goes to its log and to ``on_line``.
 
         With ``beside`` the step is the client of that server: when the server ends first the client is
-        ended too.
+        ended too.  On KeyboardInterrupt the step is asked to end and gets ``SAVE_SECONDS`` for it; a second
+        one ends it at once.
 
         Raises:
-            StageError: the step exceeded its time-out, or the server beside it died.
+            StageError: the server beside the step died.
             MachineError: the command does not exist.
         """
 

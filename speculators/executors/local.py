@@ -20,7 +20,7 @@ from typing import IO
 
 from speculators.errors import MachineError, StageError
 from speculators.executors import supervise
-from speculators.executors.base import Endpoint, OnLine, Service, Step, StepResult, log_tail
+from speculators.executors.base import SAVE_SECONDS, Endpoint, OnLine, Service, Step, StepResult, log_tail
 
 LOOPBACK = "127.0.0.1"
 POLL_SECONDS = 0.1
@@ -56,8 +56,8 @@ class _Child:
         self,
         argv: Sequence[str],
         env: Mapping[str, str],
-        cwd: Path | None,
         log: Path,
+        holds: Sequence[int],
         on_line: OnLine | None,
     ) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ class _Child:
             stderr=subprocess.STDOUT,
             # A Python child would keep its lines to itself until a buffer is full.
             env={**os.environ, "PYTHONUNBUFFERED": "1", **env},
-            cwd=cwd,
+            pass_fds=tuple(holds),
             start_new_session=True,
         )
         assert self.process.stdout is not None
@@ -81,6 +81,12 @@ class _Child:
 
     def seconds(self) -> float:
         return time.monotonic() - self.started
+
+    def ask_to_end(self) -> None:
+        """Let the process save its work; returns when it has ended, or after ``SAVE_SECONDS``."""
+        self.process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(SAVE_SECONDS)
 
     def stop(self) -> None:
         """End the process and its descendants; returns when none is left."""
@@ -109,10 +115,13 @@ class LocalExecutor:
     """An ``Executor`` whose machine is this one."""
 
     def run(self, step: Step, *, on_line: OnLine | None = None, beside: Endpoint | None = None) -> StepResult:
-        child = _Child(step.argv, step.env, step.cwd, step.log, on_line)
+        child = _Child(step.argv, step.env, step.log, step.holds, on_line)
         try:
             code = _wait(child, step, beside)
             seconds = child.seconds()
+        except KeyboardInterrupt:
+            child.ask_to_end()
+            raise
         finally:
             child.stop()
         if code == supervise.COMMAND_NOT_FOUND:
@@ -126,7 +135,7 @@ class LocalExecutor:
     def serve(self, service: Service) -> Iterator[Endpoint]:
         port = free_port()
         argv = service.argv(port)
-        child = _Child(argv, service.env, service.cwd, service.log, None)
+        child = _Child(argv, service.env, service.log, service.holds, None)
         try:
             yield Endpoint(
                 name=service.name,
@@ -140,19 +149,12 @@ class LocalExecutor:
 
 
 def _wait(child: _Child, step: Step, beside: Endpoint | None) -> int:
-    """The exit code of ``child``, unless its time is up or the server beside it dies first."""
+    """The exit code of ``child``, unless the server beside it dies first."""
     while True:
         try:
             return child.process.wait(POLL_SECONDS)
         except subprocess.TimeoutExpired:
             pass
-        if step.timeout is not None and child.seconds() > step.timeout:
-            raise StageError(
-                f"step '{step.name}' did not end within {step.timeout:g} s; last lines of its log:\n"
-                f"{log_tail(step.log)}",
-                hint="raise the time-out, or give it less to do",
-                rule="timeout",
-            )
         if beside is not None and (code := beside.exit_code()) is not None:
             raise StageError(
                 f"server '{beside.name}' ended (exit code {code}) while '{step.name}' was using it; "

@@ -7,6 +7,9 @@ means that the runner closed it or died, even by SIGKILL, which no ``finally`` c
 and also when the command's own process ends, every descendant gets SIGTERM, and SIGKILL after
 ``GRACE_SECONDS``.  The exit code is the command's, or 128 + n when signal n ended it.
 
+SIGTERM is a polite request: it is passed on, once, and the command has as much time to save its work
+as the runner gives it.
+
 Descendants are found by process group and, on Linux, by parentage: as a *subreaper* this program
 adopts orphans, so a grandchild that left the group is found as well.  Only the standard library is
 used, and few modules of it: the program starts in milliseconds and also runs in foreign images.
@@ -138,14 +141,15 @@ def supervise(argv: list[str]) -> int:
         print(f"supervise: cannot start {argv[0]}: {error.strerror}", file=sys.stderr, flush=True)
         return COMMAND_NOT_FOUND
     codes: dict[int, int] = {}
-    asked_to_end = False
-    while command not in codes and not asked_to_end:
+    runner_lives = True
+    while command not in codes and runner_lives:
         ready, _, _ = select.select([0, wake], [], [])
         if wake in ready:
-            asked_to_end = bool({signal.SIGTERM, signal.SIGINT} & set(os.read(wake, 4096)))
+            if {signal.SIGTERM, signal.SIGINT} & set(os.read(wake, 4096)):
+                signal_all(command, signal.SIGTERM)
             codes.update(reap())
         if 0 in ready:
-            asked_to_end = asked_to_end or not os.read(0, 4096)
+            runner_lives = bool(os.read(0, 4096))
     end_all(command, codes)
     return codes.get(command, 128 + signal.SIGKILL)
 

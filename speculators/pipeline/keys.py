@@ -12,13 +12,15 @@ import importlib.metadata
 import platform
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from speculators.documents import tree_digest, value_digest
 from speculators.stages.table import Stage
 
 KEY_SCHEMA = "speculators/key/v1"
 PACKAGE_ROOT = Path(__file__).resolve().parents[1]
+#: Those that choose other kernels, and so other last bits, in the libraries that stages use.
+INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "asimd", "sve", "bf16")
 
 
 def key_parts(
@@ -54,14 +56,30 @@ def key_of(parts: dict[str, Any]) -> str:
 
 
 def environment(packages: tuple[str, ...]) -> dict[str, str]:
-    """Interpreter, machine kind and the installed versions of ``packages``."""
-    found = {"python": platform.python_version(), "machine": platform.machine()}
+    """Interpreter, machine kind, instruction sets and the installed versions of ``packages``."""
+    found = {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "instructions": " ".join(instruction_sets()),
+    }
     for name in packages:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+@cache
+def instruction_sets(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
+    """Those of ``INSTRUCTION_SETS`` that the processor has; empty where Linux does not say."""
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ()
+    flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    has = set(flags.partition(":")[2].split())
+    return tuple(name for name in INSTRUCTION_SETS if name in has)
 
 
 def imported_modules(module: str) -> list[str]:
@@ -76,21 +94,55 @@ def imported_modules(module: str) -> list[str]:
         name = queue.pop()
         if name not in found:
             found.add(name)
-            queue.extend(_direct_imports(name))
+            queue.extend(_code(name).imports)
     return sorted(found)
 
 
+def module_digest(module: str) -> str:
+    """SHA-256 (hex) of a module's syntax tree without docstrings."""
+    return _code(module).digest
+
+
+class Code(NamedTuple):
+    """What a module's source says: the ``speculators`` modules it names, and its digest."""
+
+    imports: tuple[str, ...]
+    digest: str
+
+
 @cache
-def _direct_imports(module: str) -> tuple[str, ...]:
-    candidates: list[str] = []
-    for node in ast.walk(_tree(module)):
-        if isinstance(node, ast.Import):
-            candidates += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            candidates += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            candidates.append(node.value)
-    return tuple(name for name in candidates if name.startswith("speculators.") and _source(name))
+def _code(module: str) -> Code:
+    source = _source(module)
+    if source is None:
+        raise ModuleNotFoundError(module)
+    tree = ast.parse(source.read_text(encoding="utf-8"))
+    named: list[str] = []
+    for node in ast.walk(tree):
+        named += _named(node)
+        _drop_docstring(node)
+    imports = tuple(name for name in named if name.startswith("speculators.") and _source(name))
+    # Python 3.13 dumps empty lists differently, but the interpreter is part of the key anyway.
+    return Code(imports, value_digest(ast.dump(tree)))
+
+
+def _named(node: ast.AST) -> list[str]:
+    """Module names that a node may import."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom) and node.module:
+        return [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return [node.value]
+    return []
+
+
+def _drop_docstring(node: ast.AST) -> None:
+    if not isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+        return
+    first = node.body[0] if node.body else None
+    if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+        if isinstance(first.value.value, str):
+            node.body = node.body[1:] or [ast.Pass()]
 
 
 def _source(module: str) -> Path | None:
@@ -99,23 +151,3 @@ def _source(module: str) -> Path | None:
         if candidate.is_file():
             return candidate
     return None
-
-
-@cache
-def _tree(module: str) -> ast.Module:
-    source = _source(module)
-    if source is None:
-        raise ModuleNotFoundError(module)
-    return ast.parse(source.read_text(encoding="utf-8"))
-
-
-@cache
-def module_digest(module: str) -> str:
-    """SHA-256 (hex) of a module's syntax tree without docstrings."""
-    tree = ast.parse(ast.unparse(_tree(module)))
-    for node in ast.walk(tree):
-        if not isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-            continue
-        if ast.get_docstring(node) is not None:
-            node.body = node.body[1:] or [ast.Pass()]
-    return value_digest(ast.dump(tree))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import socket
@@ -91,16 +92,10 @@ def test_lines_arrive_while_the_step_runs(tmp_path: Path, monkeypatch: pytest.Mo
     assert moments[1] - moments[0] > 0.8
 
 
-def test_environment_and_folder_reach_the_step(tmp_path: Path) -> None:
-    step = Step(
-        "where",
-        python("import os; print(os.environ['ARM'], os.getcwd())"),
-        {"ARM": "plain"},
-        tmp_path / "log",
-        cwd=tmp_path,
-    )
+def test_the_environment_reaches_the_step(tmp_path: Path) -> None:
+    step = Step("where", python("import os; print(os.environ['ARM'])"), {"ARM": "plain"}, tmp_path / "log")
     LocalExecutor().run(step)
-    assert (tmp_path / "log").read_text().split() == ["plain", str(tmp_path)]
+    assert (tmp_path / "log").read_text().split() == ["plain"]
 
 
 def test_a_signal_becomes_128_plus_its_number(tmp_path: Path) -> None:
@@ -115,11 +110,75 @@ def test_a_missing_command_is_the_machines_fault(tmp_path: Path) -> None:
         LocalExecutor().run(Step("absent", ["no-such-command"], {}, tmp_path / "log"))
 
 
-def test_time_out_ends_the_step_with_its_log(tmp_path: Path) -> None:
-    code = "print('still here', flush=True); import time; time.sleep(600)"
-    with pytest.raises(StageError, match="still here") as caught:
-        LocalExecutor().run(Step("endless", python(code), {}, tmp_path / "log", timeout=1.0))
-    assert caught.value.rule == "timeout"
+RUNNER = """
+    import fcntl, signal, sys
+    from pathlib import Path
+    from speculators.executors.base import Step
+    from speculators.executors.local import LocalExecutor
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    lock = open({lock!r}, "w")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    step = Step("work", {command!r}, {{}}, Path({log!r}), holds=[lock.fileno()])
+    try:
+        LocalExecutor().run(step)
+    except KeyboardInterrupt:
+        sys.exit(130)
+"""
+
+
+def start_runner(tmp_path: Path, command: list[str]) -> subprocess.Popen[bytes]:
+    """A process that runs ``command`` as a step which holds a lock on ``tmp_path / "lock"``."""
+    code = RUNNER.format(lock=str(tmp_path / "lock"), command=command, log=str(tmp_path / "log"))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    return subprocess.Popen(python(code), env=environment)
+
+
+def is_locked(path: Path) -> bool:
+    with path.open("r+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
+
+
+def test_an_interrupted_step_has_time_to_save_its_work(tmp_path: Path) -> None:
+    code = f"""
+        import signal, sys, time
+        from pathlib import Path
+        def save(*_):
+            time.sleep(7)  # longer than a supervisor waits that has lost its runner
+            Path({str(tmp_path / "saved")!r}).touch()
+            sys.exit(0)
+        signal.signal(signal.SIGTERM, save)
+        Path({str(tmp_path / "ready")!r}).touch()
+        time.sleep(600)
+    """
+    runner = start_runner(tmp_path, python(code))
+    assert wait_for((tmp_path / "ready").exists, 20)
+    runner.terminate()
+    assert runner.wait(20) == 130
+    assert (tmp_path / "saved").exists()
+
+
+def test_a_second_interrupt_does_not_wait_for_a_stubborn_step(tmp_path: Path) -> None:
+    runner = start_runner(tmp_path, family(tmp_path / "pids", stubborn=True))
+    pids = members(tmp_path / "pids")
+    runner.terminate()
+    time.sleep(1)
+    runner.terminate()
+    runner.wait(GONE_SECONDS)
+    assert wait_for(lambda: not any(alive(pid) for pid in pids), GONE_SECONDS)
+
+
+def test_a_lock_outlives_a_killed_runner_just_as_long_as_its_step(tmp_path: Path) -> None:
+    runner = start_runner(tmp_path, family(tmp_path / "pids", stubborn=True))
+    pids = members(tmp_path / "pids")
+    runner.kill()
+    runner.wait()
+    assert is_locked(tmp_path / "lock")
+    assert wait_for(lambda: not is_locked(tmp_path / "lock"), GONE_SECONDS)
+    assert not any(alive(pid) for pid in pids)
 
 
 def test_what_a_step_leaves_running_is_ended(tmp_path: Path) -> None:
@@ -159,19 +218,10 @@ def test_a_server_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
 
 
 def test_nothing_outlives_a_killed_runner(tmp_path: Path) -> None:
-    runner = f"""
-        import sys
-        from pathlib import Path
-        from speculators.executors.base import Step
-        from speculators.executors.local import LocalExecutor
-        command, log = {family(tmp_path / "pids")!r}, Path({str(tmp_path / "log")!r})
-        LocalExecutor().run(Step("family", command, {{}}, log))
-    """
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    process = subprocess.Popen(python(runner), env=environment)
+    runner = start_runner(tmp_path, family(tmp_path / "pids"))
     pids = members(tmp_path / "pids")
-    process.kill()
-    process.wait()
+    runner.kill()
+    runner.wait()
     assert wait_for(lambda: not any(alive(pid) for pid in pids), GONE_SECONDS)
 
 

@@ -71,12 +71,18 @@ def test_comments_and_docstrings_are_not_code(monkeypatch: pytest.MonkeyPatch, t
 
     def digest(text: str) -> str:
         source.write_text(text)
-        keys._tree.cache_clear()
-        keys.module_digest.cache_clear()
+        keys._code.cache_clear()
         return keys.module_digest("speculators.room.thing")
 
     plain = digest("def f(x):\n    return x + 1\n")
     assert digest('"""Why."""\n\ndef f(x):\n    """What."""\n    # reason\n    return x + 1\n') == plain
     assert digest("def f(x):\n    return x + 2\n") != plain
-    keys._tree.cache_clear()
-    keys.module_digest.cache_clear()
+    keys._code.cache_clear()
+
+
+def test_the_instruction_sets_that_choose_kernels_belong_to_the_environment(tmp_path: Path):
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("processor : 0\nflags : fpu sse4_2 avx2 amx_bf16\n")
+    assert keys.instruction_sets(cpuinfo) == ("avx2", "amx_bf16")
+    assert keys.instruction_sets(tmp_path / "absent") == ()
+    assert "instructions" in keys.environment(())
