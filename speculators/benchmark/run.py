@@ -7,13 +7,15 @@ what runs when, and puts the rounds' documents together.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from speculators.benchmark.rounds import ARMS, DRAFT, Launch, schedule
 from speculators.datagen.chat import template_arguments, thinking_modes
 from speculators.documents import read_json, write_text
+from speculators.errors import StageError
 from speculators.executors.base import Executor, Service
 from speculators.serving.command import (
     SERVED_NAME,
@@ -24,12 +26,13 @@ from speculators.serving.command import (
 )
 from speculators.serving.environment import engine_environment
 from speculators.serving.launcher import Launcher, find_launcher
-from speculators.stages.documents import OUTPUT_NAME, StageInput
+from speculators.stages.documents import StageInput, damaged_files, read_output
 from speculators.stages.execution import command_text, execute
 
 SCHEMA = "speculators/benchmark/v1"
 STAGE = "benchmark_round"
 RESULT_NAME = "result.json"
+CLIENT = "client"
 
 
 class Bench(NamedTuple):
@@ -41,6 +44,7 @@ class Bench(NamedTuple):
     executor: Executor
     on_line: Callable[[str], None] | None
     on_client_line: Callable[[str], None] | None
+    holds: Sequence[int]
     launcher: Launcher
     speculation: Speculation
     request_body: dict[str, Any]
@@ -61,22 +65,28 @@ def run_benchmark(
     executor: Executor,
     on_line: Callable[[str], None] | None = None,
     on_client_line: Callable[[str], None] | None = None,
+    holds: Sequence[int] = (),
 ) -> dict[str, Any]:
-    """Measure all rounds; the benchmark document: how the arms were served, and every load as a sample.
+    """Measure all rounds that ``folder`` does not hold already; returns the benchmark document.
+
+    It says how the arms were served and holds every load as a sample.
 
     ``values``: ``benchmark``, ``engine`` and ``verifier`` of the recipe, and ``speculative_tokens``.
     ``inputs``: the outputs of ``verifier``, ``prompts`` and ``package``.  Servers' and clients' logs,
     documents and GuideLLM's reports go below ``folder``, one folder a launch.  ``on_line`` hears what is
-    worth showing, ``on_client_line`` every line of a client.
+    worth showing, ``on_client_line`` every line of a client; ``holds`` goes to every server and client.
 
     Raises:
         MachineError: no engine here.
         StageError: a server or a client failed, or an arm was not what it should be.
     """
-    bench = _prepare(values, inputs, folder, executor, on_line, on_client_line)
+    bench = _prepare(values, inputs, folder, executor, on_line, on_client_line, holds)
     bench.say(f"server: {bench.launcher.spelled()} ({bench.launcher.reason})")
     launches = schedule(values["benchmark"]["rounds"])
-    rounds = [_measure(bench, launch) for launch in launches]
+    kept = finished_rounds(folder, launches)
+    if kept:
+        bench.say(f"rounds measured before the interruption are kept: {', '.join(map(str, sorted(kept)))}")
+    rounds = [_collect(bench, one) if one.round in kept else _measure(bench, one) for one in launches]
     return {
         "schema": SCHEMA,
         "launcher": {
@@ -105,6 +115,7 @@ def _prepare(
     executor: Executor,
     on_line: Callable[[str], None] | None,
     on_client_line: Callable[[str], None] | None,
+    holds: Sequence[int],
 ) -> Bench:
     draft = inputs["package"] / "model"
     algorithm = read_json(draft / "config.json").get("speculators_model_type", "")
@@ -112,7 +123,7 @@ def _prepare(
     speculation.config()  # an algorithm that cannot be served fails before any server starts
     body = request_body(values["verifier"], chat_template(inputs["verifier"] / "model"))
     return Bench(
-        values, inputs, folder, executor, on_line, on_client_line, find_launcher(), speculation, body
+        values, inputs, folder, executor, on_line, on_client_line, holds, find_launcher(), speculation, body
     )
 
 
@@ -154,12 +165,15 @@ def _shown_arguments(bench: Bench, arm: str) -> list[str]:
 def _measure(bench: Bench, launch: Launch) -> dict[str, Any]:
     """One launch from server start to its result document."""
     folder = bench.folder / launch.folder
+    shutil.rmtree(folder, ignore_errors=True)  # what an interrupted attempt left
     environment = server_environment(engine_environment(bench.values["engine"]["env"]))
 
     def command(port: int) -> list[str]:
         return server_argv(bench.launcher.start, bench.verifier, _arguments(bench, launch.arm, port))
 
-    service = Service(f"{launch.arm} round {launch.round}", command, environment, folder / "server.log")
+    service = Service(
+        f"{launch.arm} round {launch.round}", command, environment, folder / "server.log", bench.holds
+    )
     label = f"round {launch.round}/{bench.values['benchmark']['rounds']} {launch.arm}"
     bench.say(f"{label}: server starting")
     with bench.executor.serve(service) as endpoint:
@@ -178,13 +192,41 @@ def _measure(bench: Bench, launch: Launch) -> dict[str, Any]:
             },
             {name: bench.inputs[name] for name in ("verifier", "prompts")},
             {},
-            folder / "client",
+            folder / CLIENT,
         )
-        execute(bench.executor, step, folder, {}, label=label, on_line=bench.on_client_line, beside=endpoint)
-    document: dict[str, Any] = read_json(step.output / RESULT_NAME)
-    bench.say(f"{label}: " + " · ".join(_headline(load) for load in document["loads"]))
-    seconds = read_json(step.output / OUTPUT_NAME)["seconds"]
-    return document | {"seconds": seconds, "folder": launch.folder}
+        execute(
+            bench.executor,
+            step,
+            folder,
+            {},
+            label=label,
+            on_line=bench.on_client_line,
+            beside=endpoint,
+            holds=bench.holds,
+        )
+    measured = _collect(bench, launch)
+    bench.say(f"{label}: " + " · ".join(_headline(load) for load in measured["loads"]))
+    return measured | {"kept": False}
+
+
+def _collect(bench: Bench, launch: Launch) -> dict[str, Any]:
+    """The result document of a launch that has been measured."""
+    output = bench.folder / launch.folder / CLIENT
+    document: dict[str, Any] = read_json(output / RESULT_NAME)
+    return document | {"seconds": read_output(output)["seconds"], "folder": launch.folder, "kept": True}
+
+
+def finished_rounds(folder: Path, launches: Sequence[Launch]) -> frozenset[int]:
+    """Rounds of which every launch left its sealed result in ``folder``, whole."""
+    unfinished = {one.round for one in launches if not _is_whole(folder / one.folder / CLIENT)}
+    return frozenset({one.round for one in launches} - unfinished)
+
+
+def _is_whole(output: Path) -> bool:
+    try:
+        return not damaged_files(output, read_output(output))
+    except StageError:
+        return False
 
 
 def _headline(load: dict[str, Any]) -> str:

@@ -16,9 +16,11 @@ import typer
 from speculators import __version__
 from speculators.cli.check import check
 from speculators.cli.errors import MACHINE_ERRNOS, SPACE_HINT, bug_text, error_text
+from speculators.cli.plan import plan
 from speculators.cli.run import run
 from speculators.cli.schema import schema
 from speculators.errors import EXIT_BUG, EXIT_INTERRUPTED, MachineError, RecipeError, SpeculatorsError
+from speculators.stages.table import BUILD_STAGES
 
 #: Base of what typer raises for a command line it cannot parse: click's class, or since typer 0.26
 #: its own; only the leaf is public in both.
@@ -26,16 +28,21 @@ CommandLineError: Any = next(
     base for base in reversed(typer.BadParameter.__mro__) if hasattr(base, "format_message")
 )
 
+#: What may follow ``--fresh``.
+FRESH_NAMES = ("all", "benchmark", *(stage.name for stage in BUILD_STAGES))
+
 EPILOG = """\b
 Examples:
   speculators check recipes/smollm2-135m-eagle3.yaml
+  speculators plan recipes/smollm2-135m-eagle3.yaml
   speculators run recipes/smollm2-135m-eagle3.yaml
   speculators run recipes/smollm2-135m-eagle3.yaml --set training.epochs=2
 
 \b
 Exit codes:
   0 ok   2 recipe or command line wrong   3 a stage failed
-  4 the machine lacks something   70 a bug of ours   130 interrupted
+  4 the machine lacks something   10 the plan has work (plan --detailed-exitcode)
+  70 a bug of ours   130 interrupted
 """
 
 
@@ -63,7 +70,7 @@ def build_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(epilog=EPILOG)(root)
-    for verb in (check, run, schema):
+    for verb in (check, plan, run, schema):
         app.command(verb.__name__)(verb)
     return app
 
@@ -71,7 +78,7 @@ def build_app() -> typer.Typer:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code of errors.py and prints every failure."""
     command = typer.main.get_command(build_app())
-    given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    given = with_fresh_names(list(sys.argv[1:] if arguments is None else arguments)) or ["--help"]
     try:
         code = int(command.main(given, prog_name="speculators", standalone_mode=False) or 0)
         if code == EXIT_INTERRUPTED:  # typer turns ^C into an exit code
@@ -97,6 +104,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return RecipeError.exit_code
     except Exception:  # the outermost handler: whatever is left is our bug
         return report_bug()
+
+
+def with_fresh_names(arguments: list[str]) -> list[str]:
+    """``--fresh`` without a stage means all of them; typer has no options with an optional value."""
+    given: list[str] = []
+    for word, following in zip(arguments, [*arguments[1:], ""]):
+        given.append(word)
+        if word == "--fresh" and following not in FRESH_NAMES:
+            given.append("all")
+    return given
 
 
 def report_bug() -> int:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from speculators.pipeline.choice import Choice
+    from speculators.recipe.recipe import Recipe
 
 Overrides = Annotated[
     list[str] | None,
@@ -22,3 +26,49 @@ RecipePath = Annotated[
 RecipePaths = Annotated[
     list[Path], typer.Argument(metavar="RECIPE", help="Recipes, YAML files.", show_default=False)
 ]
+RunsDir = Annotated[Path, typer.Option("--runs-dir", metavar="PATH", help="Where run folders go.")]
+Only = Annotated[
+    str, typer.Option("--only", metavar="STAGE", help="This stage and no other.", show_default=False)
+]
+From = Annotated[
+    str,
+    typer.Option(
+        "--from", metavar="STAGE", help="Make this stage and all after it anew.", show_default=False
+    ),
+]
+Fresh = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fresh",
+        metavar="[STAGE]",
+        help="Make this stage anew, without STAGE all of them. Repeatable.",
+        show_default=False,
+    ),
+]
+Accept = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--accept",
+        metavar="STAGE",
+        help="Keep this stage's output although code has changed. Repeatable.",
+        show_default=False,
+    ),
+]
+
+
+def choice_of(only: str, start: str, fresh: list[str] | None, accept: list[str] | None) -> Choice:
+    """The options above as the pipeline takes them."""
+    from speculators.pipeline.choice import Choice
+
+    return Choice(only, start, frozenset(fresh or ()), frozenset(accept or ()))
+
+
+def load(path: Path, overrides: list[str] | None) -> Recipe | None:
+    """The recipe in ``path``; None when it has errors.  Diagnostics go to stderr."""
+    from speculators.recipe.diagnostics import render_all
+    from speculators.recipe.recipe import load_recipe
+
+    loaded = load_recipe(path, overrides or [])
+    if loaded.diagnostics:
+        typer.echo(render_all(loaded.diagnostics), err=True)
+    return loaded.recipe

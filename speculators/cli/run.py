@@ -2,42 +2,87 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import signal
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from speculators.cli.options import Overrides, RecipePath
+from speculators.cli.options import (
+    Accept,
+    Fresh,
+    From,
+    Only,
+    Overrides,
+    RecipePath,
+    RunsDir,
+    choice_of,
+    load,
+)
 
-RunsDir = Annotated[Path, typer.Option("--runs-dir", metavar="PATH", help="Where run folders go.")]
+Progress = Annotated[
+    str,
+    typer.Option("--progress", metavar="auto|plain|quiet", help="A live line on a terminal, or plain lines."),
+]
 
 
 def run(
     recipe: RecipePath,
     overrides: Overrides = None,
     runs_dir: RunsDir = Path("runs"),
+    only: Only = "",
+    start: From = "",
+    fresh: Fresh = None,
+    accept: Accept = None,
+    remake: Annotated[
+        bool, typer.Option("--remake-damaged", help="Make damaged stored outputs again instead of stopping.")
+    ] = False,
+    progress: Progress = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the result and errors.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also every line of every stage.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The run's record as JSON on stdout.")] = False,
 ) -> int:
     """Run a recipe, from data to report.
 
-    Finished stages are reused, so the same command continues an interrupted run.
+    Finished stages are reused and interrupted ones continue, so the same command goes on where a run
+    stopped.
 
     \b
     Examples:
       speculators run recipes/smollm2-135m-eagle3.yaml
       speculators run my.yaml --set training.learning_rate=5e-5 --set benchmark.rounds=5
+      speculators run my.yaml --only benchmark
+      speculators run my.yaml --from training
     """
-    from speculators.recipe.diagnostics import render_all
-    from speculators.recipe.recipe import load_recipe
-
-    loaded = load_recipe(recipe, overrides or [])
-    if loaded.diagnostics:
-        typer.echo(render_all(loaded.diagnostics), err=True)
-    if loaded.recipe is None:
+    if progress not in ("auto", "plain", "quiet"):
+        raise typer.BadParameter(f"--progress is '{progress}': one of auto, plain, quiet")
+    loaded = load(recipe, overrides)
+    if loaded is None:
         return 2
     # The pipeline is imported only now: a wrong recipe is refused at once.
-    from speculators.pipeline.run import run_recipe
+    from speculators.pipeline.console import QUIET, Console, Voice
+    from speculators.pipeline.run import Options, run_recipe
 
     # Being told to end is like ^C: servers are stopped and the record is closed.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    return run_recipe(loaded.recipe, runs_dir)
+    console = Console(voice=Voice(QUIET if quiet else progress, verbose))
+    options = Options(
+        runs_dir,
+        choice_of(only, start, fresh, accept)._replace(remake=remake),
+        command_line(recipe, overrides or [], runs_dir, only),
+    )
+    record = run_recipe(loaded, options, console)
+    typer.echo(json.dumps(record, indent=2, ensure_ascii=False) if as_json else record["verdict"])
+    return 0
+
+
+def command_line(recipe: Path, overrides: list[str], runs_dir: Path, only: str) -> str:
+    """The command that continues this run, as a line for a shell."""
+    words = ["speculators", "run", str(recipe)]
+    for override in overrides:
+        words += ["--set", override]
+    words += ["--runs-dir", str(runs_dir)] if runs_dir != Path("runs") else []
+    words += ["--only", only] if only else []
+    return shlex.join(words)

@@ -9,7 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from speculators.documents import file_digest, read_json, tree_files, write_json
+from speculators.documents import file_digest, read_json, tree_files, value_digest, write_json
+from speculators.errors import StageError
 
 INPUT_SCHEMA = "speculators/stage-input/v1"
 OUTPUT_SCHEMA = "speculators/stage-output/v1"
@@ -40,7 +41,7 @@ class StageInput(NamedTuple):
 
     def result_of(self, stage: str) -> dict[str, Any]:
         """The ``result`` object that an input stage left in its output document."""
-        result: dict[str, Any] = read_json(self.inputs[stage] / OUTPUT_NAME)["result"]
+        result: dict[str, Any] = read_output(self.inputs[stage])["result"]
         return result
 
     def document(self) -> dict[str, Any]:
@@ -67,19 +68,56 @@ def read_input(path: Path) -> StageInput:
 
 
 def write_output(step: StageInput, result: dict[str, Any], seconds: float) -> None:
-    """Seal the output folder: its result, and the digest and size of every file in it."""
+    """Seal the output folder: its result, the digest and size of every file in it, and its own digest."""
     files = {
         str(file.relative_to(step.output)): {"sha256": file_digest(file), "bytes": file.stat().st_size}
         for file in tree_files(step.output)
         if file.name not in (OUTPUT_NAME, ERROR_NAME)
     }
-    write_json(
-        step.output / OUTPUT_NAME,
-        {
-            "schema": OUTPUT_SCHEMA,
-            "stage": step.stage,
-            "result": result,
-            "files": files,
-            "seconds": round(seconds, 3),
-        },
-    )
+    document = {
+        "schema": OUTPUT_SCHEMA,
+        "stage": step.stage,
+        "result": result,
+        "files": files,
+        "seconds": round(seconds, 3),
+    }
+    write_json(step.output / OUTPUT_NAME, {**document, "digest": value_digest(document)})
+
+
+def read_output(folder: Path) -> dict[str, Any]:
+    """The output document that seals ``folder``.
+
+    Raises:
+        StageError: it is not there, or not as it was written.
+    """
+    path = folder / OUTPUT_NAME
+    try:
+        document: dict[str, Any] = read_json(path)
+        whole = document.pop("digest") == value_digest(document)
+    except (OSError, ValueError, AttributeError, KeyError):
+        whole = False
+    if not whole:
+        raise StageError(f"{path}: not as it was written", rule="damaged")
+    return document
+
+
+def output_bytes(document: dict[str, Any]) -> int:
+    """Size of a sealed folder's files."""
+    return sum(entry["bytes"] for entry in document["files"].values())
+
+
+def damaged_files(folder: Path, document: dict[str, Any], *, thorough: bool = True) -> list[str]:
+    """Files of a sealed folder that are missing or changed, each with what is wrong with it.
+
+    Without ``thorough`` only presence and size are looked at, which costs nothing.
+    """
+    found = []
+    for name, sealed in document["files"].items():
+        path = folder / name
+        if not path.is_file():
+            found.append(f"{name} is missing")
+        elif (size := path.stat().st_size) != sealed["bytes"]:
+            found.append(f"{name} has {size} bytes, not {sealed['bytes']}")
+        elif thorough and file_digest(path) != sealed["sha256"]:
+            found.append(f"{name} has other bytes than were written")
+    return found

@@ -33,11 +33,12 @@ def execute(
     label: str = "",
     on_line: OnLine | None = None,
     beside: Endpoint | None = None,
+    holds: Sequence[int] = (),
 ) -> StepResult:
     """Run ``step``, keeping its input document, command and log in ``folder``.
 
-    ``beside`` is the server that the stage is a client of; when the stage blames that server, the
-    server's log is shown instead of its own.
+    ``holds`` goes to the step as it is.  ``beside`` is the server that the stage is a client of; when the
+    stage blames that server, the server's log is shown instead of its own.
 
     Raises:
         SpeculatorsError: of the class that the exit code stands for, with the log's last lines.
@@ -48,7 +49,7 @@ def execute(
     write_text(folder / COMMAND_NAME, command_text(environment, argv))
     name = label or f"stage '{step.stage}'"
     log = folder / LOG_NAME
-    result = executor.run(Step(name, argv, environment, log=log), on_line=on_line, beside=beside)
+    result = executor.run(Step(name, argv, environment, log, holds), on_line=on_line, beside=beside)
     if result.exit_code != 0:
         raise _failure(name, step.output / ERROR_NAME, result.exit_code, log, beside)
     return result

@@ -1,0 +1,55 @@
+"""``speculators plan``: what would run, and why."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from speculators.cli.options import Accept, Fresh, From, Only, Overrides, RecipePath, RunsDir, choice_of, load
+
+EXIT_WORK = 10
+
+
+def plan(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    runs_dir: RunsDir = Path("runs"),
+    only: Only = "",
+    start: From = "",
+    fresh: Fresh = None,
+    accept: Accept = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    detailed: Annotated[
+        bool, typer.Option("--detailed-exitcode", help="Exit 10 when a stage before the benchmark would run.")
+    ] = False,
+) -> int:
+    """Show what a run would do and why, without doing it.
+
+    No engine, GPU or network is needed.
+
+    \b
+    Examples:
+      speculators plan my.yaml
+      speculators plan my.yaml --set training.learning_rate=5e-5
+      speculators plan my.yaml --detailed-exitcode --json
+    """
+    loaded = load(recipe, overrides)
+    if loaded is None:
+        return 2
+    from speculators.pipeline import plan_text
+    from speculators.pipeline.plan import plan as make_plan
+    from speculators.pipeline.record import benchmark_seconds
+    from speculators.pipeline.store import Store, default_home
+
+    planned = make_plan(loaded, Store(default_home()), choice_of(only, start, fresh, accept))
+    seconds = benchmark_seconds(runs_dir, loaded.name)
+    if as_json:
+        typer.echo(
+            json.dumps(plan_text.document(loaded.name, planned, seconds), indent=2, ensure_ascii=False)
+        )
+    else:
+        typer.echo(plan_text.table(loaded.name, planned, seconds))
+    return EXIT_WORK if detailed and plan_text.has_work(planned) else 0

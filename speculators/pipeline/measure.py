@@ -1,0 +1,92 @@
+"""The benchmark of a run, and the prediction beside it.
+
+A new run always measures anew.  A run that continues an interrupted one keeps the rounds that were
+finished, if nothing that they depend on has changed.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from speculators.benchmark.run import STAGE, run_benchmark
+from speculators.documents import read_json, write_json
+from speculators.errors import SpeculatorsError
+from speculators.pipeline.keys import environment, imported_modules, module_digest
+from speculators.pipeline.plan import contents_digest
+from speculators.pipeline.running import Run, book, perform, timed
+from speculators.pipeline.store import KEY_NAME
+from speculators.quantities import duration
+from speculators.stages.documents import OUTPUT_NAME, StageInput, read_output
+from speculators.stages.table import ENGINE_PACKAGES, REPLAY, select
+
+INPUTS = ("verifier", "prompts", "package")
+REPLAY_NAME = "replay.json"
+
+
+def measure(run: Run) -> None:
+    """Benchmark the arms, then predict the served acceptance from the plain arm's outputs."""
+    folder = run.record.folder / "bench"
+    values = benchmark_values(run)
+    keep_finished_rounds(folder, benchmark_parts(run, values), continued=run.record.continued)
+    run.console.say("benchmark", "started")
+    started = time.monotonic()
+    with timed(run, "benchmark"):
+        result = run_benchmark(
+            values,
+            run.outputs,
+            folder,
+            run.executor,
+            on_line=lambda line: run.console.say("benchmark", line),
+            on_client_line=run.console.heard,
+            holds=run.holds(),
+        )
+    write_json(folder / OUTPUT_NAME, {"result": result})
+    run.outputs["benchmark"] = folder
+    seconds = time.monotonic() - started
+    run.console.say("benchmark", f"done in {duration(seconds)}")
+    run.record.add_stage({"name": "benchmark", "action": "run", "seconds": round(seconds, 1)})
+    predict(run)
+
+
+def benchmark_values(run: Run) -> dict[str, Any]:
+    """What the benchmark reads of the recipe."""
+    data = run.recipe.data
+    values = {name: data[name] for name in ("verifier", "benchmark", "engine")}
+    tokens = data["benchmark"]["speculative_tokens"]
+    packaged = read_output(run.outputs["package"])["result"]["speculative_tokens"]
+    return {**values, "speculative_tokens": tokens or packaged}
+
+
+def benchmark_parts(run: Run, values: dict[str, Any]) -> dict[str, Any]:
+    """Everything that the rounds of one sitting have in common."""
+    return {
+        "values": values,
+        "inputs": {name: contents_digest(run.outputs[name]) for name in INPUTS},
+        "environment": environment((*ENGINE_PACKAGES, "guidellm")),
+        "code": {name: module_digest(name) for name in imported_modules(f"speculators.stages.{STAGE}")},
+    }
+
+
+def keep_finished_rounds(folder: Path, parts: dict[str, Any], *, continued: bool) -> None:
+    """Clear what a benchmark under other conditions left in ``folder``."""
+    key = folder / KEY_NAME
+    same = continued and key.is_file() and read_json(key) == parts
+    if folder.exists() and not same:
+        shutil.rmtree(folder)
+    write_json(key, parts)
+
+
+def predict(run: Run) -> None:
+    """Replay drafting on the plain arm's outputs.  A failure costs the prediction, not the measurement."""
+    replayed = run.record.stage_folder("replay") / "output"
+    inputs = {name: run.outputs[name] for name in REPLAY.inputs}
+    try:
+        perform(run, REPLAY, StageInput("replay", select(run.recipe.data, REPLAY), inputs, {}, replayed))
+    except SpeculatorsError as error:
+        run.console.say("replay", f"no prediction: {error.message}")
+        write_json(replayed / REPLAY_NAME, {"not_predicted": error.message.splitlines()[0]})
+        return
+    book(run, "replay", "run", replayed)

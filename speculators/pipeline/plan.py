@@ -1,0 +1,179 @@
+"""What a run would do and why, without doing it.
+
+``run`` walks the same function stage by stage, with the real inputs in hand, so the table that it
+prints first and what it then does cannot disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from speculators.documents import value_digest
+from speculators.errors import RecipeError, StageError
+from speculators.pipeline.choice import Choice
+from speculators.pipeline.keys import key_of, key_parts
+from speculators.pipeline.reasons import Reason, differences, distance
+from speculators.pipeline.store import Kept, Store
+from speculators.recipe.recipe import Recipe
+from speculators.stages.documents import damaged_files, read_output
+from speculators.stages.table import Stage, build_stages, select
+
+BENCHMARK = "benchmark"
+REUSE, RUN, ACCEPT, MEASURE, SKIP = "reuse", "run", "accept", "measure", "skip"
+
+NO_PARTS: Mapping[str, Any] = MappingProxyType({})
+#: Digest of an input that has still to be made.
+OPEN = "open"
+
+
+class StagePlan(NamedTuple):
+    """One stage.  ``key`` and ``parts`` are empty while an input has still to be made.
+
+    ``output``: what is reused or accepted; ``like``: the finished output of the most similar key, which
+    the reasons and the estimate come from; ``continues``: an interrupted attempt left work.
+    """
+
+    name: str
+    action: str
+    reasons: tuple[Reason, ...] = ()
+    key: str = ""
+    parts: Mapping[str, Any] = NO_PARTS
+    output: Path | None = None
+    like: Kept | None = None
+    continues: bool = False
+
+
+def plan(recipe: Recipe, store: Store, choice: Choice) -> list[StagePlan]:
+    """All stages of ``recipe`` in order, as they would go now.
+
+    Raises:
+        RecipeError: the choice names a stage that this recipe lacks, or leaves out one that is missing.
+    """
+    choice = choice.bound(stage_names(recipe))
+    planned: list[StagePlan] = []
+    outputs: dict[str, Path | None] = {}
+    for stage in build_stages(recipe.data):
+        one = plan_stage(recipe, stage, outputs, store, choice)
+        planned.append(one)
+        outputs[stage.name] = one.output
+    return [*planned, plan_benchmark(recipe, choice)]
+
+
+def stage_names(recipe: Recipe) -> list[str]:
+    """The stages that a command line can name, in order."""
+    return [*(stage.name for stage in build_stages(recipe.data)), BENCHMARK]
+
+
+def plan_stage(
+    recipe: Recipe, stage: Stage, outputs: Mapping[str, Path | None], store: Store, choice: Choice
+) -> StagePlan:
+    """One stage, given the outputs of earlier ones (None: still to be made).
+
+    Raises:
+        RecipeError: the choice leaves this stage out, and its output is missing.
+    """
+    if not choice.needs(stage.name):
+        return StagePlan(stage.name, SKIP, (Reason("asked", f"--only {choice.only}"),))
+    inputs = {name: outputs[name] for name in stage.inputs if name in outputs}
+    parts = stage_parts(recipe, stage, inputs)
+    asked = choice.reason_to_make(stage.name)
+    reasons = [asked] if asked else []
+    if open_inputs := [name for name, path in inputs.items() if path is None]:
+        # Their contents may come out the same: then the run will find this output and reuse it.
+        reasons += [Reason("input", f"input is made anew: {name}") for name in open_inputs]
+        return _to_run(recipe, stage, choice, store, parts, "", reasons)
+    key = key_of(parts)
+    found = store.find(stage.name, key)
+    if found and not asked:
+        if not (damage := damage_of(found, thorough=False)):
+            return StagePlan(stage.name, REUSE, (), key, parts, found)
+        reasons = [Reason("damaged", f"stored output is damaged: {damage}")]
+    elif stage.name in choice.accept and not asked:
+        like = nearest(store, stage.name, parts)
+        if like is not None and not _differs_in_more_than_code(like.parts, parts):
+            why = tuple(differences(like.parts, parts, place_of(recipe)))
+            return StagePlan(stage.name, ACCEPT, why, key, parts, like.path, like)
+    return _to_run(recipe, stage, choice, store, parts, key, reasons)
+
+
+def damage_of(output: Path, *, thorough: bool = True) -> str:
+    """What is wrong with a stored output, or nothing; ``thorough`` compares every byte with its digest."""
+    try:
+        return "; ".join(damaged_files(output, read_output(output), thorough=thorough))
+    except StageError as error:
+        return error.message
+
+
+def stage_parts(recipe: Recipe, stage: Stage, inputs: Mapping[str, Path | None]) -> dict[str, Any]:
+    """The parts of the stage's key."""
+    files = {name: paths for name, paths in recipe.files().items() if name in stage.files}
+    sources = recipe.verifier_source() if stage.names_verifier else {}
+    digests = {name: contents_digest(path) if path else OPEN for name, path in inputs.items()}
+    return key_parts(stage, select(recipe.data, stage), digests, files, sources)
+
+
+def contents_digest(output: Path) -> str:
+    """Digest of a finished output's files, so that an unchanged output stops the cascade."""
+    files = read_output(output)["files"]
+    return value_digest({name: entry["sha256"] for name, entry in files.items()})
+
+
+def plan_benchmark(recipe: Recipe, choice: Choice) -> StagePlan:
+    """The benchmark is never taken from the store."""
+    if not choice.includes(BENCHMARK):
+        return StagePlan(BENCHMARK, SKIP, (Reason("asked", f"--only {choice.only}"),))
+    wanted = recipe.data["benchmark"]
+    work = f"{wanted['rounds']} rounds × 2 arms × {len(wanted['concurrency'])} loads"
+    return StagePlan(BENCHMARK, MEASURE, (Reason("measure", f"always measured anew: {work}"),))
+
+
+def nearest(store: Store, stage: str, parts: dict[str, Any]) -> Kept | None:
+    """The finished output whose key differs in the fewest things; of equals the newest."""
+    return min(store.history(stage), key=lambda kept: distance(kept.parts, parts), default=None)
+
+
+def place_of(recipe: Recipe) -> Any:
+    """A function from a recipe path to ``file:line`` where it was written."""
+
+    def place(path: str) -> str:
+        keys = tuple(path.split("."))
+        if not recipe.positions.has(keys):
+            return ""
+        mark = recipe.positions.value(keys)
+        return f"{mark.file}:{mark.line}"
+
+    return place
+
+
+def _to_run(
+    recipe: Recipe,
+    stage: Stage,
+    choice: Choice,
+    store: Store,
+    parts: dict[str, Any],
+    key: str,
+    reasons: list[Reason],
+) -> StagePlan:
+    like = nearest(store, stage.name, parts)
+    if not reasons and like is None:
+        reasons = [Reason("missing", "no earlier output")]
+    elif not reasons and like is not None:
+        reasons = differences(like.parts, parts, place_of(recipe)) or [
+            Reason("missing", "its output is gone")
+        ]
+    if not choice.includes(stage.name):
+        raise RecipeError(
+            f"--only {choice.only}: stage '{stage.name}' would have to run first: "
+            + "; ".join(reason.text for reason in reasons[:3]),
+            hint="leave --only out, or name that stage first",
+            rule="only",
+        )
+    continues = bool(key) and store.partial(stage.name, key).is_dir()
+    return StagePlan(stage.name, RUN, tuple(reasons), key, parts, None, like, continues)
+
+
+def _differs_in_more_than_code(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    return any(reason.kind != "module" for reason in differences(old, new, lambda _: ""))
