@@ -15,6 +15,7 @@ import typer
 
 from speculators import __version__
 from speculators.cli.check import check
+from speculators.cli.doctor import doctor
 from speculators.cli.errors import MACHINE_ERRNOS, SPACE_HINT, bug_text, error_text
 from speculators.cli.plan import plan
 from speculators.cli.run import run
@@ -34,6 +35,7 @@ FRESH_NAMES = ("all", "benchmark", *(stage.name for stage in BUILD_STAGES))
 EPILOG = """\b
 Examples:
   speculators check recipes/smollm2-135m-eagle3.yaml
+  speculators doctor recipes/smollm2-135m-eagle3.yaml
   speculators plan recipes/smollm2-135m-eagle3.yaml
   speculators run recipes/smollm2-135m-eagle3.yaml
   speculators run recipes/smollm2-135m-eagle3.yaml --set training.epochs=2
@@ -70,7 +72,7 @@ def build_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(epilog=EPILOG)(root)
-    for verb in (check, plan, run, schema):
+    for verb in (check, doctor, plan, run, schema):
         app.command(verb.__name__)(verb)
     return app
 

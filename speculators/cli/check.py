@@ -38,11 +38,7 @@ def check(
     from speculators.recipe.diagnostics import has_errors
 
     results = {path: _load(path, overrides or [], engine) for path in recipes}
-    if as_json:
-        typer.echo(json.dumps(_document(results), indent=2, ensure_ascii=False))
-    else:
-        for path, loaded in results.items():
-            _show(path, loaded)
+    show_loaded(results, as_json)
     return 2 if any(has_errors(loaded.diagnostics) for loaded in results.values()) else 0
 
 
@@ -60,6 +56,15 @@ def _load(path: Path, overrides: list[str], engine: bool) -> Loaded:
         engine_diagnostics(args, positions) if engine else [not_checked(positions, "only vLLM knows them")]
     )
     return loaded._replace(diagnostics=ordered((*loaded.diagnostics, *found)))
+
+
+def show_loaded(results: dict[Path, Loaded], as_json: bool) -> None:
+    """Print what the check of each recipe found."""
+    if as_json:
+        typer.echo(json.dumps(_document(results), indent=2, ensure_ascii=False))
+        return
+    for path, loaded in results.items():
+        _show(path, loaded)
 
 
 def _show(path: Path, loaded: Loaded) -> None:

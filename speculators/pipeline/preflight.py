@@ -1,38 +1,30 @@
-"""What must be true before the first stage starts, found out in seconds instead of after an hour."""
+"""What must be true before the first stage starts, found out in seconds instead of after an hour.
+
+The findings are those of ``speculators doctor``; here the first things a run cannot do without
+stop it.
+"""
 
 from __future__ import annotations
 
-import importlib.util
+import os
 
 from speculators.errors import MachineError
+from speculators.pipeline.machine.engine import engine_findings
+from speculators.pipeline.machine.findings import Finding, lacking
+from speculators.pipeline.machine.packages import package_findings
+from speculators.pipeline.machine.sources import draft_finding
 from speculators.recipe.diagnostics import has_errors
 from speculators.recipe.engine_probe import engine_diagnostics
 from speculators.recipe.recipe import InvalidRecipeError, Recipe
-
-#: module -> the extra that brings it
-NEEDED_MODULES = {
-    "torch": "train",
-    "transformers": "train",
-    "safetensors": "train",
-    "vllm": "datagen",
-    "guidellm": "bench",
-}
 
 
 def check_environment() -> None:
     """Stop when this environment cannot run the stages.
 
     Raises:
-        MachineError: naming every missing package at once.
+        MachineError: naming everything that is missing at once.
     """
-    missing = {name: extra for name, extra in NEEDED_MODULES.items() if not importlib.util.find_spec(name)}
-    if missing:
-        raise MachineError(
-            f"this environment lacks {', '.join(missing)}",
-            hint="set up the CPU engine with `make setup-local`, or on a CUDA machine: "
-            f"pip install 'speculators[{','.join(sorted({*missing.values(), 'cuda'}))}]'",
-            rule="missing-package",
-        )
+    require([*package_findings(), *engine_findings()], "environment")
 
 
 def check_engine_arguments(recipe: Recipe) -> None:
@@ -52,10 +44,19 @@ def check_draft(recipe: Recipe) -> None:
     Raises:
         MachineError: naming the command that fetches it.
     """
-    if recipe.hub_draft and "draft" not in recipe.files():
-        repository, revision = recipe.hub_draft
+    found = draft_finding(recipe, os.environ)
+    require([found] if found else [], "not-fetched")
+
+
+def require(findings: list[Finding], rule: str) -> None:
+    """Stop when a run cannot succeed.
+
+    Raises:
+        MachineError: with every missing thing, and each mend once.
+    """
+    if found := lacking(findings):
         raise MachineError(
-            f"draft {repository}@{revision} is not in the local Hugging Face cache",
-            hint=f"stages run offline; fetch it with: hf download {repository} --revision {revision}",
-            rule="not-fetched",
+            "; ".join(f"{finding.check}: {finding.detail}" for finding in found),
+            hint="; ".join(dict.fromkeys(finding.mend for finding in found)),
+            rule=rule,
         )

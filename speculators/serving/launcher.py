@@ -30,6 +30,11 @@ class Launcher(NamedTuple):
         return " ".join((Path(self.start[0]).name, *self.start[1:]))
 
 
+def has_engine() -> bool:
+    """Whether an engine is installed in this interpreter's environment."""
+    return any(True for name in ENGINE_DISTRIBUTIONS for _ in metadata.distributions(name=name))
+
+
 def find_launcher() -> Launcher:
     """The start command for this interpreter's environment.
 

@@ -23,7 +23,10 @@ benchmark: {prompts: prompts.jsonl, requests: 1}
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     model = tmp_path / "hub" / "models--owner--draft"
-    (model / "snapshots" / COMMIT).mkdir(parents=True)
+    snapshot = model / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    for name in ("config.json", "model.safetensors"):
+        (snapshot / name).write_bytes(b"")
     (model / "refs").mkdir()
     (model / "refs" / "main").write_text(COMMIT)
     return model

@@ -1,0 +1,127 @@
+"""All that a machine lacks for a recipe, in one list: each check is a row and looks at one subject."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from speculators.pipeline.machine import gpu, leftovers, memory, orphans, sources, storage
+from speculators.pipeline.machine.copies import copy_findings
+from speculators.pipeline.machine.engine import engine_findings
+from speculators.pipeline.machine.estimates import Needs, count_parameters, count_prompts, estimate
+from speculators.pipeline.machine.findings import Finding, lacking, not_checked
+from speculators.pipeline.machine.packages import GGUF, package_findings, python_findings
+from speculators.pipeline.machine.ports import port_findings
+from speculators.pipeline.store import Store
+from speculators.recipe.facts import find_facts
+from speculators.recipe.recipe import Recipe
+from speculators.serving.environment import has_cpu_engine
+from speculators.serving.launcher import has_engine
+
+REPORT_SCHEMA = "speculators/doctor/v1"
+
+
+class Subject(NamedTuple):
+    """What is examined: the places a run would use, and the recipe it would run, if one is given."""
+
+    home: Path
+    runs: Path
+    environ: Mapping[str, str]
+    recipe: Recipe | None = None
+    needs: Needs | None = None  # None where the verifier's shape is unknown
+
+    @property
+    def engine_args(self) -> dict[str, Any]:
+        args: dict[str, Any] = self.recipe.data["engine"]["args"] if self.recipe else {}
+        return args
+
+
+def subject_of(home: Path, runs: Path, environ: Mapping[str, str], recipe: Recipe | None = None) -> Subject:
+    needs = needs_of(recipe, environ) if recipe else None
+    return Subject(home.absolute(), runs.absolute(), environ, recipe, needs)
+
+
+def needs_of(recipe: Recipe, environ: Mapping[str, str]) -> Needs | None:
+    """The estimate for ``recipe``; None when nothing is known of its verifier."""
+    facts = find_facts(recipe.data["verifier"], recipe.path.absolute().parent, environ)
+    if facts is None:
+        return None
+    folder = sources.verifier_folder(recipe, environ)
+    # Half a download would be half a model.
+    counted = count_parameters(folder) if folder and not sources.gaps(folder) else None
+    files = recipe.files().get("datagen.prompts.files", [])
+    limit = recipe.data["datagen"]["prompts"]["limit"] if "datagen" in recipe.data else None
+    return estimate(recipe.data, facts, count_prompts(files, limit), counted)
+
+
+def _packages(subject: Subject) -> list[Finding]:
+    ships_gguf = subject.recipe is not None and "package" in subject.recipe.data["verifier"]
+    return package_findings((GGUF,) if ships_gguf else ())
+
+
+def _memory(subject: Subject) -> list[Finding]:
+    if not has_engine():  # whether the weights are in host memory is up to the engine
+        return memory.judge_memory(memory.look(), None, is_cpu=True)
+    return memory.judge_memory(memory.look(), subject.needs, has_cpu_engine())
+
+
+def _disk(subject: Subject) -> list[Finding]:
+    needs = subject.needs
+    store = storage.look("store", subject.home, "name another place with SPECULATORS_HOME")
+    runs = storage.look("runs", subject.runs, "name another place with --runs-dir")
+    return [
+        storage.judge_place(store, needs.store if needs else None),
+        storage.judge_place(runs, needs.runs if needs else None),
+    ]
+
+
+def _gpu(subject: Subject) -> list[Finding]:
+    if not has_engine() or has_cpu_engine():
+        return []
+    return gpu.judge_gpus(gpu.look(), subject.engine_args, subject.needs)
+
+
+def _sources(subject: Subject) -> list[Finding]:
+    if subject.recipe is None:
+        return []
+    found = sources.source_findings(subject.recipe, subject.environ)
+    if subject.needs is None:
+        reason = "memory and disk that the recipe takes: the verifier's config is not at hand"
+        found.append(not_checked("estimates", reason, "fetch the verifier first, then ask again"))
+    return found
+
+
+#: In the order they are shown: what everything rests on comes first.
+CHECKS: tuple[Callable[[Subject], list[Finding]], ...] = (
+    lambda _: python_findings(),
+    lambda _: copy_findings(),
+    _packages,
+    lambda _: engine_findings(),
+    _gpu,
+    _memory,
+    _disk,
+    lambda _: port_findings(),
+    _sources,
+    lambda subject: leftovers.leftover_findings(Store(subject.home).root),
+    lambda _: orphans.orphan_findings(),
+)
+
+
+def examine(subject: Subject) -> list[Finding]:
+    """The findings of every check."""
+    return [finding for check in CHECKS for finding in check(subject)]
+
+
+def clean(home: Path) -> list[Finding]:
+    """End processes whose run is gone, then remove what they and others left unfinished."""
+    return [*orphans.clean(), *leftovers.clean(Store(home).root)]
+
+
+def report(findings: list[Finding]) -> dict[str, Any]:
+    """The findings as one JSON document."""
+    return {
+        "schema": REPORT_SCHEMA,
+        "ok": not lacking(findings),
+        "findings": [finding._asdict() for finding in findings],
+    }

@@ -1,0 +1,157 @@
+"""What a recipe is going to need of memory and disk, estimated before anything is loaded.
+
+Estimates, and called so wherever they are shown: parameters are counted where the weights are at
+hand, else computed from the config; answers are taken to be as long as they may be.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from speculators.checkpoint.shape import Eagle3Config
+from speculators.datagen.disk import states_bytes
+from speculators.recipe.facts import VerifierFacts
+
+FLOAT32_BYTES = 4
+STORED_STATE_BYTES = 2  # bfloat16, as hidden_states packs them
+ENGINE_STATE_BYTES = 4  # what the engine may write for the shard in flight
+#: Weights and the two moments of AdamW.
+TRAINING_COPIES = 3
+#: A rule of thumb for English text; the answers are counted exactly and weigh more.
+BYTES_PER_PROMPT_TOKEN = 4
+HALF_DTYPES_BYTES = 2
+#: As vLLM reads them: small letters are powers of 1000, capitals of 1024.
+SUFFIXES = {
+    **{letter: 1000**power for power, letter in enumerate("kmgt", 1)},
+    **{letter: 1024**power for power, letter in enumerate("KMGT", 1)},
+}
+
+
+class Prompts(NamedTuple):
+    """What the training files hold: rows and bytes, after ``limit``."""
+
+    rows: int
+    bytes: int
+
+
+class Needs(NamedTuple):
+    """Bytes.  ``weights`` are the engine's copy, ``reference`` the float32 copy of the golden probe."""
+
+    parameters: int
+    weights: int
+    cache: int
+    reference: int
+    states: int
+    store: int  # states and everything else that stages keep
+    runs: int
+
+
+def estimate(
+    data: Mapping[str, Any], facts: VerifierFacts, prompts: Prompts, counted: int | None = None
+) -> Needs:
+    """Needs of a resolved recipe; ``counted`` are the parameters counted in the weights, if they are here."""
+    args = data["engine"]["args"]
+    parameters = counted or verifier_parameters(facts)
+    trains = not data.get("draft")
+    states = captured_bytes(data, facts, prompts) if trains else 0
+    trainable = draft_parameters(data["algorithm"], facts) if trains else 0
+    model = (trainable + facts.vocab_size * facts.hidden_size) * FLOAT32_BYTES if trains else 0
+    # Only a GGUF file is written anew; weights of a folder or of the hub cache are linked.
+    verifier = parameters * FLOAT32_BYTES if "package" in data["verifier"] else 0
+    return Needs(
+        parameters=parameters,
+        weights=parameters * element_bytes(args.get("dtype")),
+        cache=byte_count(args.get("kv_cache_memory_bytes")),
+        reference=parameters * FLOAT32_BYTES if trains else 0,
+        states=states,
+        store=states + verifier + trainable * FLOAT32_BYTES * TRAINING_COPIES + model,
+        runs=model,
+    )
+
+
+def verifier_parameters(facts: VerifierFacts) -> int:
+    """Parameters of a dense decoder with these widths; a mixture of experts has more."""
+    width, head = facts.hidden_size, facts.head_dim
+    queries, keys = facts.num_attention_heads * head, facts.num_key_value_heads * head
+    layer = width * (2 * queries + 2 * keys + 3 * facts.intermediate_size + 2)
+    ends = facts.vocab_size * width * (1 if facts.tie_word_embeddings else 2)
+    return facts.num_hidden_layers * layer + ends + width
+
+
+def draft_parameters(algorithm: Mapping[str, Any], facts: VerifierFacts) -> int:
+    """Parameters of an EAGLE-3 draft without its embedding."""
+    shape = Eagle3Config.for_verifier(facts._asdict(), algorithm)
+    width, head = shape.hidden_size, shape.head_dim
+    queries, keys = shape.num_attention_heads * head, shape.num_key_value_heads * head
+    attention = queries * width + 2 * width * (queries + 2 * keys)  # its input is two states wide
+    layer = attention + 3 * width * shape.intermediate_size
+    return len(shape.aux_layers) * width**2 + shape.layers * layer + shape.draft_vocab_size * width
+
+
+def captured_bytes(data: Mapping[str, Any], facts: VerifierFacts, prompts: Prompts) -> int:
+    """The packed states of all rows, and the engine's files of the shard in flight."""
+    tokens = tokens_at_most(data["datagen"], prompts)
+    rows = max(1, prompts.rows + data["datagen"]["prompts"]["magpie"]["count"])
+    in_flight = math.ceil(tokens * min(1.0, data["datagen"]["rows_per_shard"] / rows))
+    layers = len(data["algorithm"]["aux_layers"]) + 1
+    return states_bytes(tokens, layers, facts.hidden_size, STORED_STATE_BYTES) + states_bytes(
+        in_flight, layers, facts.hidden_size, ENGINE_STATE_BYTES
+    )
+
+
+def tokens_at_most(datagen: Mapping[str, Any], prompts: Prompts) -> int:
+    """Tokens of the training conversations when every answer is as long as it may be."""
+    magpie = datagen["prompts"]["magpie"]
+    answer: int = datagen["max_tokens"] if datagen["responses"] == "regenerate" else 0
+    written: int = magpie["count"] * (magpie["max_tokens"] + answer)
+    return prompts.rows * answer + prompts.bytes // BYTES_PER_PROMPT_TOKEN + written
+
+
+def count_prompts(files: list[Path], limit: int | None) -> Prompts:
+    rows = size = 0
+    for path in files:
+        with path.open("rb") as file:
+            for line in filter(bytes.strip, file):
+                if limit is not None and rows >= limit:
+                    return Prompts(rows, size)
+                rows, size = rows + 1, size + len(line)
+    return Prompts(rows, size)
+
+
+def count_parameters(folder: Path) -> int | None:
+    """Parameters in the safetensors files of ``folder``, by their headers; None when there are none."""
+    counts = [_parameters_in(path) for path in sorted(folder.glob("*.safetensors"))]
+    return sum(counts) or None
+
+
+def _parameters_in(path: Path) -> int:
+    """The format begins with its header's length (8 bytes, little endian) and the header, JSON.
+
+    0 for what is no such file, or was not fetched whole: then the config has to do.
+    """
+    try:
+        with path.open("rb") as file:
+            header: dict[str, Any] = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        shapes: list[list[int]] = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
+        return sum(math.prod(shape) for shape in shapes)
+    except (OSError, ValueError, KeyError, MemoryError, OverflowError):
+        return 0
+
+
+def element_bytes(dtype: Any) -> int:
+    """Bytes of one weight in the engine; 'auto' never serves in float32."""
+    return FLOAT32_BYTES if dtype in ("float32", "float") else HALF_DTYPES_BYTES
+
+
+def byte_count(value: Any) -> int:
+    """Bytes of a size as vLLM reads it: ``1G`` is 2**30, ``1g`` is 10**9; 0 when it is not given."""
+    text = str(value or 0)
+    number, factor = (text[:-1], SUFFIXES[text[-1]]) if text[-1] in SUFFIXES else (text, 1)
+    try:
+        return int(float(number) * factor)
+    except ValueError:
+        return 0

