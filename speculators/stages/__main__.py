@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from speculators.documents import write_json
-from speculators.errors import SpeculatorsError
+from speculators.errors import EXIT_INTERRUPTED, SpeculatorsError
 from speculators.stages.documents import ERROR_NAME, OUTPUT_NAME, read_input, write_output
 
 
@@ -35,6 +35,9 @@ def main(path: str) -> int:
         )
         print(f"error: {error.message} [{error.rule}]", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:  # no error: there is nothing to say about the recipe or the machine
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
     shutil.rmtree(step.work, ignore_errors=True)
     write_output(step, result, time.monotonic() - started)
     return 0

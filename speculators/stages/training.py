@@ -2,6 +2,9 @@
 
 Leaves ``draft.safetensors`` (float32, checkpoint names, without the frozen ends),
 ``vocabulary.safetensors`` (``draft_ids`` [Vd] int64) and ``metrics.jsonl``.
+
+Everything before the loop is cheap beside it and made anew by each attempt; the loop continues from
+its checkpoint.  The result is then that of an undisturbed run; only times and speeds differ.
 """
 
 from __future__ import annotations
@@ -21,11 +24,14 @@ from speculators.errors import StageError
 from speculators.models.eagle3 import Eagle3Draft
 from speculators.stages.documents import StageInput
 from speculators.training.baselines import bigram_matches, bigram_successors
+from speculators.training.interrupts import deferred_interrupts
 from speculators.training.loop import TrainingOptions, train
 from speculators.training.packing import Fitted, fit
+from speculators.training.resume import Checkpoints
 from speculators.training.ttt import FrozenVerifier
 from speculators.training.validation import ValidationBatch, agreement, evaluate, prepare, score
 
+CONTINUES = True
 VOCABULARY_NAME = "vocabulary.safetensors"
 
 
@@ -62,7 +68,11 @@ def run(step: StageInput) -> dict[str, Any]:
     )
 
     say: Callable[[str], None] = partial(print, flush=True)
-    trained = train(draft, verifier, data.train.documents, batches, options, step.output, say)
+    documents, checkpoints = data.train.documents, Checkpoints(step.work)
+    with deferred_interrupts() as interrupted:
+        trained = train(
+            draft, verifier, documents, batches, options, step.output, checkpoints, say, interrupted
+        )
     return {
         "best_epoch": trained.best_epoch,
         "epochs": options.epochs,

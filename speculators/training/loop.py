@@ -5,7 +5,8 @@ other.  Their losses are divided by the supervised rows of the whole window, not
 so that a row weighs the same whichever sequence it was packed into.
 
 The same seed and thread count give the same bits on one machine: the order comes from ``packing``,
-the weights from ``torch.manual_seed``, and nothing here draws a random number.
+the weights from ``torch.manual_seed``, and nothing here draws a random number.  An interrupted run
+that continues from its checkpoint (``resume``) gives those bits as well.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -21,11 +22,13 @@ import torch
 from safetensors.torch import save_file
 
 from speculators.datagen.shards import Document
+from speculators.documents import value_digest
 from speculators.errors import StageError
 from speculators.models.eagle3 import Eagle3Draft
 from speculators.training.losses import forward_kl
 from speculators.training.packing import PackedSequence, pack, plan_epoch
 from speculators.training.progress import Progress
+from speculators.training.resume import Checkpoints, RunState
 from speculators.training.schedule import learning_rate_factor
 from speculators.training.ttt import FrozenVerifier, draft_steps, supervised_rows, target_logits
 from speculators.training.validation import ValidationBatch, evaluate
@@ -67,13 +70,17 @@ class WindowLoss(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """What a run leaves besides its files."""
+    """What a run leaves besides its files.
+
+    ``training_seconds`` leaves out validation and the writing of checkpoints.  Of an interrupted
+    attempt it counts what its checkpoint covers: the same steps and tokens, each once.
+    """
 
     best_epoch: int  # 1-based
     validation: dict[str, Any] | None  # of the best epoch
     optimiser_steps: int
     tokens: int  # read over all epochs
-    training_seconds: float  # without validation
+    training_seconds: float
 
 
 def plan_run(lengths: Sequence[int], options: TrainingOptions) -> list[list[Window]]:
@@ -142,25 +149,33 @@ def train(
     batches: Sequence[ValidationBatch],
     options: TrainingOptions,
     folder: Path,
+    checkpoints: Checkpoints,
     say: Callable[[str], None] = print,
+    interrupted: Callable[[], bool] = lambda: False,
 ) -> Trained:
     """Train ``draft`` in place; leave its best state and the run's metrics in ``folder``.
 
     The best epoch has the longest replayed acceptance length on ``batches``; without validation
-    documents it is the last one.
+    documents it is the last one.  What ``checkpoints`` hold of an interrupted attempt is continued.
+    ``interrupted`` is asked after each window and each epoch.
 
     Raises:
         StageError: a loss or a gradient is not finite.
+        KeyboardInterrupt: ``interrupted`` said yes; a checkpoint is written.
     """
     device = verifier.embedding.device
     plan = plan_run([len(document.token_ids) for document in documents], options)
     total_steps = sum(len(windows) for windows in plan)
     optimiser = make_optimiser(draft, options)
-    progress = Progress(total_steps, say)
-    best_epoch, best_length, best_validation = 0, float("-inf"), None
-    with (folder / METRICS_NAME).open("w", encoding="utf-8") as metrics:
-        for epoch, windows in enumerate(plan, start=1):
-            for window in windows:
+    ingredients = run_digest(draft, documents, batches, options)
+    state = RunState(draft, optimiser, folder / METRICS_NAME, folder / DRAFT_NAME, ingredients)
+    progress = Progress(total_steps, say, checkpoints.restore(state, say))
+    if progress.steps:
+        epoch = min(progress.epochs + 1, options.epochs)
+        say(f"continuing from step {progress.steps} of {total_steps} (epoch {epoch})")
+    with state.metrics.open("a", encoding="utf-8") as metrics:
+        for epoch in range(progress.epochs + 1, options.epochs + 1):
+            for window in plan[epoch - 1][progress.windows :]:
                 factor = learning_rate_factor(progress.steps, total_steps, options.warmup_fraction)
                 rate = options.learning_rate * factor
                 sequences = [pack([documents[number] for number in numbers]).to(device) for numbers in window]
@@ -168,18 +183,63 @@ def train(
                 progress.step(epoch, result.loss, result.tokens)
                 figures = {"learning_rate": rate, "gradient_norm": norm, **result._asdict()}
                 write_metric(metrics, kind="step", epoch=epoch, step=progress.steps, **figures)
+                keep_place(checkpoints, state, progress, due=checkpoints.due(), stop=interrupted())
             with progress.pause():
                 validation = (
                     evaluate(draft, verifier, batches, options.speculative_tokens) if batches else None
                 )
-            length = (validation or {}).get("acceptance_length")
-            better = length is None or length > best_length
-            if better:
-                best_epoch, best_validation, best_length = epoch, validation, length or best_length
-                save_draft(draft, folder)
-            write_metric(metrics, kind="epoch", epoch=epoch, kept=better, validation=validation)
-            say(epoch_line(epoch, options.epochs, validation, better))
-    return Trained(best_epoch, best_validation, progress.steps, progress.tokens, progress.seconds)
+            kept = is_better(validation, progress.validation)
+            if kept:
+                save_draft(draft, state.export)
+            progress.end_epoch(validation, kept=kept)
+            write_metric(metrics, kind="epoch", epoch=epoch, kept=kept, validation=validation)
+            say(epoch_line(epoch, options.epochs, validation, kept))
+            keep_place(checkpoints, state, progress, due=True, stop=interrupted())
+    return Trained(
+        progress.best_epoch, progress.validation, progress.steps, progress.tokens, progress.seconds
+    )
+
+
+def run_digest(
+    draft: Eagle3Draft,
+    documents: Sequence[Document],
+    batches: Sequence[ValidationBatch],
+    options: TrainingOptions,
+) -> str:
+    """Tells runs apart that must not continue each other.
+
+    The store's key does this and more, but a stage is also run by hand, into a folder of one's choice.
+    """
+    held_out = [document for batch in batches for document in batch.documents]
+    return value_digest(
+        {
+            "options": asdict(options),
+            "parameters": {name: list(tensor.shape) for name, tensor in draft.state_dict().items()},
+            "documents": [(document.id, len(document.token_ids)) for document in documents],
+            "validation": [(document.id, len(document.token_ids)) for document in held_out],
+        }
+    )
+
+
+def keep_place(
+    checkpoints: Checkpoints, state: RunState, progress: Progress, *, due: bool, stop: bool
+) -> None:
+    """Between windows: a checkpoint if one is due, and the only place where an interrupted run ends.
+
+    It also ends after the last epoch: what then comes is done again, from the checkpoint, in no time.
+    """
+    if due or stop:
+        with progress.pause():
+            checkpoints.write(state, progress.reached)
+    if stop:
+        progress.say(f"interrupted at step {progress.steps} of {progress.total_steps}; checkpoint written")
+        raise KeyboardInterrupt
+
+
+def is_better(validation: dict[str, Any] | None, best: dict[str, Any] | None) -> bool:
+    """Whether an epoch beats the best so far; without validation documents the later one does."""
+    length = (validation or {}).get("acceptance_length")
+    return length is None or length > ((best or {}).get("acceptance_length") or 0.0)
 
 
 def optimiser_step(
@@ -207,12 +267,15 @@ def optimiser_step(
     return result, norm
 
 
-def save_draft(draft: Eagle3Draft, folder: Path) -> None:
-    """Write the draft's trained tensors in float32, whole or not at all."""
-    partial = folder / (DRAFT_NAME + ".partial")
+def save_draft(draft: Eagle3Draft, path: Path) -> None:
+    """Write the draft's trained tensors in float32, whole or not at all.
+
+    A new file each time: a checkpoint holds on to the one before by a hard link.
+    """
+    partial = path.with_name(path.name + ".partial")
     state = draft.state_dict().items()
     save_file({name: tensor.detach().float().contiguous() for name, tensor in state}, partial)
-    partial.replace(folder / DRAFT_NAME)
+    partial.replace(path)
 
 
 def write_metric(file: TextIO, **values: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,22 +15,13 @@ from speculators.checkpoint.check import failures
 from speculators.checkpoint.read import read_checkpoint
 from speculators.checkpoint.validate import validate
 from speculators.checkpoint.vocabulary import from_offsets
-from speculators.datagen.shards import write_index, write_shard
 from speculators.errors import StageError
 from speculators.inspection.replay import replay_checkpoint
 from speculators.stages import package, training
 from speculators.stages.documents import StageInput, write_output
 from tests.models import tiny
 
-ALGORITHM = {
-    "kind": "eagle3", "speculative_tokens": 2, "aux_layers": [1, 2, 4], "layers": 1, "draft_vocabulary": 20,
-    "norm_before_residual": False, "norm_before_fc": True, "fc_norm": False, "norm_output": False,
-}  # fmt: skip
-TRAINING = {
-    "sequence_length": 32, "sequences_per_step": 1, "epochs": 2, "learning_rate": 0.01, "weight_decay": 0.01,
-    "warmup_fraction": 0.05, "gradient_clip": 1.0, "step_decay": 1.0, "ttt_steps": None, "seed": 0,
-}  # fmt: skip
-VALUES = {"algorithm": ALGORITHM, "training": TRAINING, "name": "tiny-eagle3"}
+VALUES = {"algorithm": tiny.ALGORITHM, "training": tiny.TRAINING, "name": "tiny-eagle3"}
 
 
 def stage(root: Path, name: str, module, inputs: dict[str, Path], values: dict, files=None) -> dict:
@@ -37,6 +29,7 @@ def stage(root: Path, name: str, module, inputs: dict[str, Path], values: dict, 
     output.mkdir(parents=True)
     step = StageInput(name, values, inputs, files or {}, output)
     result = module.run(step)
+    shutil.rmtree(step.work, ignore_errors=True)
     write_output(step, result, 0.0)
     return result
 
@@ -44,19 +37,7 @@ def stage(root: Path, name: str, module, inputs: dict[str, Path], values: dict, 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> dict[str, Path]:
     """The outputs of the stages before training."""
-    root = tmp_path_factory.mktemp("world")
-    verifier, states = root / "verifier", root / "hidden_states"
-    tiny.write_verifier(verifier / "model")
-    result = {"id": "local:tiny", "digest": "ab" * 32, "facts": tiny.FACTS}
-    write_output(StageInput("verifier", {}, {}, {}, verifier), result, 0.0)
-    states.mkdir()
-    documents = [
-        tiny.document(12 + seed % 4, 4, seed, "validation" if seed % 4 == 0 else "train")
-        for seed in range(16)
-    ]
-    shards = [write_shard(states, 0, documents, torch.float32)]
-    write_index(states, [1, 2, 4, tiny.DEPTH], tiny.CONFIG.hidden_size, "float32", shards)
-    return {"verifier": verifier, "hidden_states": states}
+    return tiny.write_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +61,7 @@ def test_the_training_stage_reports_what_it_measured(trained) -> None:
     }  # fmt: skip
     assert [row["name"] for row in result["baselines"]] == ["bigram", "untrained"]
     assert 1 <= result["validation"]["acceptance_length"] <= 3
-    assert len(result["validation"]["per_position"]) == ALGORITHM["speculative_tokens"]
+    assert len(result["validation"]["per_position"]) == tiny.ALGORITHM["speculative_tokens"]
     assert result["data"]["train"]["documents"] + result["data"]["validation"]["documents"] == 16
     assert 0 < result["vocabulary"]["train_coverage"] <= 1
     assert result["tokens_per_second"] > 0
@@ -191,6 +172,6 @@ def test_a_folder_that_is_no_checkpoint_is_refused(world, tmp_path: Path, conten
 
 
 def test_states_of_other_layers_are_refused_before_training(world, tmp_path: Path) -> None:
-    values = {**VALUES, "algorithm": {**ALGORITHM, "aux_layers": [1, 2, 5]}}
+    values = {**VALUES, "algorithm": {**tiny.ALGORITHM, "aux_layers": [1, 2, 5]}}
     with pytest.raises(StageError, match=r"holds layers \[1, 2, 4, 6\], this draft needs \[1, 2, 5, 6\]"):
         stage(tmp_path, "training", training, world, values)

@@ -15,8 +15,9 @@ from safetensors.torch import save_file
 
 from speculators.checkpoint.shape import Eagle3Config
 from speculators.checkpoint.verifier_weights import VerifierWeights
-from speculators.datagen.shards import Document
+from speculators.datagen.shards import Document, write_index, write_shard
 from speculators.models.eagle3 import Eagle3Draft
+from speculators.stages.documents import StageInput, write_output
 from speculators.training.ttt import FrozenVerifier
 
 # Threads that share a matrix of 16 columns only wait for each other.
@@ -53,6 +54,16 @@ FACTS = {
     "max_position_embeddings": CONFIG.max_position_embeddings,
     "tie_word_embeddings": False,
 }
+
+# The recipe blocks of a training that this world can do.
+ALGORITHM = {
+    "kind": "eagle3", "speculative_tokens": 2, "aux_layers": [1, 2, 4], "layers": 1, "draft_vocabulary": 20,
+    "norm_before_residual": False, "norm_before_fc": True, "fc_norm": False, "norm_output": False,
+}  # fmt: skip
+TRAINING = {
+    "sequence_length": 32, "sequences_per_step": 1, "epochs": 2, "learning_rate": 0.01, "weight_decay": 0.01,
+    "warmup_fraction": 0.05, "gradient_clip": 1.0, "step_decay": 1.0, "ttt_steps": None, "seed": 0,
+}  # fmt: skip
 
 
 def config(**changes: object) -> Eagle3Config:
@@ -110,3 +121,18 @@ def write_verifier(folder: Path, tied: bool = False, dtype: torch.dtype = torch.
     document = {**FACTS, "architectures": ["LlamaForCausalLM"], "tie_word_embeddings": tied}
     (folder / "config.json").write_text(json.dumps(document))
     return folder
+
+
+def write_world(root: Path) -> dict[str, Path]:
+    """The outputs of the stages before training, by stage name."""
+    verifier, states = root / "verifier", root / "hidden_states"
+    write_verifier(verifier / "model")
+    result = {"id": "local:tiny", "digest": "ab" * 32, "facts": FACTS}
+    write_output(StageInput("verifier", {}, {}, {}, verifier), result, 0.0)
+    states.mkdir()
+    documents = [
+        document(12 + seed % 4, 4, seed, "validation" if seed % 4 == 0 else "train") for seed in range(16)
+    ]
+    shards = [write_shard(states, 0, documents, torch.float32)]
+    write_index(states, [1, 2, 4, DEPTH], CONFIG.hidden_size, "float32", shards)
+    return {"verifier": verifier, "hidden_states": states}

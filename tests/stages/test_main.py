@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from speculators.documents import read_json, write_json
-from speculators.errors import StageError
+from speculators.errors import EXIT_INTERRUPTED, StageError
 from speculators.stages.__main__ import main
 from speculators.stages.documents import ERROR_NAME, OUTPUT_NAME, StageInput
 
@@ -67,3 +67,15 @@ def test_work_is_no_part_of_the_output(attempt: Callable[..., int], tmp_path: Pa
     attempt(names, continues=True)
     assert sorted(read_json(tmp_path / "out" / OUTPUT_NAME)["files"]) == ["half"]
     assert not (tmp_path / "out" / "work").exists()
+
+
+def test_an_interrupted_attempt_ends_without_a_verdict_and_keeps_its_work(
+    attempt: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    def interrupted(step: StageInput) -> dict[str, Any]:
+        step.work.mkdir()
+        raise KeyboardInterrupt
+
+    assert attempt(interrupted, continues=True) == EXIT_INTERRUPTED
+    assert capsys.readouterr().err == "interrupted\n"
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["work"]

@@ -11,6 +11,7 @@ from speculators.errors import StageError
 from speculators.training.baselines import bigram_matches, bigram_successors
 from speculators.training.loop import DRAFT_NAME, METRICS_NAME, TrainingOptions, backward, train
 from speculators.training.packing import pack
+from speculators.training.resume import Checkpoints
 from speculators.training.validation import evaluate, match_matrix, prepare, score
 from tests.models import tiny
 
@@ -36,7 +37,9 @@ def run(folder: Path, options: TrainingOptions = OPTIONS):
     verifier = tiny.frozen(torch.float32)
     lines: list[str] = []
     model, batches = tiny.draft(dtype=torch.float32), prepare(verifier, HELD_OUT, 32)
-    trained = train(model, verifier, DOCUMENTS, batches, options, folder, lines.append)
+    trained = train(
+        model, verifier, DOCUMENTS, batches, options, folder, Checkpoints(folder / "work"), lines.append
+    )
     metrics = [json.loads(line) for line in (folder / METRICS_NAME).read_text().splitlines()]
     return trained, metrics, lines
 
@@ -95,9 +98,16 @@ def test_a_state_that_is_not_finite_is_named_with_its_documents() -> None:
 
 
 def test_without_validation_documents_the_last_epoch_is_kept(tmp_path: Path) -> None:
-    verifier = tiny.frozen(torch.float32)
+    verifier, checkpoints = tiny.frozen(torch.float32), Checkpoints(tmp_path / "work")
     trained = train(
-        tiny.draft(dtype=torch.float32), verifier, DOCUMENTS, [], OPTIONS, tmp_path, lambda _: None
+        tiny.draft(dtype=torch.float32),
+        verifier,
+        DOCUMENTS,
+        [],
+        OPTIONS,
+        tmp_path,
+        checkpoints,
+        lambda _: None,
     )
     assert (trained.best_epoch, trained.validation) == (OPTIONS.epochs, None)
 
