@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from speculators.datagen.loops import is_looping
 from speculators.datagen.prompts import Prompt
+from speculators.datagen.seeds import request_seed
 from speculators.datagen.selection import Selection
 from speculators.errors import StageError
 
@@ -27,9 +28,6 @@ BATCH = 64
 
 #: Give up after drawing this many samples per wanted prompt.
 DRAWS_PER_PROMPT = 8
-
-#: Requests of one seed, so that neighbouring seeds share none.
-SEED_STRIDE = 1 << 24
 
 WORDS = (4, 80)
 LETTERS = 0.6
@@ -133,7 +131,7 @@ def sampler(
                 temperature=settings["temperature"],
                 top_p=settings["top_p"],
                 max_tokens=settings["max_tokens"],
-                seed=seed * SEED_STRIDE + batch * size + number,
+                seed=request_seed(seed, batch * size + number),
                 **end,
             )
             for number in range(size)

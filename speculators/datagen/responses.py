@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from speculators.datagen.chat import template_arguments
 from speculators.datagen.loops import is_looping
 from speculators.datagen.prompts import question
+from speculators.datagen.seeds import request_seed
 
 if TYPE_CHECKING:
     from vllm import LLM
@@ -33,9 +34,6 @@ __all__ = [
 #: Positions left free, because the engine skips storing states in steps that come within one of the limit
 #: (vllm/v1/spec_decode/extract_hidden_states.py) and capture itself asks for one token more.
 CONTEXT_SLACK = 8
-
-#: Requests of one seed, so that neighbouring seeds share none.
-SEED_STRIDE = 1 << 24
 
 
 class Answer(NamedTuple):
@@ -184,7 +182,7 @@ def _params(how: Generation, number: int, room: int) -> Any:
         temperature=how.temperature,
         max_tokens=min(how.max_tokens, room),
         stop_token_ids=list(how.stop_token_ids),
-        seed=how.seed * SEED_STRIDE + number if how.temperature > 0 else None,
+        seed=request_seed(how.seed, number) if how.temperature > 0 else None,
     )
 
 
