@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Iterator
@@ -129,30 +130,42 @@ def _probe(step: StageInput, engine: LLM, rows: list[CaptureRow], layers: list[i
     tolerance = probe.TOLERANCES[documents[0].hidden_states.dtype]
     matches = probe.layer_matches(documents, expected, layers)
     greedy = probe.greedy_match(documents, expected, tolerance.tie)
-    wrong = probe.problems(documents, matches, greedy, tolerance)
     found = {
         "prompts": len(documents),
-        "largest_error": max(match.error for match in matches),
+        "largest_error": _number(max(match.error for match in matches)),
         "tolerance": tolerance.relative,
         "greedy_share": greedy.share,
         "greedy_positions": greedy.positions,
         "ties": greedy.ties,
         "tie_margin": tolerance.tie,
-        "layers": [match._asdict() for match in matches],
-        "problems": wrong,
+        "layers": [{name: _number(value) for name, value in match._asdict().items()} for match in matches],
+        "problems": probe.problems(documents, matches, greedy, tolerance),
     }
-    if wrong:
+    _require_passed(step, found)
+    return found
+
+
+def _require_passed(step: StageInput, found: dict[str, Any]) -> None:
+    """Record the probe for later attempts if it passed.
+
+    Raises:
+        StageError: it did not.
+    """
+    if found["problems"]:
         write_json(step.output / PROBE, found)
         raise StageError(
-            f"hidden states: the golden probe failed: {'; '.join(wrong)}",
+            f"hidden states: the golden probe failed: {'; '.join(found['problems'])}",
             hint="training on these states would waste the run: see probe.json",
             rule="probe",
         )
     write_record(step.work / PROBE, found)
-    print(
-        f"probe: states agree within {found['largest_error']:.2g}, tokens at {greedy.share:.1%}", flush=True
-    )
-    return found
+    error, share = found["largest_error"], found["greedy_share"]
+    print(f"probe: states agree within {error:.2g}, tokens at {share:.1%}", flush=True)
+
+
+def _number(value: float) -> float | None:
+    """``value`` as JSON can hold it: states that are not finite give errors that are no numbers."""
+    return value if math.isfinite(value) else None
 
 
 def _finish(step: StageInput, number: int, engine: LLM, rows: list[CaptureRow]) -> FinishedShard:

@@ -34,7 +34,7 @@ class Engine:
     def __init__(self) -> None:
         self.starts = self.probes = self.captures = 0
         self.dies_at = 0
-        self.broken = False
+        self.broken = 0.0
 
     @contextmanager
     def start(self, model: Path, layers: list[int], args: Any, scratch: Path, **_: Any) -> Iterator[Engine]:
@@ -56,7 +56,7 @@ class Engine:
 
     def references(self, _: Path, documents: Sequence[Document], **__: Any) -> Iterator[Reference]:
         for one in documents:
-            layers = states(one.token_ids).transpose(0, 1) + (1 if self.broken else 0)  # [N + 1, T, H]
+            layers = states(one.token_ids).transpose(0, 1) + self.broken  # [N + 1, T, H]
             # The state's first entry is the token before; the engine "generated" its successor.
             yield Reference(layers, lambda last: torch.eye(40)[(last[:, 0] + 1).long()])
 
@@ -193,11 +193,14 @@ def test_with_every_shard_there_no_engine_starts(
     assert read_json(tmp_path / "probe.json")["problems"] == []
 
 
-def test_a_probe_that_failed_is_asked_again(engine: Engine, inputs: dict[str, Path], tmp_path: Path) -> None:
-    engine.broken = True
+@pytest.mark.parametrize("error", [1.0, float("nan")])
+def test_a_probe_that_failed_is_asked_again(
+    error: float, engine: Engine, inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    engine.broken = error
     assert run(inputs, tmp_path) == StageError.exit_code
     assert read_json(tmp_path / "probe.json")["problems"]
-    engine.broken = False
+    engine.broken = 0.0
     assert run(inputs, tmp_path) == 0
     assert engine.probes == 2
 
