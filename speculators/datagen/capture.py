@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from speculators.datagen.context import CAPTURE_POSITIONS
 from speculators.datagen.shards import Document
 from speculators.datagen.state_files import drain, read_states, states_path
 from speculators.errors import StageError
@@ -109,11 +110,10 @@ def capture_rows(engine: LLM, rows: Sequence[CaptureRow]) -> list[Document]:
     from vllm import SamplingParams
 
     longest = max(rows, key=lambda row: len(row.token_ids))
-    # One token is generated, and steps within one position of the limit store nothing.
-    if len(longest.token_ids) + 2 > engine.model_config.max_model_len:
+    if len(longest.token_ids) + CAPTURE_POSITIONS > engine.model_config.max_model_len:
         raise StageError(
             f"row {longest.id}: {len(longest.token_ids)} tokens do not fit engine.args.max_model_len "
-            f"{engine.model_config.max_model_len} with the two positions that capture needs",
+            f"{engine.model_config.max_model_len} with the {CAPTURE_POSITIONS} positions that capture needs",
             hint="raise engine.args.max_model_len",
             rule="context",
         )

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = ["Entry", "summary"]
+from speculators.documents import read_json, read_jsonl
+from speculators.errors import StageError
+
+__all__ = ["INDEX", "LEDGER", "Entry", "check_responses", "summary"]
+
+INDEX = "index.json"
+LEDGER = "ledger.json"
 
 
 class Entry(NamedTuple):
@@ -28,3 +35,26 @@ def summary(booked: Sequence[Entry]) -> dict[str, Any]:
         "length_limited": sum(entry.finish_reason == "length" for entry in kept),
         "dropped": dict(sorted(Counter(entry.dropped for entry in booked if entry.dropped).items())),
     }
+
+
+def check_responses(folder: Path) -> None:
+    """Refuse responses of which index, shards and ledger tell different stories.
+
+    Raises:
+        StageError: rows or tokens of a shard are not what the index says, or their sums not the ledger's.
+    """
+    shards = read_json(folder / INDEX)["shards"]
+    for shard in shards:
+        answers = [len(row["output_token_ids"]) for row in read_jsonl(folder / shard["file"])]
+        _require_equal(folder / shard["file"], (len(answers), sum(answers)), INDEX, shard)
+    totals = (sum(shard["rows"] for shard in shards), sum(shard["tokens"] for shard in shards))
+    _require_equal(folder / INDEX, totals, LEDGER, read_json(folder / LEDGER))
+
+
+def _require_equal(path: Path, found: tuple[int, int], where: str, said: dict[str, Any]) -> None:
+    if found != (said["rows"], said["tokens"]):
+        raise StageError(
+            f"{path}: {found[0]} rows with {found[1]} tokens, "
+            f"but {where} says {said['rows']} rows with {said['tokens']} tokens",
+            rule="disagreement",
+        )

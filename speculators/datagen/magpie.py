@@ -10,26 +10,26 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from itertools import count as count_from
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from speculators.datagen.continuation import read_record, write_record
 from speculators.datagen.loops import is_looping
 from speculators.datagen.prompts import Prompt
+from speculators.datagen.seeds import request_seed
 from speculators.datagen.selection import Selection
 from speculators.errors import StageError
 
 if TYPE_CHECKING:
     from vllm import LLM
 
-__all__ = ["Opening", "Sample", "collect", "opening", "rejection", "sampler"]
+__all__ = ["Opening", "Sample", "collect", "opening", "rejection", "remembered", "sampler"]
 
 #: Requests of one call at most.
 BATCH = 64
 
 #: Give up after drawing this many samples per wanted prompt.
 DRAWS_PER_PROMPT = 8
-
-#: Requests of one seed, so that neighbouring seeds share none.
-SEED_STRIDE = 1 << 24
 
 WORDS = (4, 80)
 LETTERS = 0.6
@@ -133,7 +133,7 @@ def sampler(
                 temperature=settings["temperature"],
                 top_p=settings["top_p"],
                 max_tokens=settings["max_tokens"],
-                seed=seed * SEED_STRIDE + batch * size + number,
+                seed=request_seed(seed, batch * size + number),
                 **end,
             )
             for number in range(size)
@@ -143,6 +143,23 @@ def sampler(
         return [_sample(output.outputs[0]) for output in outputs]
 
     return draw
+
+
+def remembered(draw: Callable[[int], list[Sample]], folder: Path) -> Callable[[int], list[Sample]]:
+    """``draw`` that records every batch in ``folder`` and asks for none that is recorded there.
+
+    What is drawn is kept, not what was selected: selecting again is quick and needs no state of its own.
+    """
+
+    def recall(batch: int) -> list[Sample]:
+        path = folder / f"magpie-{batch:05d}.json"
+        if (recorded := read_record(path)) is not None:
+            return [Sample(text, tuple(token_ids), finished) for text, token_ids, finished in recorded]
+        drawn = draw(batch)
+        write_record(path, [list(sample) for sample in drawn])
+        return drawn
+
+    return recall
 
 
 def _end_of_turn(tokenizer: Any, after: str) -> dict[str, Any]:

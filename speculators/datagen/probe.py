@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from speculators.datagen.capture import CaptureRow, capture_rows
+from speculators.datagen.context import CAPTURE_POSITIONS
 from speculators.datagen.shards import Document
 from speculators.datagen.state_files import drain, read_states, states_path
 from speculators.errors import StageError
@@ -84,9 +85,17 @@ def capture_probe(engine: LLM, rows: Sequence[CaptureRow]) -> list[Document]:
     """
     from vllm import SamplingParams
 
+    context = engine.model_config.max_model_len - CAPTURE_POSITIONS
     outputs = engine.generate(
         [{"prompt_token_ids": row.prompt_token_ids} for row in rows],
-        SamplingParams(temperature=0, max_tokens=NEW_TOKENS, detokenize=False),
+        [
+            SamplingParams(
+                temperature=0,
+                max_tokens=min(NEW_TOKENS, context - len(row.prompt_token_ids)),
+                detokenize=False,
+            )
+            for row in rows
+        ],
         use_tqdm=False,
     )
     drain(engine)

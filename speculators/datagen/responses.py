@@ -7,35 +7,31 @@ the engine read and wrote are the truth: the supervised span is exactly what was
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from itertools import count, islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from speculators.datagen.chat import template_arguments
+from speculators.datagen.context import CAPTURE_POSITIONS
 from speculators.datagen.loops import is_looping
 from speculators.datagen.prompts import question
+from speculators.datagen.seeds import request_seed
 
 if TYPE_CHECKING:
     from vllm import LLM
 
 __all__ = [
-    "CONTEXT_SLACK",
     "Answer",
     "Batch",
+    "Chunk",
     "Generation",
+    "chunks",
     "drop_reason",
     "generate",
     "keep",
     "kept_answer",
     "output_row",
 ]
-
-#: Positions left free, because the engine skips storing states in steps that come within one of the limit
-#: (vllm/v1/spec_decode/extract_hidden_states.py) and capture itself asks for one token more.
-CONTEXT_SLACK = 8
-
-#: Requests of one seed, so that neighbouring seeds share none.
-SEED_STRIDE = 1 << 24
 
 
 class Answer(NamedTuple):
@@ -47,9 +43,17 @@ class Answer(NamedTuple):
     finish_reason: str
 
 
-class Batch(NamedTuple):
-    """Rows with their answers, or the reason why there is none, and how long that took."""
+class Chunk(NamedTuple):
+    """The rows of one shard by their number in the data, which decides their seed and thinking mode."""
 
+    shard: int
+    rows: dict[int, dict[str, Any]]
+
+
+class Batch(NamedTuple):
+    """A shard's rows with their answers, or the reason why there is none, and how long that took."""
+
+    shard: int
     rows: list[dict[str, Any]]
     answers: list[Answer | str]
     seconds: float
@@ -66,15 +70,26 @@ class Generation(NamedTuple):
     seed: int
 
 
-def generate(engine: LLM, rows: Iterator[dict[str, Any]], size: int, how: Generation) -> Iterator[Batch]:
-    """Batches of ``size`` rows answered by the verifier, one engine call a batch."""
+def chunks(rows: Iterable[dict[str, Any]], size: int, without: Container[int] = ()) -> Iterator[Chunk]:
+    """``size`` rows for each shard, in order; the shards ``without`` are left out."""
     numbered = enumerate(rows)
-    while chunk := dict(islice(numbered, size)):
+    for shard in count():
+        chunk = dict(islice(numbered, size))
+        if not chunk:
+            return
+        if shard not in without:
+            yield Chunk(shard, chunk)
+
+
+def generate(engine: LLM, wanted: Iterable[Chunk], how: Generation) -> Iterator[Batch]:
+    """The chunks answered by the verifier, one engine call each."""
+    for chunk in wanted:
         started = time.monotonic()
-        answers = _answers(engine, chunk, how)
+        answers = _answers(engine, chunk.rows, how)
         yield Batch(
-            list(chunk.values()),
-            [answers.get(number, "too_long") for number in chunk],
+            chunk.shard,
+            list(chunk.rows.values()),
+            [answers.get(number, "too_long") for number in chunk.rows],
             time.monotonic() - started,
         )
 
@@ -82,7 +97,7 @@ def generate(engine: LLM, rows: Iterator[dict[str, Any]], size: int, how: Genera
 def _answers(engine: LLM, rows: Mapping[int, dict[str, Any]], how: Generation) -> dict[int, Answer]:
     """Answers by row number; rows whose prompt leaves no room in the context have none."""
     tokenizer: Any = engine.get_tokenizer()
-    context = engine.model_config.max_model_len - CONTEXT_SLACK
+    context = engine.model_config.max_model_len - CAPTURE_POSITIONS
     asked: list[int] = []
     for turn, thinking in enumerate(how.modes):
         arguments = template_arguments(how.verifier, str(tokenizer.chat_template), thinking)
@@ -109,19 +124,16 @@ def _answers(engine: LLM, rows: Mapping[int, dict[str, Any]], how: Generation) -
     return {number: _answer(output) for number, output in zip(asked, outputs, strict=True)}
 
 
-def keep(
-    tokenizer: Any, rows: Iterator[dict[str, Any]], size: int, how: Generation, context: int
-) -> Iterator[Batch]:
-    """Batches of ``size`` rows whose last assistant message is the answer; no engine is needed."""
-    numbered = enumerate(rows)
-    while chunk := list(islice(numbered, size)):
+def keep(tokenizer: Any, wanted: Iterable[Chunk], how: Generation, context: int) -> Iterator[Batch]:
+    """The chunks with each row's last assistant message as its answer; no engine is needed."""
+    for chunk in wanted:
         started = time.monotonic()
         answers = []
-        for number, row in chunk:
+        for number, row in chunk.rows.items():
             thinking = how.modes[number % len(how.modes)]
             arguments = template_arguments(how.verifier, str(tokenizer.chat_template), thinking)
             answers.append(kept_answer(tokenizer, row["messages"], arguments, how.stop_token_ids, context))
-        yield Batch([row for _, row in chunk], answers, time.monotonic() - started)
+        yield Batch(chunk.shard, list(chunk.rows.values()), answers, time.monotonic() - started)
 
 
 def kept_answer(
@@ -146,7 +158,7 @@ def kept_answer(
     ends = [position for position, token in enumerate(output) if token in stop]
     # What a template prints after the end of a turn, the model never writes.
     output = output[: ends[0] + 1] if ends else output
-    if len(prompt) + len(output) > context - CONTEXT_SLACK:
+    if len(prompt) + len(output) > context - CAPTURE_POSITIONS:
         return "too_long"
     return Answer(prompt, output, messages[-1]["content"], "stop")
 
@@ -184,7 +196,7 @@ def _params(how: Generation, number: int, room: int) -> Any:
         temperature=how.temperature,
         max_tokens=min(how.max_tokens, room),
         stop_token_ids=list(how.stop_token_ids),
-        seed=how.seed * SEED_STRIDE + number if how.temperature > 0 else None,
+        seed=request_seed(how.seed, number) if how.temperature > 0 else None,
     )
 
 

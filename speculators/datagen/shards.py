@@ -14,12 +14,14 @@ A shard holds, for T tokens in R rows and L captured layers of width H:
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from speculators.documents import file_digest, read_json, write_json
@@ -58,6 +60,8 @@ def write_shard(
     }
     partial = path.with_suffix(".partial")
     save_file(tensors, partial)
+    with partial.open("rb") as file:  # the name must not become durable before the bytes
+        os.fsync(file.fileno())
     partial.replace(path)
     rows = [
         {
@@ -99,6 +103,32 @@ def read_index(folder: Path) -> dict[str, Any]:
     """The index of a shard folder."""
     index: dict[str, Any] = read_json(folder / INDEX_NAME)
     return index
+
+
+def check_shards(folder: Path, rows: int) -> None:
+    """Refuse a folder whose shards are not what its index says, or do not hold ``rows`` rows.
+
+    Raises:
+        StageError: rows, or their lengths, differ.
+    """
+    entries = read_index(folder)["shards"]
+    for entry in entries:
+        path = folder / entry["file"]
+        with safe_open(path, "pt") as file:
+            lengths = file.get_tensor("row_starts").diff().tolist()
+            stored = [file.get_slice(name).get_shape()[0] for name in ("token_ids", "hidden_states")]
+        if lengths != [row["tokens"] for row in entry["rows"]] or stored != [entry["tokens"]] * 2:
+            raise StageError(
+                f"{path}: {len(lengths)} rows, {stored[0]} tokens and {stored[1]} states, but {INDEX_NAME} "
+                f"says {len(entry['rows'])} rows and {entry['tokens']} tokens, or rows of other lengths",
+                rule="disagreement",
+            )
+    indexed = sum(len(entry["rows"]) for entry in entries)
+    if indexed != rows:
+        raise StageError(
+            f"{folder / INDEX_NAME}: {indexed} rows, but the responses' ledger says {rows}",
+            rule="disagreement",
+        )
 
 
 def read_documents(folder: Path, split: str | None = None) -> Iterator[Document]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +26,6 @@ __all__ = [
     "tokenizer_digest",
 ]
 
-#: Weights are linked, everything else is small and copied.
 WEIGHTS = ".safetensors"
 
 #: What a serving folder needs beside its weights.  Pickled weights and, unless trusted, code stay out.
@@ -56,7 +56,7 @@ class Source(NamedTuple):
 
 
 def from_folder(source: Path, target: Path, *, identity: str, trust_remote_code: bool = False) -> Source:
-    """Fill ``target`` from a folder of safetensors: weights hard-linked, small files copied.
+    """Fill ``target`` with copies from a folder of safetensors.
 
     Raises:
         RecipeError: ``source`` is no folder, or lacks config, weights or tokenizer.
@@ -67,14 +67,8 @@ def from_folder(source: Path, target: Path, *, identity: str, trust_remote_code:
             hint="paths are relative to the recipe",
             rule="verifier-missing",
         )
-    target.mkdir(parents=True)
-    patterns = SMALL_FILES + (("*.py",) if trust_remote_code else ())
-    for path in sorted({found for pattern in patterns for found in source.glob(pattern)}):
-        shutil.copyfile(path, target / path.name)
-    for path in sorted(source.glob("*" + WEIGHTS)):
-        _link(path.resolve(), target / path.name)
-    _require_complete(source, target)
-    return Source(identity, target)
+    # No links: whoever trains on in that folder would change an output that is stored already.
+    return _filled(source, target, identity, _copy, trust_remote_code)
 
 
 def from_hub(
@@ -99,7 +93,8 @@ def from_hub(
         ) from error
     # A snapshot folder is named by its commit, whatever branch or tag was asked for.
     identity = f"{repository}@{snapshot.name}"
-    return from_folder(snapshot, target, identity=identity, trust_remote_code=trust_remote_code)
+    # The hub's client never changes a blob that it has written.
+    return _filled(snapshot, target, identity, _link, trust_remote_code)
 
 
 def facts(folder: Path, *, trust_remote_code: bool = False) -> dict[str, Any]:
@@ -153,6 +148,24 @@ def tokenizer_digest(folder: Path) -> str:
         if (folder / name).is_file():
             return file_digest(folder / name)
     raise StageError(f"{folder}: neither tokenizer.json nor tokenizer.model", rule="no-tokenizer")
+
+
+def _filled(
+    source: Path, target: Path, identity: str, place: Callable[[Path, Path], None], trusted: bool
+) -> Source:
+    """Small files copied into ``target``, weights put there by ``place``."""
+    target.mkdir(parents=True)
+    patterns = SMALL_FILES + (("*.py",) if trusted else ())
+    for path in sorted({found for pattern in patterns for found in source.glob(pattern)}):
+        _copy(path, target / path.name)
+    for path in sorted(source.glob("*" + WEIGHTS)):
+        place(path.resolve(), target / path.name)
+    _require_complete(source, target)
+    return Source(identity, target)
+
+
+def _copy(source: Path, target: Path) -> None:
+    shutil.copyfile(source, target)
 
 
 def _link(source: Path, target: Path) -> None:

@@ -19,7 +19,7 @@ from speculators.errors import RecipeError, StageError
 if TYPE_CHECKING:
     from vllm import LLM
 
-__all__ = ["engine_arguments", "offline_engine"]
+__all__ = ["engine_arguments", "offline_engine", "read_size"]
 
 #: Arguments for which vLLM's command line accepts sizes such as ``512M``, and its Python API does not.
 SIZES = (
@@ -49,9 +49,30 @@ def engine_arguments(args: Mapping[str, Any]) -> dict[str, Any]:
     engine = {field.name for field in fields(EngineArgs)}
     known = {name: value for name, value in args.items() if name in engine}
     return {
-        name: _size(name, value) if name in SIZES and isinstance(value, str) else value
+        name: read_size(name, value) if name in SIZES and isinstance(value, str) else value
         for name, value in (DEFAULTS | known).items()
     }
+
+
+def read_size(name: str, value: str) -> int:
+    """The value of ``engine.args.<name>`` as vLLM's command line reads it; -1 for ``auto``.
+
+    Raises:
+        RecipeError: it is no size.
+    """
+    import argparse
+
+    from vllm.utils.argparse_utils import human_readable_int_or_auto
+
+    try:
+        size: int = human_readable_int_or_auto(value)
+    except (ValueError, argparse.ArgumentTypeError) as error:
+        raise RecipeError(
+            f"engine.args.{name}: {value!r} is no size",
+            hint="write a number, or one such as 512M or 1G",
+            rule="engine-args",
+        ) from error
+    return size
 
 
 @contextmanager
@@ -89,19 +110,3 @@ def _start(model: str, arguments: dict[str, Any]) -> LLM:
         ) from error
     except RuntimeError as error:
         raise StageError(f"the offline engine did not start: {error}", rule="engine-failed") from error
-
-
-def _size(name: str, value: str) -> int:
-    import argparse
-
-    from vllm.utils.argparse_utils import human_readable_int_or_auto
-
-    try:
-        size: int = human_readable_int_or_auto(value)
-    except (ValueError, argparse.ArgumentTypeError) as error:
-        raise RecipeError(
-            f"engine.args.{name}: {value!r} is no size",
-            hint="write a number, or one such as 512M or 1G",
-            rule="engine-args",
-        ) from error
-    return size

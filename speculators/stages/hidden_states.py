@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +14,16 @@ import torch
 
 from speculators.datagen import probe
 from speculators.datagen.capture import CaptureRow, capture_engine, capture_rows, check_range
+from speculators.datagen.continuation import (
+    FinishedShard,
+    finished_shards,
+    read_record,
+    record_shard,
+    write_record,
+)
 from speculators.datagen.disk import require_space, states_bytes
-from speculators.datagen.shards import write_index, write_shard
+from speculators.datagen.ledger import LEDGER
+from speculators.datagen.shards import check_shards, write_index, write_shard
 from speculators.documents import read_json, read_jsonl, write_json
 from speculators.errors import StageError
 from speculators.stages.documents import StageInput
@@ -20,6 +31,11 @@ from speculators.stages.documents import StageInput
 if TYPE_CHECKING:
     from vllm import LLM
 
+CONTINUES = True
+
+PROBE = "probe.json"
+#: What of it is too much for the stage's result.
+PROBE_DETAILS = ("layers", "problems")
 DTYPE = torch.bfloat16
 #: What the engine may write for the shard in flight, before it is packed.
 ENGINE_ELEMENT_BYTES = 4
@@ -27,35 +43,57 @@ ENGINE_ELEMENT_BYTES = 4
 
 def run(step: StageInput) -> dict[str, Any]:
     """Leave ``shard-*.safetensors``, ``index.json`` and ``probe.json``."""
-    verifier = step.result_of("verifier")
-    facts = verifier["facts"]
+    facts = step.result_of("verifier")["facts"]
     layers = [*step.values["algorithm"]["aux_layers"], facts["num_hidden_layers"]]
     rows = read_rows(step.inputs["responses"])
     size = step.values["datagen"]["rows_per_shard"]
     chunks = [rows[start : start + size] for start in range(0, len(rows), size)]
-    _require_space(step.output, chunks, len(layers), facts["hidden_size"])
-    scratch = step.output / "scratch"
+    shards = finished_shards("hidden states", step.output, step.work, len(chunks))
+    missing = {number: chunk for number, chunk in enumerate(chunks) if number not in shards}
+    probed = read_record(step.work / PROBE)  # only a probe that passed is recorded
+    if missing or probed is None:
+        _require_space(step.output, list(missing.values()), len(layers), facts["hidden_size"])
+        with _engine(step, layers) as engine:
+            probed = probed or _probe(step, engine, rows[: probe.PROMPTS], layers)
+            for number, chunk in missing.items():
+                shards[number] = _finish(step, number, engine, chunk)
+    return _close(step, layers, probed, [shards[number] for number in range(len(chunks))])
+
+
+def _close(
+    step: StageInput, layers: list[int], probed: dict[str, Any], shards: list[FinishedShard]
+) -> dict[str, Any]:
+    """Leave probe and index beside the shards, and the stage's result."""
+    entries = [shard.entry for shard in shards]
+    rows = read_json(step.inputs["responses"] / LEDGER)["rows"]
+    width = step.result_of("verifier")["facts"]["hidden_size"]
+    write_json(step.output / PROBE, probed)
+    write_index(step.output, layers, width, str(DTYPE).removeprefix("torch."), entries)
+    check_shards(step.output, rows)
+    tokens = sum(entry["tokens"] for entry in entries)
+    return {
+        "rows": rows,
+        "tokens": tokens,
+        "bytes": sum(entry["bytes"] for entry in entries),
+        "tokens_per_second": round(tokens / sum(shard.booked["seconds"] for shard in shards), 1),
+        "probe": {name: value for name, value in probed.items() if name not in PROBE_DETAILS},
+    }
+
+
+@contextmanager
+def _engine(step: StageInput, layers: list[int]) -> Iterator[LLM]:
+    """The capturing engine over an empty scratch folder, which goes when the engine goes."""
+    scratch = step.work / "scratch"
+    shutil.rmtree(scratch, ignore_errors=True)
     with capture_engine(
         step.inputs["verifier"] / "model",
         layers,
         step.values["engine"]["args"],
         scratch,
-        trust_remote_code=verifier["trust_remote_code"],
+        trust_remote_code=step.result_of("verifier")["trust_remote_code"],
     ) as engine:
-        probed = _probe(step, engine, rows[: probe.PROMPTS], layers)
-        started = time.monotonic()
-        shards = [_write_shard(step.output, number, engine, chunk) for number, chunk in enumerate(chunks)]
-        seconds = time.monotonic() - started
+        yield engine
     shutil.rmtree(scratch)
-    write_index(step.output, layers, facts["hidden_size"], str(DTYPE).removeprefix("torch."), shards)
-    tokens = sum(shard["tokens"] for shard in shards)
-    return {
-        "rows": len(rows),
-        "tokens": tokens,
-        "bytes": sum(shard["bytes"] for shard in shards),
-        "tokens_per_second": round(tokens / seconds, 1),
-        "probe": probed,
-    }
 
 
 def read_rows(folder: Path) -> list[CaptureRow]:
@@ -70,13 +108,13 @@ def read_rows(folder: Path) -> list[CaptureRow]:
 def _require_space(output: Path, chunks: list[list[CaptureRow]], layers: int, width: int) -> None:
     tokens = [sum(len(row.token_ids) for row in chunk) for chunk in chunks]
     packed = states_bytes(sum(tokens), layers, width, DTYPE.itemsize)
-    in_flight = states_bytes(max(tokens), layers, width, ENGINE_ELEMENT_BYTES)
+    in_flight = states_bytes(max(tokens, default=0), layers, width, ENGINE_ELEMENT_BYTES)
     line = require_space(output, packed + in_flight)
     print(f"hidden states: {sum(tokens)} tokens x {layers} layers x {width}: {line}", flush=True)
 
 
 def _probe(step: StageInput, engine: LLM, rows: list[CaptureRow], layers: list[int]) -> dict[str, Any]:
-    """Leave ``probe.json``; returns its summary.
+    """The findings of the golden probe, recorded.
 
     Raises:
         StageError: the states are not what they claim to be.
@@ -92,36 +130,52 @@ def _probe(step: StageInput, engine: LLM, rows: list[CaptureRow], layers: list[i
     tolerance = probe.TOLERANCES[documents[0].hidden_states.dtype]
     matches = probe.layer_matches(documents, expected, layers)
     greedy = probe.greedy_match(documents, expected, tolerance.tie)
-    wrong = probe.problems(documents, matches, greedy, tolerance)
-    summary = {
+    found = {
         "prompts": len(documents),
-        "largest_error": max(match.error for match in matches),
+        "largest_error": _number(max(match.error for match in matches)),
         "tolerance": tolerance.relative,
         "greedy_share": greedy.share,
         "greedy_positions": greedy.positions,
         "ties": greedy.ties,
         "tie_margin": tolerance.tie,
+        "layers": [{name: _number(value) for name, value in match._asdict().items()} for match in matches],
+        "problems": probe.problems(documents, matches, greedy, tolerance),
     }
-    write_json(
-        step.output / "probe.json",
-        {**summary, "layers": [match._asdict() for match in matches], "problems": wrong},
-    )
-    if wrong:
+    _require_passed(step, found)
+    return found
+
+
+def _require_passed(step: StageInput, found: dict[str, Any]) -> None:
+    """Record the probe for later attempts if it passed.
+
+    Raises:
+        StageError: it did not.
+    """
+    if found["problems"]:
+        write_json(step.output / PROBE, found)
         raise StageError(
-            f"hidden states: the golden probe failed: {'; '.join(wrong)}",
+            f"hidden states: the golden probe failed: {'; '.join(found['problems'])}",
             hint="training on these states would waste the run: see probe.json",
             rule="probe",
         )
-    print(
-        f"probe: states agree within {summary['largest_error']:.2g}, tokens at {greedy.share:.1%}", flush=True
-    )
-    return summary
+    write_record(step.work / PROBE, found)
+    error, share = found["largest_error"], found["greedy_share"]
+    print(f"probe: states agree within {error:.2g}, tokens at {share:.1%}", flush=True)
 
 
-def _write_shard(output: Path, number: int, engine: LLM, rows: list[CaptureRow]) -> dict[str, Any]:
+def _number(value: float) -> float | None:
+    """``value`` as JSON can hold it: states that are not finite give errors that are no numbers."""
+    return value if math.isfinite(value) else None
+
+
+def _finish(step: StageInput, number: int, engine: LLM, rows: list[CaptureRow]) -> FinishedShard:
+    """Capture the rows as one shard, and record it."""
+    started = time.monotonic()
     documents = capture_rows(engine, rows)
     for document in documents:
         check_range(document, DTYPE)
-    entry = write_shard(output, number, documents, DTYPE)
+    entry = write_shard(step.output, number, documents, DTYPE)
+    shard = FinishedShard(entry, {"seconds": time.monotonic() - started})
+    record_shard(step.work, number, shard)
     print(f"hidden states: shard {number}, {len(rows)} rows, {entry['tokens']} tokens", flush=True)
-    return entry
+    return shard

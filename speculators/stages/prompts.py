@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from speculators.datagen.chat import template_arguments, thinking_modes
+from speculators.datagen.continuation import remove_others
 from speculators.datagen.magpie import SOURCE as MAGPIE
-from speculators.datagen.magpie import collect, opening, sampler
+from speculators.datagen.magpie import collect, opening, remembered, sampler
 from speculators.datagen.prompts import Prompt, question, read_prompts
 from speculators.datagen.selection import Selection, unique_prompts
 from speculators.datagen.splits import validation_topics
@@ -15,12 +16,15 @@ from speculators.documents import write_json, write_jsonl
 from speculators.errors import RecipeError
 from speculators.stages.documents import StageInput
 
+CONTINUES = True
+
 TRAIN = "train.jsonl"
 BENCHMARK = "benchmark.jsonl"
 
 
 def run(step: StageInput) -> dict[str, Any]:
     """Leave ``benchmark.jsonl`` and, if the recipe trains, ``train.jsonl`` and ``ledger.json``."""
+    remove_others(step.output, {step.work.name})
     benchmark = _benchmark(step)
     asked = [prompt._replace(messages=question(prompt.messages)) for prompt in benchmark]
     write_jsonl(step.output / BENCHMARK, [prompt.row("benchmark") for prompt in asked])
@@ -84,7 +88,7 @@ def _write_own(step: StageInput, settings: dict[str, Any], selection: Selection)
         def render(messages: list[dict[str, str]]) -> str:
             return str(tokenizer.apply_chat_template(messages, tokenize=False, **arguments))
 
-        draw = sampler(engine, opening(render), magpie, settings["seed"])
+        draw = remembered(sampler(engine, opening(render), magpie, settings["seed"]), step.work)
         kept = collect(draw, magpie["count"], selection, tuple(tokenizer.all_special_tokens))
     if kept < magpie["count"]:
         print(f"magpie: only {kept} of {magpie['count']} prompts passed; see ledger.json", flush=True)

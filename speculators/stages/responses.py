@@ -2,31 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from speculators.datagen.chat import thinking_modes
-from speculators.datagen.ledger import Entry, summary
+from speculators.datagen.context import configured_context
+from speculators.datagen.continuation import FinishedShard, finished_shards, record_shard
+from speculators.datagen.ledger import INDEX, LEDGER, Entry, check_responses, summary
 from speculators.datagen.loops import is_looping
-from speculators.datagen.responses import Answer, Batch, Generation, drop_reason, generate, keep, output_row
+from speculators.datagen.responses import (
+    Answer,
+    Batch,
+    Chunk,
+    Generation,
+    chunks,
+    drop_reason,
+    generate,
+    keep,
+    output_row,
+)
 from speculators.documents import file_digest, read_jsonl, write_json, write_jsonl
 from speculators.errors import StageError
 from speculators.stages.documents import StageInput
 
-INDEX = "index.json"
+CONTINUES = True
 
 
 def run(step: StageInput) -> dict[str, Any]:
     """Leave ``shard-*.jsonl``, ``index.json`` and ``ledger.json``; the result is the ledger and the speed."""
     batches = {"keep": _kept, "regenerate": _regenerated}[step.values["datagen"]["responses"]]
-    entries: list[Entry] = []
-    shards: list[dict[str, Any]] = []
-    seconds = 0.0
-    for batch in batches(step):
-        booked = _book(step, batch)
-        shards.append(_write_shard(step, len(shards), batch, booked))
-        entries += booked
-        seconds += batch.seconds
+    size = step.values["datagen"]["rows_per_shard"]
+    count = math.ceil(sum(1 for _ in _rows(step)) / size)
+    shards = finished_shards("responses", step.output, step.work, count)
+    if len(shards) < count:  # an engine with nothing to do would still take its minutes to start
+        for batch in batches(step, chunks(_rows(step), size, frozenset(shards))):
+            shards[batch.shard] = _finish(step, batch)
+    return _close(step, [shards[number] for number in range(count)])
+
+
+def _close(step: StageInput, shards: list[FinishedShard]) -> dict[str, Any]:
+    entries = [Entry(*fields) for shard in shards for fields in shard.booked["entries"]]
     ledger = summary(entries)
     if not ledger["rows"]:
         raise StageError(
@@ -34,14 +50,16 @@ def run(step: StageInput) -> dict[str, Any]:
             hint="look at the prompts and at datagen.max_tokens",
             rule="no-rows",
         )
-    write_json(step.output / INDEX, {"shards": shards})
-    write_json(step.output / "ledger.json", ledger)
+    write_json(step.output / INDEX, {"shards": [shard.entry for shard in shards]})
+    write_json(step.output / LEDGER, ledger)
+    check_responses(step.output)
     # The speed is not in the ledger: the same responses must leave the same files.
     generated = sum(entry.tokens for entry in entries)
+    seconds = sum(shard.booked["seconds"] for shard in shards)
     return {**ledger, "tokens_per_second": round(generated / seconds, 1)}
 
 
-def _regenerated(step: StageInput) -> Iterator[Batch]:
+def _regenerated(step: StageInput, wanted: Iterable[Chunk]) -> Iterator[Batch]:
     """Batches answered by the verifier, all in one engine."""
     from speculators.serving.offline import offline_engine
 
@@ -52,10 +70,10 @@ def _regenerated(step: StageInput) -> Iterator[Batch]:
         trust_remote_code=step.values["verifier"]["trust_remote_code"],
     ) as engine:
         how = _how(step, str(engine.get_tokenizer().chat_template))
-        yield from generate(engine, _rows(step), step.values["datagen"]["rows_per_shard"], how)
+        yield from generate(engine, wanted, how)
 
 
-def _kept(step: StageInput) -> Iterator[Batch]:
+def _kept(step: StageInput, wanted: Iterable[Chunk]) -> Iterator[Batch]:
     """Batches whose answers are the data's own; only the tokenizer is needed."""
     from transformers import AutoTokenizer
 
@@ -63,9 +81,9 @@ def _kept(step: StageInput) -> Iterator[Batch]:
         step.inputs["verifier"] / "model", trust_remote_code=step.values["verifier"]["trust_remote_code"]
     )
     longest = step.result_of("verifier")["facts"]["max_position_embeddings"]
-    context = step.values["engine"]["args"].get("max_model_len", longest)
+    context = configured_context(step.values["engine"]["args"], longest)
     how = _how(step, str(tokenizer.chat_template))
-    yield from keep(tokenizer, _rows(step), step.values["datagen"]["rows_per_shard"], how, context)
+    yield from keep(tokenizer, wanted, how, context)
 
 
 def _how(step: StageInput, template: str) -> Generation:
@@ -101,15 +119,22 @@ def _book(step: StageInput, batch: Batch) -> list[Entry]:
     ]
 
 
-def _write_shard(step: StageInput, number: int, batch: Batch, booked: list[Entry]) -> dict[str, Any]:
-    """Write the kept rows of a batch as one shard; returns its index entry."""
+def _finish(step: StageInput, batch: Batch) -> FinishedShard:
+    """Write the kept rows of a batch as one shard, and record it."""
+    booked = _book(step, batch)
     rows = [
         output_row(row, answer)
         for row, answer, entry in zip(batch.rows, batch.answers, booked)
         if entry.dropped is None and isinstance(answer, Answer)
     ]
-    path = step.output / f"shard-{number:05d}.jsonl"
+    path = step.output / f"shard-{batch.shard:05d}.jsonl"
     write_jsonl(path, rows)
     tokens = sum(len(row["output_token_ids"]) for row in rows)
-    print(f"responses: shard {number}, {len(rows)} rows, {tokens} tokens, {batch.seconds:.1f} s", flush=True)
-    return {"file": path.name, "rows": len(rows), "tokens": tokens, "sha256": file_digest(path)}
+    shard = FinishedShard(
+        {"file": path.name, "rows": len(rows), "tokens": tokens, "sha256": file_digest(path)},
+        {"entries": [list(entry) for entry in booked], "seconds": batch.seconds},
+    )
+    record_shard(step.work, batch.shard, shard)
+    counted = f"{len(rows)} rows, {tokens} tokens, {batch.seconds:.1f} s"
+    print(f"responses: shard {batch.shard}, {counted}", flush=True)
+    return shard

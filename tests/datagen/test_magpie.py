@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import jinja2
 import pytest
 
@@ -11,6 +13,7 @@ from speculators.datagen.magpie import (
     collect,
     opening,
     rejection,
+    remembered,
 )
 from speculators.datagen.prompts import Prompt
 from speculators.datagen.selection import Selection
@@ -116,3 +119,30 @@ def test_collecting_gives_up_after_the_stated_number_of_draws() -> None:
 def test_a_small_wish_draws_a_small_batch() -> None:
     assert batch_size(8) == 16
     assert batch_size(1000) == 64
+
+
+def test_recorded_batches_are_not_drawn_again_and_select_the_same(tmp_path: Path) -> None:
+    draws: list[int] = []
+
+    def draw(batch: int) -> list[Sample]:
+        draws.append(batch)
+        if batch == 2 and draws.count(2) == 1:
+            raise KeyboardInterrupt
+        return [sample(f"How tall is building {batch}-{number // 2}?") for number in range(4)]
+
+    with pytest.raises(KeyboardInterrupt):
+        collect(remembered(draw, tmp_path), 6, Selection([]), SPECIAL)
+    continued, undisturbed = Selection([]), Selection([])
+    assert collect(remembered(draw, tmp_path), 6, continued, SPECIAL) == 6
+    assert draws == [0, 1, 2, 2]
+    collect(draw, 6, undisturbed, SPECIAL)
+    assert continued.kept == undisturbed.kept
+    assert continued.ledger() == undisturbed.ledger()
+
+
+def test_a_damaged_batch_is_drawn_again(tmp_path: Path) -> None:
+    draw = remembered(lambda _: [sample("How tall is the tide here?")], tmp_path)
+    drawn = draw(0)
+    (record,) = tmp_path.iterdir()
+    record.write_text(record.read_text().replace("tall", "wide"))
+    assert draw(0) == drawn

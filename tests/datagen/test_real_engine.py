@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from speculators.datagen.context import CAPTURE_POSITIONS
 from speculators.datagen.probe import TOLERANCES, GreedyMatch, layer_matches, problems, references
 from speculators.datagen.shards import read_documents, read_index
 from speculators.documents import read_json, read_jsonl, write_json, write_jsonl
@@ -36,14 +37,29 @@ QUESTIONS = (
     "Name three rivers in Spain.",
     "Write a haiku about rain.",
     "What is 7 + 5?",
+    # Leaves so little of the context that the answer must fill it.
+    "Say this again, please:" + " the tide comes in" * 50,
 )
 LAYERS = [2, 15, 27]
+VERIFIER = {"package": PACKAGE, "file": FILE, "thinking": "off", "trust_remote_code": False}
+RESPONSES = {
+    "verifier": VERIFIER,
+    "datagen": {
+        "responses": "regenerate",
+        "max_tokens": 24,
+        "temperature": 0.0,
+        "looping_rows": "keep",
+        "rows_per_shard": 2,
+        "prompts": {"seed": 0},
+    },
+    "engine": ENGINE,
+}
 
 
-def run_stage(root: Path, stage: str, values: dict[str, Any], inputs: tuple[str, ...]) -> dict[str, Any]:
-    """Run a stage as an executor does, in a process of its own; returns its result."""
-    document = root / f"{stage}.json"
-    output = root / stage
+def stage_command(
+    root: Path, stage: str, values: dict[str, Any], inputs: tuple[str, ...], output: Path
+) -> list[str]:
+    document = output.with_suffix(".input.json")
     write_json(
         document,
         {
@@ -55,22 +71,27 @@ def run_stage(root: Path, stage: str, values: dict[str, Any], inputs: tuple[str,
             "output": str(output),
         },
     )
-    subprocess.run(
-        [sys.executable, "-m", "speculators.stages", str(document)],
-        check=True,
-        timeout=1200,
-        env={**os.environ, **engine_environment({})},
-    )
+    return [sys.executable, "-m", "speculators.stages", str(document)]
+
+
+def stage_environment() -> dict[str, str]:
+    return {**os.environ, **engine_environment({})}
+
+
+def run_stage(root: Path, stage: str, values: dict[str, Any], inputs: tuple[str, ...]) -> dict[str, Any]:
+    """Run a stage as an executor does, in a process of its own; returns its result."""
+    output = root / stage
+    command = stage_command(root, stage, values, inputs, output)
+    subprocess.run(command, check=True, timeout=1200, env=stage_environment())
     result: dict[str, Any] = read_json(output / OUTPUT_NAME)["result"]
     return result
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Output folders of the three stages over four prompts."""
+    """Output folders of the three stages over the questions."""
     root = tmp_path_factory.mktemp("datagen")
-    verifier = {"package": PACKAGE, "file": FILE, "thinking": "off", "trust_remote_code": False}
-    run_stage(root, "verifier", {"verifier": verifier}, ())
+    run_stage(root, "verifier", {"verifier": VERIFIER}, ())
     write_jsonl(
         root / "prompts" / "train.jsonl",
         [
@@ -84,20 +105,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for number, question in enumerate(QUESTIONS)
         ],
     )
-    datagen = {
-        "responses": "regenerate",
-        "max_tokens": 24,
-        "temperature": 0.0,
-        "looping_rows": "keep",
-        "rows_per_shard": 3,
-        "prompts": {"seed": 0},
-    }
-    run_stage(
-        root,
-        "responses",
-        {"verifier": verifier, "datagen": datagen, "engine": ENGINE},
-        ("verifier", "prompts"),
-    )
+    run_stage(root, "responses", RESPONSES, ("verifier", "prompts"))
     run_stage(
         root,
         "hidden_states",
@@ -149,6 +157,32 @@ def test_the_shards_hold_exactly_the_responses(root: Path) -> None:
         assert document.prompt_tokens == len(row["prompt_token_ids"])
         assert document.hidden_states.shape == (len(document.token_ids), 4, 576)
         assert document.hidden_states.dtype == torch.bfloat16
+
+
+def test_a_conversation_that_fills_the_context_is_captured_whole(root: Path) -> None:
+    longest = max(read_documents(root / "hidden_states"), key=lambda document: len(document.token_ids))
+    assert len(longest.token_ids) == ENGINE["args"]["max_model_len"] - CAPTURE_POSITIONS
+    (reference,) = references(root / "verifier" / "model", [longest])
+    matches = layer_matches([longest], [reference], [*LAYERS, 30])
+    assert all(match.error <= TOLERANCES[torch.bfloat16].relative for match in matches)
+    assert (longest.hidden_states[-1] != 0).any()
+
+
+def test_a_killed_generation_continues_to_the_same_bytes(root: Path, tmp_path: Path) -> None:
+    output = tmp_path / "responses"
+    command = stage_command(root, "responses", RESPONSES, ("verifier", "prompts"), output)
+    with subprocess.Popen(command, env=stage_environment(), text=True, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        assert any(line.startswith("responses: shard 0,") for line in process.stdout)
+        process.kill()
+        process.communicate()
+    done = subprocess.run(
+        command, check=True, timeout=1200, env=stage_environment(), capture_output=True, text=True
+    )
+    assert "of 3 shards are there already; continuing" in done.stdout
+    for path in (root / "responses").iterdir():
+        assert path.name == OUTPUT_NAME or (output / path.name).read_bytes() == path.read_bytes()
+    assert {path.name for path in output.iterdir()} == {path.name for path in (root / "responses").iterdir()}
 
 
 def test_the_golden_probe_passed(root: Path) -> None:

@@ -35,7 +35,7 @@ def folder(tmp_path: Path) -> Path:
     return source
 
 
-def test_weights_are_linked_and_code_and_pickles_stay_out(folder: Path, tmp_path: Path) -> None:
+def test_weights_come_along_and_code_and_pickles_stay_out(folder: Path, tmp_path: Path) -> None:
     source = from_folder(folder, tmp_path / "model", identity="local:tiny-chat")
     assert source.id == "local:tiny-chat"
     assert sorted(path.name for path in source.folder.iterdir()) == [
@@ -43,7 +43,14 @@ def test_weights_are_linked_and_code_and_pickles_stay_out(folder: Path, tmp_path
         "model.safetensors",
         "tokenizer.json",
     ]
-    assert (source.folder / "model.safetensors").samefile(folder / "model.safetensors")
+
+
+def test_a_folder_that_is_overwritten_later_changes_no_stored_verifier(folder: Path, tmp_path: Path) -> None:
+    source = from_folder(folder, tmp_path / "model", identity="local:tiny-chat")
+    before = (source.folder / "model.safetensors").read_bytes()
+    with (folder / "model.safetensors").open("r+b") as weights:
+        weights.write(b"trained on")
+    assert (source.folder / "model.safetensors").read_bytes() == before
 
 
 def test_code_comes_along_only_when_trusted(folder: Path, tmp_path: Path) -> None:
@@ -72,7 +79,7 @@ def test_a_repository_outside_the_cache_says_how_to_fetch_it(
     assert caught.value.hint.endswith(f"hf download someone/none-such --revision {'0' * 40}")
 
 
-def test_a_cached_repository_is_named_by_its_commit(
+def test_a_cached_repository_is_named_by_its_commit_and_its_weights_are_linked(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commit = "a" * 40
@@ -85,6 +92,8 @@ def test_a_cached_repository_is_named_by_its_commit(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
     source = from_hub("someone/tiny", "main", tmp_path / "model")
     assert source.id == f"someone/tiny@{commit}"
+    blob = repository / "snapshots" / commit / "model.safetensors"
+    assert (source.folder / "model.safetensors").samefile(blob)
 
 
 def test_facts_fill_in_what_the_config_leaves_out(folder: Path) -> None:
