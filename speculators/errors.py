@@ -13,10 +13,25 @@ these is our own bug (exit 70) and keeps its traceback.
 
 from __future__ import annotations
 
-__all__ = ["EXIT_BUG", "EXIT_INTERRUPTED", "MachineError", "RecipeError", "SpeculatorsError", "StageError"]
+import errno
+
+__all__ = [
+    "EXIT_BUG",
+    "EXIT_INTERRUPTED",
+    "MACHINE_ERRNOS",
+    "SPACE_HINT",
+    "MachineError",
+    "RecipeError",
+    "SpeculatorsError",
+    "StageError",
+]
 
 EXIT_BUG = 70
 EXIT_INTERRUPTED = 130
+
+#: What the machine says no to, as opposed to a file that we should have written ourselves.
+MACHINE_ERRNOS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
+SPACE_HINT = "make room there, or name another place with --runs-dir or SPECULATORS_HOME"
 
 
 class SpeculatorsError(Exception):

@@ -16,11 +16,19 @@ import typer
 from speculators import __version__
 from speculators.cli.check import check
 from speculators.cli.doctor import doctor
-from speculators.cli.errors import MACHINE_ERRNOS, SPACE_HINT, bug_text, error_text
+from speculators.cli.errors import bug_text, error_text
 from speculators.cli.plan import plan
 from speculators.cli.run import run
 from speculators.cli.schema import schema
-from speculators.errors import EXIT_BUG, EXIT_INTERRUPTED, MachineError, RecipeError, SpeculatorsError
+from speculators.errors import (
+    EXIT_BUG,
+    EXIT_INTERRUPTED,
+    MACHINE_ERRNOS,
+    SPACE_HINT,
+    MachineError,
+    RecipeError,
+    SpeculatorsError,
+)
 from speculators.stages.table import BUILD_STAGES
 
 #: Base of what typer raises for a command line it cannot parse: click's class, or since typer 0.26

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import platform
 import sys
 
 from speculators import __version__
 from speculators.errors import SpeculatorsError
-
-#: What the machine says no to, as opposed to a file that we should have written ourselves.
-MACHINE_ERRNOS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
-SPACE_HINT = "make room there, or name another place with --runs-dir or SPECULATORS_HOME"
 
 
 def error_text(error: SpeculatorsError) -> str:

@@ -9,7 +9,7 @@ from speculators.documents import write_json
 from speculators.errors import StageError
 from speculators.pipeline.plan import ACCEPT, RUN, StagePlan, damage_of, plan_stage
 from speculators.pipeline.running import HISTORY_FILES, Run, book, perform
-from speculators.pipeline.store import KEY_NAME, Lock
+from speculators.pipeline.store import KEY_NAME
 from speculators.stages.documents import StageInput
 from speculators.stages.table import Stage, build_stages
 
@@ -22,40 +22,54 @@ def build(run: Run, stage: Stage) -> Path:
             if name in run.outputs:
                 require_whole(run, name)
         planned = plan_now(run, stage)  # a damaged input that was made again may differ
-    with_lock(run, stage, planned.key, alone=False)
-    planned = plan_now(run, stage)
+    planned = locked_plan(run, stage)
     if planned.action == RUN:
-        lock = with_lock(run, stage, planned.key, alone=True)
-        planned = plan_now(run, stage)  # another run may have made it while this one waited
-        if planned.action == RUN:
-            refuse_damage(run, planned)
-            output = make(run, stage, planned)
-            lock.take(alone=False)
-            book_planned(run, planned, "run", output)
-            return output
-        lock.take(alone=False)
+        refuse_damage(run, planned)
+        output, action = make(run, stage, planned), "run"
+        lock(run, planned, alone=False)
+    else:
+        output, action = reuse(run, planned)
+    book_planned(run, planned, action, output)
+    return output
+
+
+def reuse(run: Run, planned: StagePlan) -> tuple[Path, str]:
+    """The output that stands for the plan's key, and what is said of it."""
     assert planned.output is not None
     if planned.action == ACCEPT:
-        run.store.accept(stage.name, planned.key, planned.output)
+        run.store.accept(planned.name, planned.key, planned.output)
     action = "accepted" if planned.action == ACCEPT else "reused"
-    run.console.say(stage.name, f"{action} {planned.output.name[:12]}")
-    book_planned(run, planned, action, planned.output)
-    return planned.output
+    run.console.say(planned.name, f"{action} {planned.output.name[:12]}")
+    return planned.output, action
+
+
+def locked_plan(run: Run, stage: Stage) -> StagePlan:
+    """The stage's plan, which the lock that goes with it has made sure of.
+
+    Another run may make the output, or take it away, before the lock is ours: then the plan is another.
+    """
+    while True:
+        planned = plan_now(run, stage)
+        lock(run, planned, alone=planned.action == RUN)
+        if (again := plan_now(run, stage)).action == planned.action:
+            return again
 
 
 def plan_now(run: Run, stage: Stage) -> StagePlan:
     return plan_stage(run.recipe, stage, run.outputs, run.store, run.choice)
 
 
-def with_lock(run: Run, stage: Stage, key: str, *, alone: bool) -> Lock:
-    """The lock of one output, taken and held to the end of the run."""
-    lock = run.store.lock(stage.name, key)
-    run.locks.append(lock)
-    lock.take(
-        alone=alone,
-        announce=lambda: run.console.say(stage.name, f"waiting for another run that uses {key[:12]}"),
-    )
-    return lock
+def lock(run: Run, planned: StagePlan, *, alone: bool) -> None:
+    """Hold the output's lock to the end of the run: alone to make it, else together with other users."""
+    place = run.store.path(planned.name, planned.key)
+    if place not in run.locks:
+        # One file a place: a second one would wait for the first.
+        run.locks[place] = run.store.lock(planned.name, planned.key)
+
+    def announce() -> None:
+        run.console.say(planned.name, f"waiting for another run that works on {planned.key[:12]}")
+
+    run.locks[place].take(alone=alone, announce=announce)
 
 
 def make(run: Run, stage: Stage, planned: StagePlan) -> Path:
@@ -73,7 +87,8 @@ def make(run: Run, stage: Stage, planned: StagePlan) -> Path:
         if damage_of(partial):  # else only the renaming is missing
             perform(run, stage, step)
         for name in HISTORY_FILES:  # after the output is sealed: how it was made is no part of what it is
-            shutil.copyfile(folder / name, partial / name)
+            if (folder / name).is_file():
+                shutil.copyfile(folder / name, partial / name)
     run.whole.add(stage.name)
     return run.store.path(stage.name, planned.key)
 
@@ -97,8 +112,9 @@ def require_whole(run: Run, name: str) -> None:
         if needed in run.outputs:
             require_whole(run, needed)
     planned = plan_now(run, stage)
-    with_lock(run, stage, planned.key, alone=False).close()
+    lock(run, planned, alone=True)
     run.outputs[name] = make(run, stage, planned)
+    lock(run, planned, alone=False)
 
 
 def refuse_damage(run: Run, planned: StagePlan) -> None:

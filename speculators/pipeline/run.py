@@ -89,7 +89,7 @@ def booked(run: Run) -> Iterator[None]:
         run.record.finish("failed", error=type(error).__name__)
         raise
     finally:
-        for lock in run.locks:
+        for lock in run.locks.values():
             lock.close()
 
 

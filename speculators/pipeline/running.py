@@ -42,11 +42,11 @@ class Run:
     command: str = ""
     outputs: dict[str, Path] = field(default_factory=dict)  # finished stage outputs by stage name
     whole: set[str] = field(default_factory=set)  # stages whose output was compared with its digests
-    locks: list[Lock] = field(default_factory=list)
+    locks: dict[Path, Lock] = field(default_factory=dict)  # of the outputs in use, by their place
 
     def holds(self) -> list[int]:
         """The open locks, which whatever this run starts keeps locked until it has ended."""
-        return [lock.fileno() for lock in (self.record.lock, *self.locks)]
+        return [lock.fileno() for lock in (self.record.lock, *self.locks.values())]
 
 
 def perform(run: Run, stage: Stage, step: StageInput) -> None:

@@ -26,6 +26,7 @@ from speculators.stages.documents import OUTPUT_NAME, output_bytes, read_output
 KEY_NAME = "key.json"
 PARTIAL = ".partial"
 LOCK = ".lock"
+REPLACED = ".replaced-"
 
 
 def default_home() -> Path:
@@ -57,6 +58,7 @@ class Lock:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
         self._file: IO[str] = path.open("a")
 
     def fileno(self) -> int:
@@ -71,6 +73,17 @@ class Lock:
             if announce is not None:
                 announce()
             fcntl.flock(self._file, mode)
+        if self._was_removed():
+            self._file.close()
+            self._file = self._path.open("a")
+            self.take(alone=alone, announce=announce)
+
+    def _was_removed(self) -> bool:
+        """Whether ``doctor --clean`` took the file away between opening and locking it."""
+        try:
+            return self._path.stat().st_ino != os.fstat(self.fileno()).st_ino
+        except FileNotFoundError:
+            return True
 
     def try_alone(self) -> bool:
         """Take the lock alone if nobody holds it."""
@@ -88,9 +101,8 @@ class Lock:
 
     def holder_lives(self) -> bool:
         """Whether the process that signed the lock still runs; its own children may outlive it."""
-        text = Path(self._file.name).read_text(encoding="utf-8")
         try:
-            os.kill(int(text), 0)
+            os.kill(int(self._path.read_text(encoding="utf-8")), 0)
         except (ValueError, ProcessLookupError):
             return False
         except PermissionError:
@@ -151,7 +163,7 @@ class Store:
             path.unlink()
         elif path.exists():
             # Renamed first: a kill between the two leaves nothing that looks whole and is not.
-            replaced = path.with_name(f"{path.name}.replaced-{time.time_ns()}")
+            replaced = path.with_name(f"{path.name}{REPLACED}{time.time_ns()}")
             path.replace(replaced)
             partial.replace(path)
             shutil.rmtree(replaced)

@@ -15,10 +15,17 @@ import importlib
 import shutil
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from speculators.documents import write_json
-from speculators.errors import EXIT_INTERRUPTED, SpeculatorsError
+from speculators.errors import (
+    EXIT_INTERRUPTED,
+    MACHINE_ERRNOS,
+    SPACE_HINT,
+    MachineError,
+    SpeculatorsError,
+)
 from speculators.stages.documents import ERROR_NAME, OUTPUT_NAME, read_input, write_output
 
 
@@ -35,11 +42,20 @@ def main(path: str) -> int:
         )
         print(f"error: {error.message} [{error.rule}]", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        if error.errno not in MACHINE_ERRNOS:
+            raise
+        message = f"{error.filename or step.output}: {error.strerror}"
+        print(f"error: {message} [storage]", file=sys.stderr)
+        with suppress(OSError):  # where nothing can be written, the log has to do
+            write_json(step.output / ERROR_NAME, {"rule": "storage", "message": message, "hint": SPACE_HINT})
+        return MachineError.exit_code
     except KeyboardInterrupt:  # no error: there is nothing to say about the recipe or the machine
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
-    shutil.rmtree(step.work, ignore_errors=True)
     write_output(step, result, time.monotonic() - started)
+    # Only now: a kill before the seal must find the work again.
+    shutil.rmtree(step.work, ignore_errors=True)
     return 0
 
 

@@ -72,7 +72,7 @@ def write_output(step: StageInput, result: dict[str, Any], seconds: float) -> No
     files = {
         str(file.relative_to(step.output)): {"sha256": file_digest(file), "bytes": file.stat().st_size}
         for file in tree_files(step.output)
-        if file.name not in (OUTPUT_NAME, ERROR_NAME)
+        if file.name not in (OUTPUT_NAME, ERROR_NAME) and step.work not in file.parents
     }
     document = {
         "schema": OUTPUT_SCHEMA,

@@ -14,7 +14,7 @@ from speculators.benchmark.run import chat_template, request_body, run_benchmark
 from speculators.documents import read_json, write_json
 from speculators.errors import RecipeError, StageError
 from speculators.executors.base import Endpoint, OnLine, Service, Step, StepResult
-from speculators.stages.documents import read_input
+from speculators.stages.documents import read_input, write_output
 
 LOAD = {
     "concurrency": 1,
@@ -27,8 +27,9 @@ SWITCH = "{% if enable_thinking %}<think>{% endif %}"
 class FakeExecutor:
     """Remembers what was served and leaves what a client would leave; ``code`` is how clients end."""
 
-    def __init__(self, code: int = 0, error: dict[str, str] | None = None) -> None:
+    def __init__(self, code: int = 0, error: dict[str, str] | None = None, dies_in: int = 0) -> None:
         self.code = code
+        self.dies_in = dies_in  # which client is interrupted, counting from 1
         self.error = error
         self.events: list[str] = []
         self.services: list[Service] = []
@@ -52,12 +53,15 @@ class FakeExecutor:
         self.events.append("client")
         document = read_input(Path(step.argv[-1]))
         self.clients.append(document.values)
+        if len(self.clients) == self.dies_in:
+            raise KeyboardInterrupt
         document.output.mkdir(parents=True)
         if self.error:
             write_json(document.output / "error.json", self.error)
         result = {"arm": document.values["arm"], "round": document.values["round"], "loads": [LOAD]}
         write_json(document.output / "result.json", result)
-        write_json(document.output / "output.json", {"seconds": 1.5})
+        if not self.code:
+            write_output(document, {}, seconds=1.5)
         step.log.write_text("client says no\n")
         return StepResult(self.code, 1.5, step.log)
 
@@ -141,6 +145,33 @@ def test_each_launch_leaves_its_documents_in_its_own_folder(
     folder = tmp_path / "bench" / "round-02" / "draft"
     assert read_json(folder / "input.json")["values"]["speculative_tokens"] == 3
     assert "NAME=value" in (folder / "server-command.txt").read_text()
+
+
+def test_an_interrupted_benchmark_keeps_the_rounds_that_were_whole(measure: Callable[..., Any]) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        measure(FakeExecutor(dies_in=4))
+    again = FakeExecutor()
+    lines: list[str] = []
+    document = measure(again, lines)
+    assert [(one["round"], one["arm"]) for one in again.clients] == [(2, "draft"), (2, "plain")]
+    assert [(one["round"], one["kept"]) for one in document["rounds"]] == [
+        (1, True),
+        (1, True),
+        (2, False),
+        (2, False),
+    ]
+    assert "rounds measured before the interruption are kept: 1" in lines
+
+
+def test_a_round_whose_result_was_damaged_is_measured_again(
+    measure: Callable[..., Any], tmp_path: Path
+) -> None:
+    measure(FakeExecutor())
+    result = tmp_path / "bench" / "round-02" / "plain" / "client" / "result.json"
+    result.write_text(result.read_text().replace("10.0", "99.0"))
+    again = FakeExecutor()
+    measure(again)
+    assert [(one["round"], one["arm"]) for one in again.clients] == [(2, "draft"), (2, "plain")]
 
 
 def test_a_clients_own_error_is_raised_as_what_it_is(measure: Callable[..., Any]) -> None:

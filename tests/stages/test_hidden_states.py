@@ -18,7 +18,7 @@ from speculators.documents import read_json, write_json, write_jsonl
 from speculators.errors import StageError
 from speculators.stages import hidden_states as stage
 from speculators.stages.__main__ import main
-from speculators.stages.documents import OUTPUT_NAME, StageInput
+from speculators.stages.documents import OUTPUT_NAME, StageInput, write_output
 
 DEPTH, WIDTH, ROWS = 3, 4, 5
 LAYERS = [1, DEPTH]
@@ -89,7 +89,9 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("inputs")
     facts = {"num_hidden_layers": DEPTH, "hidden_size": WIDTH}
-    write_json(root / "verifier" / OUTPUT_NAME, {"result": {"facts": facts, "trust_remote_code": False}})
+    (root / "verifier").mkdir()
+    verifier = StageInput("verifier", {}, {}, {}, root / "verifier")
+    write_output(verifier, {"facts": facts, "trust_remote_code": False}, 0.0)
     rows = [
         {"id": f"row-{n}", "group": "t", "split": "train", "looping": False}
         | {"prompt_token_ids": [n + 1, n + 2], "output_token_ids": [n + 3, n + 4][: 1 + n % 2]}

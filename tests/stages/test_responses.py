@@ -14,7 +14,7 @@ from speculators.documents import read_json, read_jsonl, write_json, write_jsonl
 from speculators.errors import StageError
 from speculators.stages import responses as stage
 from speculators.stages.__main__ import main
-from speculators.stages.documents import ERROR_NAME, OUTPUT_NAME, StageInput
+from speculators.stages.documents import ERROR_NAME, OUTPUT_NAME, StageInput, write_output
 
 CHATML = (
     "{% for m in messages %}{{ '<s>' + m.role + ':' + m.content + '</s>' }}{% endfor %}"
@@ -56,7 +56,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("inputs")
     save_tokenizer(root / "verifier" / "model")
     known = {"facts": {"max_position_embeddings": LONGEST}, "eos_token_ids": [END]}
-    write_json(root / "verifier" / OUTPUT_NAME, {"result": known})
+    write_output(StageInput("verifier", {}, {}, {}, root / "verifier"), known, 0.0)
     write_jsonl(root / "prompts" / "train.jsonl", [row(number) for number in range(ROWS)])
     return {"verifier": root / "verifier", "prompts": root / "prompts"}
 

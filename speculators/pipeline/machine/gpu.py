@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from importlib import metadata
 from typing import Any, NamedTuple
 
-from speculators.pipeline.console import size
 from speculators.pipeline.machine.estimates import Needs
 from speculators.pipeline.machine.findings import Finding, missing, ok
+from speculators.quantities import size
 
 QUERY = ("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits")
 #: A driver that hangs must not hang the doctor.

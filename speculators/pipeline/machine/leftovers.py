@@ -15,11 +15,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from speculators.pipeline.console import size
 from speculators.pipeline.machine.findings import Finding, missing, ok, warning
+from speculators.pipeline.store import LOCK, PARTIAL, REPLACED
+from speculators.quantities import size
 
 CHECK = "left-overs"
-PARTIAL, LOCK = ".partial", ".lock"
+#: What is filled, and what was being replaced when its run was killed.
+UNFINISHED = (f"*/*{PARTIAL}", f"*/*{REPLACED}*")
 #: A lock file younger than this may belong to a run that has opened it and is about to lock it.
 OLD_LOCK_SECONDS = 3600.0
 
@@ -52,7 +54,7 @@ def clean(root: Path) -> list[Finding]:
 def stale_partials(root: Path) -> list[Partial]:
     return [
         Partial(folder, _bytes(folder))
-        for folder in sorted(root.glob(f"*/*{PARTIAL}"))
+        for folder in sorted(found for pattern in UNFINISHED for found in root.glob(pattern))
         if folder.is_dir() and is_free(_lock_of(folder))
     ]
 
@@ -103,7 +105,7 @@ def _held(file: IO[str]) -> Iterator[bool]:
 
 
 def _lock_of(folder: Path) -> Path:
-    return folder.with_name(folder.name.removesuffix(PARTIAL) + LOCK)
+    return folder.with_name(folder.name.partition(".")[0] + LOCK)
 
 
 def _bytes(folder: Path) -> int:

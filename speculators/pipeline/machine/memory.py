@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from speculators.pipeline.console import size
 from speculators.pipeline.machine.estimates import Needs
 from speculators.pipeline.machine.findings import Finding, missing, not_checked, ok, warning
+from speculators.quantities import size
 
 #: Beyond this share of what is available the interpreter, activations and buffers get tight.
 NEAR = 0.8

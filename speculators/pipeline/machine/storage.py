@@ -7,8 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from speculators.pipeline.console import size
 from speculators.pipeline.machine.findings import Finding, missing, ok, warning
+from speculators.quantities import size
 
 #: The estimate is an upper bound, for few answers are as long as they may be.  Hardly any data set
 #: stays below half of it.
