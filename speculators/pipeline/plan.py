@@ -83,7 +83,7 @@ def plan_stage(
     reasons = [asked] if asked else []
     if open_inputs := [name for name, path in inputs.items() if path is None]:
         # Their contents may come out the same: then the run will find this output and reuse it.
-        reasons += [Reason("input", f"input is made anew: {name}") for name in open_inputs]
+        reasons.append(Reason("input", f"made anew before it: {', '.join(open_inputs)}"))
         return _to_run(recipe, stage, choice, store, parts, "", reasons)
     key = key_of(parts)
     found = store.find(stage.name, key)
@@ -158,12 +158,10 @@ def _to_run(
     reasons: list[Reason],
 ) -> StagePlan:
     like = nearest(store, stage.name, parts)
-    if not reasons and like is None:
-        reasons = [Reason("missing", "no earlier output")]
-    elif not reasons and like is not None:
-        reasons = differences(like.parts, parts, place_of(recipe)) or [
-            Reason("missing", "its output is gone")
-        ]
+    if like is not None:
+        found = differences(like.parts, parts, place_of(recipe))
+        reasons = [*reasons, *(one for one in found if key or one.kind != "input")]
+    reasons = reasons or [Reason("missing", "its output is gone" if like else "no earlier output")]
     if not choice.includes(stage.name):
         raise RecipeError(
             f"--only {choice.only}: stage '{stage.name}' would have to run first: "

@@ -1,0 +1,29 @@
+"""Finished outputs for tests, without the work: what a stage would leave, under the key it would have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from speculators.documents import write_json
+from speculators.pipeline.choice import Choice
+from speculators.pipeline.plan import plan_stage, stage_names
+from speculators.pipeline.store import KEY_NAME, Store
+from speculators.recipe.recipe import Recipe
+from speculators.stages.documents import StageInput, write_output
+from speculators.stages.table import build_stages
+
+
+def furnish(store: Store, recipe: Recipe, contents: Mapping[str, str] | None = None) -> dict[str, Path]:
+    """Fill ``store`` with every stage of ``recipe``; ``contents`` by stage where they matter."""
+    outputs: dict[str, Path] = {}
+    choice = Choice().bound(stage_names(recipe))
+    for stage in build_stages(recipe.data):
+        planned = plan_stage(recipe, stage, outputs, store, choice)
+        if planned.output is None:
+            with store.filling(stage.name, planned.key) as folder:
+                (folder / "made.txt").write_text((contents or {}).get(stage.name, stage.name))
+                write_output(StageInput(stage.name, {}, {}, {}, folder), {}, seconds=60.0)
+                write_json(folder / KEY_NAME, dict(planned.parts))
+        outputs[stage.name] = planned.output or store.path(stage.name, planned.key)
+    return outputs

@@ -1,0 +1,193 @@
+"""The plan says what would run and why, down to the line of the recipe."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from speculators.errors import RecipeError
+from speculators.pipeline import keys, plan_text
+from speculators.pipeline.choice import ALL, Choice
+from speculators.pipeline.plan import MEASURE, REUSE, RUN, SKIP, StagePlan, plan
+from speculators.pipeline.store import Store
+from speculators.recipe.recipe import Recipe, require_recipe
+from tests.pipeline.stages import furnish
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "smollm2-135m-eagle3.yaml"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "home")
+
+
+def planned(store: Store, *overrides: str, choice: Choice = Choice()) -> dict[str, StagePlan]:  # noqa: B008
+    return {one.name: one for one in plan(require_recipe(RECIPE, overrides), store, choice)}
+
+
+def actions(found: dict[str, StagePlan]) -> list[str]:
+    return [one.action for one in found.values()]
+
+
+def reasons(one: StagePlan) -> list[str]:
+    return [reason.text for reason in one.reasons]
+
+
+def test_on_an_empty_store_everything_runs(store: Store):
+    found = planned(store)
+    assert actions(found) == [RUN] * 6 + [MEASURE]
+    assert reasons(found["verifier"]) == ["no earlier output"]
+    assert reasons(found["training"])[0] == "made anew before it: verifier, hidden_states"
+
+
+def test_with_everything_there_only_the_benchmark_is_measured(store: Store):
+    furnish(store, require_recipe(RECIPE))
+    found = planned(store)
+    assert actions(found) == [REUSE] * 6 + [MEASURE]
+    assert not plan_text.has_work(list(found.values()))
+
+
+def test_a_changed_value_is_named_with_its_place(store: Store):
+    furnish(store, require_recipe(RECIPE))
+    found = planned(store, "training.learning_rate=5e-5")
+    assert actions(found) == [REUSE] * 4 + [RUN, RUN, MEASURE]
+    (reason,) = found["training"].reasons
+    assert reason.text == "training.learning_rate 0.002 -> 5e-05"
+    assert reason.place == "--set[1]:1"
+    assert reasons(found["package"]) == ["made anew before it: training"]
+
+
+def test_a_value_changed_in_the_file_is_named_with_its_line(store: Store, tmp_path: Path):
+    furnish(store, require_recipe(RECIPE))
+    text = RECIPE.read_text(encoding="utf-8").replace("epochs: 5", "epochs: 6")
+    (tmp_path / "prompts").symlink_to(RECIPE.parent / "prompts")
+    (tmp_path / "mine.yaml").write_text(text, encoding="utf-8")
+    line = 1 + next(n for n, row in enumerate(text.splitlines()) if "epochs: 6" in row)
+    found = {one.name: one for one in plan(require_recipe(tmp_path / "mine.yaml"), store, Choice())}
+    (reason,) = found["training"].reasons
+    assert (reason.text, reason.place) == ("training.epochs 5 -> 6", f"{tmp_path / 'mine.yaml'}:{line}")
+
+
+def test_changed_prompts_are_named_and_stop_where_nothing_comes_out_different(store: Store, tmp_path: Path):
+    prompts = tmp_path / "prompts"
+    prompts.mkdir()
+    for file in (RECIPE.parent / "prompts").iterdir():
+        (prompts / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "mine.yaml").write_bytes(RECIPE.read_bytes())
+    recipe = require_recipe(tmp_path / "mine.yaml")
+    furnish(store, recipe)
+    with (prompts / "train.jsonl").open("a", encoding="utf-8") as file:
+        row = {"id": "new", "topic": "t", "messages": [{"role": "user", "content": "Why?"}]}
+        file.write(json.dumps(row) + "\n")
+    found = {one.name: one for one in plan(recipe, store, Choice())}
+    assert reasons(found["prompts"]) == ["datagen.prompts.files: other contents"]
+    furnish(store, recipe)  # the prompts stage makes the same files as before
+    assert {one.action for one in plan(recipe, store, Choice())} == {REUSE, MEASURE}
+
+
+def test_a_changed_package_is_named(store: Store, monkeypatch: pytest.MonkeyPatch):
+    furnish(store, require_recipe(RECIPE))
+    monkeypatch.setattr(keys.importlib.metadata, "version", lambda name: "99.0")
+    found = planned(store)
+    assert any(text.startswith("torch ") and text.endswith("-> 99.0") for text in reasons(found["training"]))
+
+
+def test_a_changed_module_is_named(store: Store, monkeypatch: pytest.MonkeyPatch):
+    furnish(store, require_recipe(RECIPE))
+    digest = keys.module_digest
+    edited = "speculators.training.losses"
+    monkeypatch.setattr(keys, "module_digest", lambda name: "edited" if name == edited else digest(name))
+    found = planned(store)
+    assert reasons(found["training"]) == [f"module {edited} changed"]
+    assert found["responses"].action == REUSE
+
+
+def test_the_reasons_are_those_against_the_nearest_output(store: Store):
+    furnish(store, require_recipe(RECIPE))
+    furnish(store, require_recipe(RECIPE, ["training.epochs=9", "training.seed=7"]))
+    found = planned(store, "training.epochs=9", "training.seed=8")
+    assert reasons(found["training"]) == ["training.seed 7 -> 8"]
+
+
+def test_from_makes_a_stage_and_all_after_it(store: Store):
+    furnish(store, require_recipe(RECIPE))
+    found = planned(store, choice=Choice(start="training"))
+    assert actions(found) == [REUSE] * 4 + [RUN, RUN, MEASURE]
+    assert reasons(found["training"]) == ["--from training"]
+
+
+def test_fresh_makes_one_stage_or_all(store: Store):
+    furnish(store, require_recipe(RECIPE))
+    one = planned(store, choice=Choice(fresh=frozenset({"prompts"})))
+    assert next(name for name, stage in one.items() if stage.action == RUN) == "prompts"
+    assert one["verifier"].action == REUSE
+    assert actions(planned(store, choice=Choice(fresh=frozenset({ALL}))))[:6] == [RUN] * 6
+
+
+def test_only_leaves_out_what_comes_after_and_refuses_what_is_missing_before(store: Store):
+    with pytest.raises(RecipeError, match=r"--only training: stage 'verifier' would have to run first"):
+        planned(store, choice=Choice(only="training"))
+    furnish(store, require_recipe(RECIPE))
+    found = planned(store, "training.epochs=9", choice=Choice(only="training"))
+    assert actions(found) == [REUSE] * 4 + [RUN, SKIP, SKIP]
+    assert actions(planned(store, choice=Choice(only="benchmark"))) == [REUSE] * 6 + [MEASURE]
+
+
+@pytest.mark.parametrize(
+    ("choice", "flag"),
+    [
+        (Choice(only="trainning"), "--only"),
+        (Choice(start="trainning"), "--from"),
+        (Choice(fresh=frozenset({"trainning"})), "--fresh"),
+        (Choice(accept=frozenset({"trainning"})), "--accept"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_stage_that_does_not_exist_is_refused_with_the_likely_one(store: Store, choice: Choice, flag: str):
+    with pytest.raises(RecipeError, match=rf"{flag}: this recipe has no stage 'trainning'") as caught:
+        planned(store, choice=choice)
+    assert caught.value.hint.startswith("did you mean 'training'?")
+
+
+def test_interrupted_work_of_the_same_key_is_announced(store: Store):
+    recipe = require_recipe(RECIPE)
+    key = planned(store)["verifier"].key
+    store.partial("verifier", key).mkdir(parents=True)
+    (one, *_) = plan(recipe, store, Choice())
+    assert one.continues
+    assert "continues interrupted work" in plan_text.table(recipe.name, [one], None)
+
+
+def table(recipe: Recipe, store: Store) -> str:
+    return plan_text.table(recipe.name, plan(recipe, store, Choice()), benchmark_seconds=600.0)
+
+
+def test_the_table_estimates_from_earlier_runs(store: Store):
+    furnish(store, require_recipe(RECIPE))
+    head, *lines = table(require_recipe(RECIPE, ["training.epochs=9"]), store).splitlines()
+    assert head == (
+        "smollm2-135m-eagle3 · 7 stages, 2 to run · about 12 min 00 s, 15 B of disk (from earlier runs)"
+    )
+    assert lines[4] == "  ~ training       run      training.epochs 5 -> 9  (--set[1]:1)"
+    assert lines[0].startswith("  = verifier       reuse    ")
+
+
+def test_many_changed_modules_are_counted_not_listed(store: Store, monkeypatch: pytest.MonkeyPatch):
+    furnish(store, require_recipe(RECIPE))
+    monkeypatch.setattr(keys, "module_digest", lambda name: "edited")
+    text = table(require_recipe(RECIPE), store)
+    assert "more of this kind" in text
+    assert text.count("changed") < 40
+
+
+def test_the_document_holds_every_reason(store: Store):
+    furnish(store, require_recipe(RECIPE))
+    recipe = require_recipe(RECIPE, ["training.epochs=9"])
+    document = plan_text.document(recipe.name, plan(recipe, store, Choice()), None)
+    training = next(one for one in document["stages"] if one["name"] == "training")
+    assert document["work"] is True
+    assert training["reasons"] == [{"kind": "value", "text": "training.epochs 5 -> 9", "place": "--set[1]:1"}]
+    assert training["seconds"] == 60.0
+    assert json.loads(json.dumps(document)) == document
