@@ -188,6 +188,7 @@ def _measure(bench: Bench, launch: Launch) -> dict[str, Any]:
                 "round": launch.round,
                 "speculative_tokens": bench.speculation.tokens,
                 "startup_timeout": bench.values["engine"]["startup_timeout"],
+                "stall_timeout": bench.values["engine"]["stall_timeout"],
                 "request_body": bench.request_body,
             },
             {name: bench.inputs[name] for name in ("verifier", "prompts")},

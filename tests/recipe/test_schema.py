@@ -71,7 +71,7 @@ def test_defaults_are_valid_and_complete() -> None:
     filled = apply_defaults(MINIMAL, SCHEMA)
     Draft7Validator(SCHEMA).validate(filled)
     assert filled["datagen"]["prompts"]["magpie"]["count"] == 0
-    assert filled["engine"] == {"args": {}, "env": {}, "startup_timeout": 300}
+    assert filled["engine"] == {"args": {}, "env": {}, "startup_timeout": 300, "stall_timeout": 300}
     assert filled["verifier"]["thinking"] == "off"
 
 
