@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import getpass
 import json
+import os
+import signal
 import socket
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import jsonschema
 import pytest
 
 from speculators.documents import read_json
-from speculators.pipeline.record import RunRecord
+from speculators.pipeline.record import RunRecord, benchmark_seconds
 from speculators.recipe.recipe import require_recipe
 from speculators.recipe.yaml_loader import load_yaml
 
@@ -62,3 +67,55 @@ def test_no_host_or_user_name_is_recorded(tmp_path: Path):
     machine = json.dumps(record.document["machine"])
     assert socket.gethostname() not in machine
     assert f'"{getpass.getuser()}"' not in machine
+
+
+def test_a_run_that_ended_early_is_continued_in_its_folder(tmp_path: Path):
+    recipe = require_recipe(RECIPE)
+    first = RunRecord(tmp_path, recipe)
+    first.add_stage({"name": "verifier", "action": "run", "seconds": 1.0, "bytes": 3, "result": {}})
+    first.finish("interrupted")
+    first.lock.close()
+    second = RunRecord(tmp_path, recipe)
+    assert second.continued
+    assert second.folder == first.folder
+    document = read_json(second.folder / "run.json")
+    jsonschema.validate(document, schema())
+    assert (document["status"], document["stages"]) == ("running", [])
+    assert [one["status"] for one in document["attempts"]] == ["interrupted"]
+
+
+def test_a_run_that_was_killed_is_continued_too(tmp_path: Path):
+    code = f"""
+        import os, signal
+        from pathlib import Path
+        from speculators.pipeline.record import RunRecord, benchmark_seconds
+        from speculators.recipe.recipe import require_recipe
+        record = RunRecord(Path({str(tmp_path)!r}), require_recipe(Path({str(RECIPE)!r})))
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    killed = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], env=environment, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    record = RunRecord(tmp_path, require_recipe(RECIPE))
+    assert record.continued
+    assert [one["status"] for one in record.document["attempts"]] == ["running"]
+
+
+@pytest.mark.parametrize("ending", ["ok", "other values", "asked anew", "still at work"])
+def test_otherwise_a_run_gets_a_folder_of_its_own(tmp_path: Path, ending: str):
+    first = RunRecord(tmp_path, require_recipe(RECIPE))
+    first.finish("ok" if ending == "ok" else "failed")
+    if ending != "still at work":
+        first.lock.close()
+    overrides = ["training.epochs=9"] if ending == "other values" else []
+    second = RunRecord(tmp_path, require_recipe(RECIPE, overrides), anew=ending == "asked anew")
+    assert not second.continued
+    assert second.folder != first.folder
+
+
+def test_the_last_benchmark_gives_the_estimate(tmp_path: Path):
+    recipe = require_recipe(RECIPE)
+    assert benchmark_seconds(tmp_path, recipe.name) is None
+    record = RunRecord(tmp_path, recipe)
+    record.add_stage({"name": "benchmark", "action": "run", "seconds": 612.5})
+    assert benchmark_seconds(tmp_path, recipe.name) == 612.5
