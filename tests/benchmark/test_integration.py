@@ -17,70 +17,19 @@ from speculators.executors.base import Step
 from speculators.executors.local import LocalExecutor
 from speculators.serving.environment import engine_environment
 from speculators.stages.documents import StageInput, write_output
+from tests.models.words import ALGORITHM, ENGINE_ARGS, ENGINE_ENV, WORDS, write_words_model
 
 pytestmark = [
     pytest.mark.integration,
     pytest.mark.skipif(not (find_spec("vllm") and find_spec("guidellm")), reason="needs vLLM and GuideLLM"),
 ]
 
-WORDS = [f"w{number}" for number in range(60)]
-TEMPLATE = (
-    "{% for message in messages %}<start> {{ message.content }} {% endfor %}"
-    "{% if add_generation_prompt %}<answer> {% endif %}"
-)
-ENGINE = {
-    "args": {
-        "max_model_len": 128,
-        "dtype": "float32",
-        "enforce_eager": True,
-        "kv_cache_memory_bytes": "64M",
-        "max_num_seqs": 8,
-    },
-    "env": {"VLLM_CPU_OMP_THREADS_BIND": "nobind"},
-    "startup_timeout": 500,
-    "stall_timeout": 200,
-}
-ALGORITHM = {
-    "speculative_tokens": 2,
-    "aux_layers": [1, 2, 3],
-    "layers": 1,
-    "draft_vocabulary": 32,
-    "norm_before_residual": False,
-    "norm_before_fc": True,
-    "fc_norm": False,
-    "norm_output": False,
-}
+ENGINE = {"args": ENGINE_ARGS, "env": ENGINE_ENV, "startup_timeout": 500, "stall_timeout": 200}
 
 
 def make_verifier(stage: Path) -> None:
     """A random Llama of four layers whose words are its tokens."""
-    import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    vocabulary = {
-        word: number for number, word in enumerate(["<end>", "<start>", "<answer>", "<unknown>", *WORDS])
-    }
-    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unknown>"))
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>", unk_token="<unknown>")
-    tokenizer.chat_template = TEMPLATE
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=64,
-        intermediate_size=64,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=32,
-        max_position_embeddings=256,
-        bos_token_id=None,
-        eos_token_id=0,
-        initializer_range=0.5,
-    )
-    LlamaForCausalLM(config).save_pretrained(stage / "model")
-    tokenizer.save_pretrained(stage / "model")
+    write_words_model(stage / "model")
     from speculators.datagen.verifier import facts
 
     known = facts(stage / "model", trust_remote_code=False)

@@ -1,0 +1,66 @@
+"""``plan`` and the options that it shares with ``run``, from outside."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from speculators.cli import app
+from speculators.pipeline.store import Store
+from speculators.recipe.recipe import require_recipe
+from tests.cli.test_app import SMOLLM
+from tests.pipeline.stages import furnish
+
+
+@pytest.fixture(autouse=True)
+def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setenv("SPECULATORS_HOME", str(tmp_path))
+    return tmp_path
+
+
+def test_the_plan_is_on_stdout_and_work_has_an_exit_code_of_its_own(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert app.main(["plan", SMOLLM]) == 0
+    shown = capsys.readouterr().out
+    assert "  ~ training       run      made anew before it: verifier, hidden_states" in shown
+    assert app.main(["plan", SMOLLM, "--detailed-exitcode"]) == 10
+    furnish(Store(home), require_recipe(Path(SMOLLM)))
+    assert app.main(["plan", SMOLLM, "--detailed-exitcode"]) == 0
+
+
+def test_the_plan_as_a_document(capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.main(["plan", SMOLLM, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["schema"] == "speculators/plan/v1"
+    assert [stage["action"] for stage in document["stages"]] == ["run"] * 6 + ["measure"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["plan", SMOLLM, "--only", "trainig"], "--only: this recipe has no stage 'trainig'"),
+        (["plan", SMOLLM, "--only", "package"], "--only package: stage 'verifier' would have to run first"),
+        (["run", SMOLLM, "--progress", "loud"], "--progress is 'loud': one of auto, plain, quiet"),
+        (["plan", SMOLLM, "--set", "training.epochs=0"], "training.epochs"),
+    ],
+)
+def test_what_cannot_be_meant_exits_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert app.main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "understood"),
+    [
+        (["run", "--fresh", "x.yaml"], ["run", "--fresh", "all", "x.yaml"]),
+        (["run", "x.yaml", "--fresh"], ["run", "x.yaml", "--fresh", "all"]),
+        (["run", "--fresh", "training", "x.yaml"], ["run", "--fresh", "training", "x.yaml"]),
+    ],
+)
+def test_fresh_without_a_stage_means_all(given: list[str], understood: list[str]) -> None:
+    assert app.with_fresh_names(given) == understood
