@@ -62,7 +62,7 @@ def _head(name: str, planned: Sequence[StagePlan], benchmark_seconds: float | No
     unknown = len(estimates) - len(known)
     parts = [name, f"{len(planned)} stages, {len(to_make)} to run"]
     if known:
-        bytes_ = sum(one.like.bytes() for one in to_make if one.like)
+        bytes_ = sum(_bytes(one) or 0 for one in to_make)
         rest = f" and {unknown} never timed here" if unknown else ""
         disk = f", {size(bytes_)} of disk" if bytes_ else ""
         parts.append(f"about {duration(sum(known))}{rest}{disk} (from earlier runs)")
@@ -98,10 +98,13 @@ def _seconds(one: StagePlan, benchmark_seconds: float | None) -> float | None:
         return benchmark_seconds
     if one.action != RUN:
         return 0.0
-    return one.like.seconds() if one.like else None
+    cost = one.like.cost() if one.like else None
+    return cost.seconds if cost else None
 
 
 def _bytes(one: StagePlan) -> int | None:
+    """Size of the output, as it is or as it was of the most similar one; None where nothing is known."""
     if one.output is not None:
         return output_bytes(read_output(one.output))
-    return one.like.bytes() if one.like else None
+    cost = one.like.cost() if one.like else None
+    return cost.bytes if cost else None

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from speculators.documents import read_json
+from speculators.errors import StageError
 from speculators.stages.documents import OUTPUT_NAME, output_bytes, read_output
 
 KEY_NAME = "key.json"
@@ -37,6 +38,13 @@ def default_home() -> Path:
     return Path(cache).expanduser().absolute() / "speculators"
 
 
+class Cost(NamedTuple):
+    """Seconds of work and bytes of disk."""
+
+    seconds: float
+    bytes: int
+
+
 class Kept(NamedTuple):
     """One finished output as the plan sees it."""
 
@@ -44,13 +52,13 @@ class Kept(NamedTuple):
     parts: dict[str, Any]  # of its key
     made: float  # seconds since the epoch
 
-    def seconds(self) -> float:
-        """How long the stage took."""
-        return float(read_output(self.path)["seconds"])
-
-    def bytes(self) -> int:
-        """Size of the output's files."""
-        return output_bytes(read_output(self.path))
+    def cost(self) -> Cost | None:
+        """What the output took; None when its document is damaged."""
+        try:
+            document = read_output(self.path)
+        except StageError:
+            return None
+        return Cost(float(document["seconds"]), output_bytes(document))
 
 
 class Lock:

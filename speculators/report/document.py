@@ -75,7 +75,7 @@ def report_document(
             "packages": next((one["packages"] for one in benchmark["rounds"] if "packages" in one), None),
         },
         "servers": [
-            {name: one.get(name) for name in ("round", "arm", "server_ready_seconds", "seconds")}
+            {name: one.get(name) for name in ("round", "arm", "server_ready_seconds", "seconds", "kept")}
             for one in benchmark["rounds"]
         ],
         "serve": serving_command(benchmark, model),

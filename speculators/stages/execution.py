@@ -7,6 +7,7 @@ stage reads the same wherever it failed.
 from __future__ import annotations
 
 import shlex
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,11 @@ INPUT_NAME = "input.json"
 LOG_NAME = "log.txt"
 COMMAND_NAME = "command.txt"
 
+KILLED = (
+    "it was killed (exit code 137)",
+    "most often the machine's memory ran out: lower engine.args.kv_cache_memory_bytes, "
+    "engine.args.max_num_seqs or training.sequence_length",
+)
 #: exit code of the stage's process -> what is raised outside
 ERROR_CLASSES: dict[int, type[SpeculatorsError]] = {2: RecipeError, 3: StageError, 4: MachineError}
 
@@ -66,7 +72,8 @@ def _failure(name: str, known: Path, exit_code: int, log: Path, beside: Endpoint
         error = read_json(known)
         message, hint, rule = error["message"], error["hint"], error["rule"]
     else:
-        message, hint, rule = f"exit code {exit_code}", "", "stage-failed"
+        message, hint = KILLED if exit_code == 128 + signal.SIGKILL else (f"exit code {exit_code}", "")
+        rule = "stage-failed"
     if beside is not None and rule.startswith(("server", "speculation")):
         log = beside.log
     tail = "".join(f"\n  | {line}" for line in log_tail(log).splitlines())

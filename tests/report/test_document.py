@@ -53,6 +53,18 @@ def test_the_only_absolute_path_is_in_the_serving_command(tmp_path: Path, record
     assert [line.count(str(tmp_path)) for line in page.splitlines() if str(tmp_path) in line] == [1]
 
 
+def test_rounds_of_an_earlier_attempt_are_marked(tmp_path: Path, record: dict[str, Any]) -> None:
+    folder = run_folder(tmp_path)
+    benchmark = read_json(folder / "bench" / "output.json")
+    for one in benchmark["result"]["rounds"]:
+        one["kept"] = one["round"] == 1
+    (folder / "bench" / "output.json").write_text(json.dumps(benchmark))
+    write_report(folder, record)
+    page = (folder / "report.md").read_text(encoding="utf-8")
+    assert "Measured before this run was interrupted, and kept: round 1.\n" in page
+    assert "and kept: round" not in GOLDEN.read_text(encoding="utf-8")
+
+
 def test_every_figure_of_the_page_is_in_the_document(tmp_path: Path, record: dict[str, Any]) -> None:
     write_report(run_folder(tmp_path), record)
     document = read_json(tmp_path / "report.json")
