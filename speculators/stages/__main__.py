@@ -11,7 +11,9 @@ finds an empty folder.
 
 from __future__ import annotations
 
+import errno
 import importlib
+import os
 import shutil
 import sys
 import time
@@ -28,6 +30,8 @@ from speculators.errors import (
 )
 from speculators.stages.documents import ERROR_NAME, OUTPUT_NAME, read_input, write_output
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
 
 def main(path: str) -> int:
     step = read_input(Path(path))
@@ -42,10 +46,10 @@ def main(path: str) -> int:
         )
         print(f"error: {error.message} [{error.rule}]", file=sys.stderr)
         return error.exit_code
-    except OSError as error:
-        if error.errno not in MACHINE_ERRNOS:
+    except Exception as error:
+        if not (cause := _storage_cause(error)):
             raise
-        message = f"{error.filename or step.output}: {error.strerror}"
+        message = f"{getattr(error, 'filename', None) or step.output}: {cause}"
         print(f"error: {message} [storage]", file=sys.stderr)
         with suppress(OSError):  # where nothing can be written, the log has to do
             write_json(step.output / ERROR_NAME, {"rule": "storage", "message": message, "hint": SPACE_HINT})
@@ -57,6 +61,13 @@ def main(path: str) -> int:
     # Only now: a kill before the seal must find the work again.
     shutil.rmtree(step.work, ignore_errors=True)
     return 0
+
+
+def _storage_cause(error: Exception) -> str:
+    """What the machine's storage said no to; libraries that are not Python say it in words only."""
+    if isinstance(error, OSError):
+        return os.strerror(error.errno) if error.errno in MACHINE_ERRNOS else ""
+    return next((words for words in map(os.strerror, FULL) if words in str(error)), "")
 
 
 def _prepare(output: Path, *, continues: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from speculators.documents import read_json, write_json
-from speculators.errors import EXIT_INTERRUPTED, StageError
+from speculators.errors import EXIT_INTERRUPTED, MachineError, StageError
 from speculators.stages.__main__ import main
 from speculators.stages.documents import ERROR_NAME, OUTPUT_NAME, StageInput
 
@@ -79,3 +80,29 @@ def test_an_interrupted_attempt_ends_without_a_verdict_and_keeps_its_work(
     assert attempt(interrupted, continues=True) == EXIT_INTERRUPTED
     assert capsys.readouterr().err == "interrupted\n"
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["work"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device", "shard.safetensors"),
+        RuntimeError("I/O error: No space left on device (os error 28)"),
+    ],
+    ids=["Python", "a library in another language"],
+)
+def test_a_full_disk_is_the_machines_fault(attempt: Callable[..., int], tmp_path: Path, error: Exception):
+    def full(step: StageInput) -> dict[str, Any]:
+        raise error
+
+    assert attempt(full) == MachineError.exit_code
+    said = read_json(tmp_path / "out" / ERROR_NAME)
+    assert said["rule"] == "storage"
+    assert "No space left on device" in said["message"]
+
+
+def test_a_bug_keeps_its_traceback(attempt: Callable[..., int]):
+    def bug(step: StageInput) -> dict[str, Any]:
+        raise KeyError("stall_timeout")
+
+    with pytest.raises(KeyError):
+        attempt(bug)

@@ -1,0 +1,52 @@
+"""A disk that is full or read-only ends the run with its cause; real file systems, so root is needed."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from tests.faults.world import World, write_world
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(not (find_spec("vllm") and find_spec("guidellm")), reason="needs vLLM and GuideLLM"),
+]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return write_world(tmp_path / "world", rounds=1)
+
+
+@pytest.fixture
+def mount(world: World) -> Iterator[Callable[[str], None]]:
+    """Put a file system with the given options where the world's store lies."""
+    home = world.folder / "home"
+    home.mkdir()
+
+    def mounted(options: str) -> None:
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(home)]
+        if subprocess.run(command, check=False, capture_output=True).returncode != 0:
+            pytest.skip("cannot mount a file system here")
+
+    yield mounted
+    subprocess.run(["umount", str(home)], check=False, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"), [("size=100k", "No space left on device"), ("ro", "Read-only file system")]
+)
+def test_a_store_that_cannot_be_written_ends_the_run_with_its_cause(
+    world: World, mount: Callable[[str], None], options: str, words: str
+) -> None:
+    mount(options)
+    runner = world.start()
+    output, _ = runner.communicate(timeout=300)
+    assert runner.returncode == 4, output
+    assert words in output
+    assert "Traceback" not in output
+    assert "= help: " in output
