@@ -24,13 +24,14 @@ __all__ = [
     "RecipeError",
     "SpeculatorsError",
     "StageError",
+    "storage_error",
 ]
 
 EXIT_BUG = 70
 EXIT_INTERRUPTED = 130
 
 #: What the machine says no to, as opposed to a file that we should have written ourselves.
-MACHINE_ERRNOS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
+MACHINE_ERRNOS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO}
 SPACE_HINT = "make room there, or name another place with --runs-dir or SPECULATORS_HOME"
 
 
@@ -69,3 +70,9 @@ class MachineError(SpeculatorsError):
 
     exit_code = 4
     rule = "machine"
+
+
+def storage_error(error: OSError, way_on: str = "") -> MachineError:
+    """What the machine's storage said no to, as an error with a way out."""
+    hint = "; ".join(filter(None, (SPACE_HINT, way_on)))
+    return MachineError(f"{error.filename or 'output'}: {error.strerror}", hint=hint, rule="storage")

@@ -24,21 +24,16 @@ from speculators.errors import (
     EXIT_BUG,
     EXIT_INTERRUPTED,
     MACHINE_ERRNOS,
-    SPACE_HINT,
-    MachineError,
     RecipeError,
     SpeculatorsError,
+    storage_error,
 )
-from speculators.stages.table import BUILD_STAGES
 
 #: Base of what typer raises for a command line it cannot parse: click's class, or since typer 0.26
 #: its own; only the leaf is public in both.
 CommandLineError: Any = next(
     base for base in reversed(typer.BadParameter.__mro__) if hasattr(base, "format_message")
 )
-
-#: What may follow ``--fresh``.
-FRESH_NAMES = ("all", "benchmark", *(stage.name for stage in BUILD_STAGES))
 
 EPILOG = """\b
 Examples:
@@ -100,13 +95,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in MACHINE_ERRNOS:
             return report_bug()
-        failure = MachineError(
-            f"{error.filename or 'output'}: {error.strerror}", hint=SPACE_HINT, rule="storage"
-        )
+        failure = storage_error(error)
         print(error_text(failure), file=sys.stderr)
         return failure.exit_code
-    except (KeyboardInterrupt, typer.Abort):
-        print("interrupted", file=sys.stderr)
+    except (KeyboardInterrupt, typer.Abort) as error:
+        print("; ".join(filter(None, ("interrupted", *map(str, error.args)))), file=sys.stderr)
         return EXIT_INTERRUPTED
     except CommandLineError as error:
         hint = "'speculators --help' and 'speculators VERB --help' show what there is"
@@ -117,11 +110,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def with_fresh_names(arguments: list[str]) -> list[str]:
-    """``--fresh`` without a stage means all of them; typer has no options with an optional value."""
+    """``--fresh`` without a stage means all of them; typer has no options with an optional value.
+
+    What follows is no stage if it is an option or, with a point in it, a recipe's file.
+    """
     given: list[str] = []
     for word, following in zip(arguments, [*arguments[1:], ""]):
         given.append(word)
-        if word == "--fresh" and following not in FRESH_NAMES:
+        if word == "--fresh" and (following.startswith("-") or not following or "." in following):
             given.append("all")
     return given
 

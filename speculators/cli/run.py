@@ -71,18 +71,20 @@ def run(
     options = Options(
         runs_dir,
         choice_of(only, start, fresh, accept)._replace(remake=remake),
-        command_line(recipe, overrides or [], runs_dir, only),
+        command_line(recipe, overrides or [], runs_dir, only, accept or []),
     )
     record = run_recipe(loaded, options, console)
     typer.echo(json.dumps(record, indent=2, ensure_ascii=False) if as_json else record["verdict"])
     return 0
 
 
-def command_line(recipe: Path, overrides: list[str], runs_dir: Path, only: str) -> str:
+def command_line(recipe: Path, overrides: list[str], runs_dir: Path, only: str, accept: list[str]) -> str:
     """The command that continues this run, as a line for a shell."""
     words = ["speculators", "run", str(recipe)]
     for override in overrides:
         words += ["--set", override]
     words += ["--runs-dir", str(runs_dir)] if runs_dir != Path("runs") else []
     words += ["--only", only] if only else []
+    for stage in accept:
+        words += ["--accept", stage]
     return shlex.join(words)

@@ -97,16 +97,20 @@ class _Child:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        for process in session_members(self.process.pid):  # only when the supervisor itself was killed
-            with suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
+        deadline = time.monotonic() + READER_SECONDS
+        while (left := session_members(self.process.pid)) and time.monotonic() < deadline:
+            for process in left:  # only when the supervisor itself was killed
+                with suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+            time.sleep(POLL_SECONDS)
         self.reader.join(READER_SECONDS)
 
 
 def _copy_lines(stream: IO[bytes], log: Path, on_line: OnLine | None) -> None:
     with stream, log.open("ab", buffering=0) as file:
         for line in stream:
-            file.write(line)
+            with suppress(OSError):  # a full disk must not end what is talking
+                file.write(line)
             if on_line is not None:
                 on_line(line.decode("utf-8", errors="replace").rstrip("\r\n"))
 
@@ -152,7 +156,8 @@ def _wait(child: _Child, step: Step, beside: Endpoint | None) -> int:
     """The exit code of ``child``, unless the server beside it dies first."""
     while True:
         try:
-            return child.process.wait(POLL_SECONDS)
+            ended = child.process.wait(POLL_SECONDS)
+            return ended if ended >= 0 else 128 - ended  # negative: the supervisor itself was killed
         except subprocess.TimeoutExpired:
             pass
         if beside is not None and (code := beside.exit_code()) is not None:

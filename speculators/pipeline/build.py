@@ -3,33 +3,48 @@
 from __future__ import annotations
 
 import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from speculators.documents import write_json
 from speculators.errors import StageError
-from speculators.pipeline.plan import ACCEPT, RUN, StagePlan, damage_of, plan_stage
+from speculators.pipeline.keys import forget_code
+from speculators.pipeline.plan import (
+    ACCEPT,
+    REUSE,
+    RUN,
+    StagePlan,
+    damage_of,
+    place_of,
+    plan_stage,
+    stage_files,
+)
+from speculators.pipeline.reasons import differences
 from speculators.pipeline.running import HISTORY_FILES, Run, book, perform
-from speculators.pipeline.store import KEY_NAME
-from speculators.stages.documents import StageInput
+from speculators.pipeline.store import KEY_NAME, Lock
+from speculators.stages.documents import OUTPUT_NAME, StageInput, read_output, seals
 from speculators.stages.table import Stage, build_stages
+
+WAIT_SECONDS = 0.5
 
 
 def build(run: Run, stage: Stage) -> Path:
     """The finished output of ``stage``: reused when its key is in the store, else made now."""
-    planned = plan_now(run, stage)
-    if planned.action == RUN:
+    if plan_now(run, stage).action == RUN:
         for name in stage.inputs:
             if name in run.outputs:
                 require_whole(run, name)
-        planned = plan_now(run, stage)  # a damaged input that was made again may differ
     planned = locked_plan(run, stage)
     if planned.action == RUN:
         refuse_damage(run, planned)
-        output, action = make(run, stage, planned), "run"
-        lock(run, planned, alone=False)
+        output, action = make(run, stage, planned)
+        share(run, planned)
     else:
         output, action = reuse(run, planned)
-    book_planned(run, planned, action, output)
+    reasons = [reason.text for reason in planned.reasons]
+    book(run, planned.name, action, output, key=planned.key, reasons=reasons)
     return output
 
 
@@ -38,8 +53,9 @@ def reuse(run: Run, planned: StagePlan) -> tuple[Path, str]:
     assert planned.output is not None
     if planned.action == ACCEPT:
         run.store.accept(planned.name, planned.key, planned.output)
+        share(run, planned)
     action = "accepted" if planned.action == ACCEPT else "reused"
-    run.console.say(planned.name, f"{action} {planned.output.name[:12]}")
+    run.console.say(planned.name, f"{action} {planned.key[:12]}")
     return planned.output, action
 
 
@@ -47,50 +63,118 @@ def locked_plan(run: Run, stage: Stage) -> StagePlan:
     """The stage's plan, which the lock that goes with it has made sure of.
 
     Another run may make the output, or take it away, before the lock is ours: then the plan is another.
+    So a lock is asked for again and again, never waited for.
     """
-    while True:
-        planned = plan_now(run, stage)
-        lock(run, planned, alone=planned.action == RUN)
-        if (again := plan_now(run, stage)).action == planned.action:
-            return again
+    with patience(run, stage.name) as pause:
+        while True:
+            planned = plan_now(run, stage)
+            if not try_lock(run, planned, alone=planned.action != REUSE):
+                pause(planned.key)
+                continue
+            again = plan_now(run, stage)
+            if (again.action, again.key, again.output) == (planned.action, planned.key, planned.output):
+                return again
+
+
+@contextmanager
+def patience(run: Run, name: str) -> Iterator[Callable[[str], None]]:
+    """A pause that waits a moment for another run; said at its first use, and shown from then on."""
+    with ExitStack() as shown:
+        said = False
+
+        def pause(key: str) -> None:
+            nonlocal said
+            if not said:
+                run.console.say(name, f"waiting for another run that makes or uses {key[:12]}")
+                shown.enter_context(run.console.working(name))
+                said = True
+            time.sleep(WAIT_SECONDS)
+
+        yield pause
 
 
 def plan_now(run: Run, stage: Stage) -> StagePlan:
     return plan_stage(run.recipe, stage, run.outputs, run.store, run.choice)
 
 
-def lock(run: Run, planned: StagePlan, *, alone: bool) -> None:
-    """Hold the output's lock to the end of the run: alone to make it, else together with other users."""
+def try_lock(run: Run, planned: StagePlan, *, alone: bool) -> bool:
+    """Hold the output's lock to the end of the run: alone to make it, else together with other users.
+
+    What was accepted for another key has the lock of its own key as well.  False when another run is in
+    the way.
+    """
     place = run.store.path(planned.name, planned.key)
+    if planned.output in (None, place):
+        return lock_of(run, planned.name, place).try_take(alone=alone)
+    target = lock_of(run, planned.name, planned.output)
+    return lock_of(run, planned.name, place).try_take(alone=alone) and target.try_take(alone=False)
+
+
+def lock_of(run: Run, stage: str, place: Path) -> Lock:
+    """This run's one lock for a place in the store: a second one would wait for the first."""
     if place not in run.locks:
-        # One file a place: a second one would wait for the first.
-        run.locks[place] = run.store.lock(planned.name, planned.key)
-
-    def announce() -> None:
-        run.console.say(planned.name, f"waiting for another run that works on {planned.key[:12]}")
-
-    run.locks[place].take(alone=alone, announce=announce)
+        run.locks[place] = run.store.lock(stage, place.name)
+    return run.locks[place]
 
 
-def make(run: Run, stage: Stage, planned: StagePlan) -> Path:
-    """Run the stage into the store."""
+def share(run: Run, planned: StagePlan) -> None:
+    """Let others use the output that this run held alone."""
+    lock_of(run, planned.name, run.store.path(planned.name, planned.key)).take(alone=False)
+
+
+def make(run: Run, stage: Stage, planned: StagePlan) -> tuple[Path, str]:
+    """The output, made by running the stage or adopted from an attempt that only lacked the renaming.
+
+    Raises:
+        StageError: the stage failed, or something that its key is made of changed while it ran.
+    """
     for reason in planned.reasons[:1]:
         run.console.say(stage.name, f"to run: {reason.text}")
     if run.choice.reason_to_make(stage.name):
         run.store.discard_work(stage.name, planned.key)
+        run.store.set_aside(stage.name, planned.key)
     folder = run.record.stage_folder(stage.name)
-    write_json(folder / KEY_NAME, planned.parts)
     inputs = {name: run.outputs[name] for name in stage.inputs if name in run.outputs}
-    files = {name: paths for name, paths in run.recipe.files().items() if name in stage.files}
+    files = stage_files(run.recipe, stage)
     with run.store.filling(stage.name, planned.key) as partial:
         step = StageInput(stage.name, planned.parts["values"], inputs, files, partial)
-        if damage_of(partial):  # else only the renaming is missing
+        adopted = is_sealed(step)
+        if not adopted:
+            for name in HISTORY_FILES:
+                (partial / name).unlink(missing_ok=True)
+            write_json(folder / KEY_NAME, dict(planned.parts))
             perform(run, stage, step)
+            refuse_change(run, stage, planned, partial)
+        shutil.rmtree(step.work, ignore_errors=True)
+        write_json(partial / KEY_NAME, dict(planned.parts))
         for name in HISTORY_FILES:  # after the output is sealed: how it was made is no part of what it is
             if (folder / name).is_file():
                 shutil.copyfile(folder / name, partial / name)
     run.whole.add(stage.name)
-    return run.store.path(stage.name, planned.key)
+    return run.store.path(stage.name, planned.key), "adopted" if adopted else "run"
+
+
+def is_sealed(step: StageInput) -> bool:
+    """Whether the folder to fill is already what this very step leaves, whole."""
+    return not damage_of(step.output) and seals(read_output(step.output), step)
+
+
+def refuse_change(run: Run, stage: Stage, planned: StagePlan, partial: Path) -> None:
+    """Stop when code, packages or files changed while the stage ran: then nobody knows what it used.
+
+    Raises:
+        StageError: naming what changed.
+    """
+    forget_code()
+    now = plan_now(run, stage)
+    if now.key != planned.key:
+        (partial / OUTPUT_NAME).unlink(missing_ok=True)
+        changed = differences(dict(planned.parts), dict(now.parts), place_of(run.recipe))
+        raise StageError(
+            f"stage '{stage.name}': {'; '.join(reason.text for reason in changed)}, while it ran",
+            hint="its output belongs to neither state and is not kept",
+            rule="changed-meanwhile",
+        )
 
 
 def require_whole(run: Run, name: str) -> None:
@@ -111,10 +195,29 @@ def require_whole(run: Run, name: str) -> None:
     for needed in stage.inputs:
         if needed in run.outputs:
             require_whole(run, needed)
+    run.outputs[name] = remake(run, stage)
+
+
+def remake(run: Run, stage: Stage) -> Path:
+    """Make a damaged output again.
+
+    What this run holds together with others is let go meanwhile: two runs that each wait for an output
+    that the other one uses would wait for ever.
+    """
+    others = list(run.locks.values())
+    for held in others:
+        held.release()
     planned = plan_now(run, stage)
-    lock(run, planned, alone=True)
-    run.outputs[name] = make(run, stage, planned)
-    lock(run, planned, alone=False)
+    with patience(run, stage.name) as pause:
+        while not try_lock(run, planned, alone=True):
+            pause(planned.key)
+    if damage_of(run.store.path(stage.name, planned.key)):  # nobody else has mended it meanwhile
+        run.store.set_aside(stage.name, planned.key)
+        make(run, stage, planned)
+    share(run, planned)
+    for held in others:
+        held.take(alone=False)
+    return run.store.path(stage.name, planned.key)
 
 
 def refuse_damage(run: Run, planned: StagePlan) -> None:
@@ -127,9 +230,3 @@ def refuse_damage(run: Run, planned: StagePlan) -> None:
 def damaged(run: Run, name: str, text: str) -> StageError:
     hint = f"make it again with: {run.command} --remake-damaged" if run.command else ""
     return StageError(f"stage '{name}': {text}", hint=hint, rule="damaged")
-
-
-def book_planned(run: Run, planned: StagePlan, action: str, output: Path) -> None:
-    """Book a stage with its key and why it ran."""
-    reasons = [reason.text for reason in planned.reasons]
-    book(run, planned.name, action, output, key=planned.key, reasons=reasons)

@@ -47,6 +47,15 @@ class Choice(NamedTuple):
                     hint=" ".join(filter(None, (did_you_mean(name, order), stages))),
                     rule="unknown-stage",
                 )
+        elsewhere = [
+            name for name in (self.start, *sorted(self.fresh - {ALL})) if name not in ("", self.only)
+        ]
+        if self.only and elsewhere:
+            raise RecipeError(
+                f"--only {self.only} leaves out {', '.join(elsewhere)}, which --from or --fresh names",
+                hint="name the same stage, or leave one of the options out",
+                rule="usage",
+            )
         return self._replace(order=tuple(order))
 
     def includes(self, stage: str) -> bool:

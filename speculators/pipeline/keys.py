@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from speculators.documents import tree_digest, value_digest
+from speculators.documents import tree_digest, tree_files, value_digest
 from speculators.stages.table import Stage
 
 KEY_SCHEMA = "speculators/key/v1"
@@ -43,11 +43,27 @@ def key_parts(
         "stage": stage.name,
         "values": values,
         "inputs": inputs,
-        "files": {name: [tree_digest(path) for path in paths] for name, paths in files.items()},
+        "files": {name: [_contents(path) for path in paths] for name, paths in files.items()},
         "sources": sources,
         "environment": environment(stage.packages),
         "code": {name: module_digest(name) for name in imported_modules(stage.module)},
     }
+
+
+def _contents(path: Path) -> str:
+    """Digest of a file or folder; bytes are read again only when a file looks changed."""
+    stamps = [entry.stat() for entry in (tree_files(path) if path.is_dir() else [path])]
+    return _digest_at(path, tuple((one.st_ino, one.st_size, one.st_mtime_ns) for one in stamps))
+
+
+@cache
+def _digest_at(path: Path, stamps: tuple[tuple[int, int, int], ...]) -> str:
+    return tree_digest(path)
+
+
+def forget_code() -> None:
+    """Read modules anew: they may be edited while a stage runs for hours."""
+    _code.cache_clear()
 
 
 def key_of(parts: dict[str, Any]) -> str:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from speculators.benchmark.run import STAGE, run_benchmark
-from speculators.documents import read_json, write_json
+from speculators.documents import known_json, value_digest, write_json
 from speculators.errors import SpeculatorsError
 from speculators.pipeline.keys import environment, imported_modules, module_digest
+from speculators.pipeline.machine.kind import machine
 from speculators.pipeline.plan import contents_digest
 from speculators.pipeline.running import Run, book, perform, timed
 from speculators.pipeline.store import KEY_NAME
@@ -22,6 +23,7 @@ from speculators.quantities import duration
 from speculators.stages.documents import OUTPUT_NAME, StageInput, read_output
 from speculators.stages.table import ENGINE_PACKAGES, REPLAY, select
 
+CODE = (f"speculators.stages.{STAGE}", "speculators.benchmark.run", "speculators.serving.launcher")
 INPUTS = ("verifier", "prompts", "package")
 REPLAY_NAME = "replay.json"
 
@@ -62,21 +64,28 @@ def benchmark_values(run: Run) -> dict[str, Any]:
 
 def benchmark_parts(run: Run, values: dict[str, Any]) -> dict[str, Any]:
     """Everything that the rounds of one sitting have in common."""
+    here = machine()
     return {
         "values": values,
         "inputs": {name: contents_digest(run.outputs[name]) for name in INPUTS},
         "environment": environment((*ENGINE_PACKAGES, "guidellm")),
-        "code": {name: module_digest(name) for name in imported_modules(f"speculators.stages.{STAGE}")},
+        "machine": {name: here[name] for name in ("processor", "cores", "memory_bytes")},
+        "code": {name: module_digest(name) for entry in CODE for name in imported_modules(entry)},
     }
 
 
 def keep_finished_rounds(folder: Path, parts: dict[str, Any], *, continued: bool) -> None:
     """Clear what a benchmark under other conditions left in ``folder``."""
     key = folder / KEY_NAME
-    same = continued and key.is_file() and read_json(key) == parts
+    same = continued and value_digest(known_json(key)) == value_digest(parts)
     if folder.exists() and not same:
         shutil.rmtree(folder)
     write_json(key, parts)
+
+
+def forget_rounds(run: Run) -> None:
+    """Let nothing of this benchmark be kept by a run that continues this one."""
+    (run.record.folder / "bench" / KEY_NAME).unlink(missing_ok=True)
 
 
 def predict(run: Run) -> None:

@@ -15,10 +15,10 @@ from speculators.documents import value_digest
 from speculators.errors import RecipeError, StageError
 from speculators.pipeline.choice import Choice
 from speculators.pipeline.keys import key_of, key_parts
-from speculators.pipeline.reasons import Reason, differences, distance
+from speculators.pipeline.reasons import Place, Reason, differences, distance
 from speculators.pipeline.store import Kept, Store
 from speculators.recipe.recipe import Recipe
-from speculators.stages.documents import damaged_files, read_output
+from speculators.stages.documents import WORK_NAME, damaged_files, read_output
 from speculators.stages.table import Stage, build_stages, select
 
 BENCHMARK = "benchmark"
@@ -90,12 +90,11 @@ def plan_stage(
     if found and not asked:
         if not (damage := damage_of(found, thorough=False)):
             return StagePlan(stage.name, REUSE, (), key, parts, found)
-        reasons = [Reason("damaged", f"stored output is damaged: {damage}")]
-    elif stage.name in choice.accept and not asked:
-        like = nearest(store, stage.name, parts)
-        if like is not None and not _differs_in_more_than_code(like.parts, parts):
-            why = tuple(differences(like.parts, parts, place_of(recipe)))
-            return StagePlan(stage.name, ACCEPT, why, key, parts, like.path, like)
+        way_on = "" if choice.remake else "; the run stops here without --remake-damaged"
+        reasons = [Reason("damaged", f"stored output is damaged: {damage}{way_on}")]
+    elif stage.name in choice.accept and not asked and (like := acceptable(store, stage.name, parts)):
+        why = tuple(differences(like.parts, parts, place_of(recipe)))
+        return StagePlan(stage.name, ACCEPT, why, key, parts, like.path, like)
     return _to_run(recipe, stage, choice, store, parts, key, reasons)
 
 
@@ -109,10 +108,28 @@ def damage_of(output: Path, *, thorough: bool = True) -> str:
 
 def stage_parts(recipe: Recipe, stage: Stage, inputs: Mapping[str, Path | None]) -> dict[str, Any]:
     """The parts of the stage's key."""
-    files = {name: paths for name, paths in recipe.files().items() if name in stage.files}
+    files = stage_files(recipe, stage)
     sources = recipe.verifier_source() if stage.names_verifier else {}
     digests = {name: contents_digest(path) if path else OPEN for name, path in inputs.items()}
     return key_parts(stage, select(recipe.data, stage), digests, files, sources)
+
+
+def stage_files(recipe: Recipe, stage: Stage) -> dict[str, list[Path]]:
+    """The files that the recipe names for the stage.
+
+    Raises:
+        StageError: one has vanished since the recipe was checked.
+    """
+    files = {name: paths for name, paths in recipe.files().items() if name in stage.files}
+    for name, paths in files.items():
+        for path in paths:
+            if not path.exists():
+                raise StageError(
+                    f"stage '{stage.name}': {path} is gone ({place_of(recipe)(name) or name})",
+                    hint="put it back, or change the recipe",
+                    rule="vanished",
+                )
+    return files
 
 
 def contents_digest(output: Path) -> str:
@@ -127,7 +144,7 @@ def plan_benchmark(recipe: Recipe, choice: Choice) -> StagePlan:
         return StagePlan(BENCHMARK, SKIP, (Reason("asked", f"--only {choice.only}"),))
     wanted = recipe.data["benchmark"]
     work = f"{wanted['rounds']} rounds × 2 arms × {len(wanted['concurrency'])} loads"
-    return StagePlan(BENCHMARK, MEASURE, (Reason("measure", f"always measured anew: {work}"),))
+    return StagePlan(BENCHMARK, MEASURE, (Reason("measure", f"measured anew in every run: {work}"),))
 
 
 def nearest(store: Store, stage: str, parts: dict[str, Any]) -> Kept | None:
@@ -135,7 +152,16 @@ def nearest(store: Store, stage: str, parts: dict[str, Any]) -> Kept | None:
     return min(store.history(stage), key=lambda kept: distance(kept.parts, parts), default=None)
 
 
-def place_of(recipe: Recipe) -> Any:
+def acceptable(store: Store, stage: str, parts: dict[str, Any]) -> Kept | None:
+    """The newest finished output whose key differs in nothing but code."""
+    for kept in store.history(stage):
+        found = differences(kept.parts, parts, lambda _: "")
+        if all(reason.kind == "module" for reason in found) and not damage_of(kept.path, thorough=False):
+            return kept
+    return None
+
+
+def place_of(recipe: Recipe) -> Place:
     """A function from a recipe path to ``file:line`` where it was written."""
 
     def place(path: str) -> str:
@@ -160,18 +186,17 @@ def _to_run(
     like = nearest(store, stage.name, parts)
     if like is not None:
         found = differences(like.parts, parts, place_of(recipe))
-        reasons = [*reasons, *(one for one in found if key or one.kind != "input")]
+        reasons += [one for one in found if one.kind != "input" or key]
     reasons = reasons or [Reason("missing", "its output is gone" if like else "no earlier output")]
-    if not choice.includes(stage.name):
+    damaged = any(reason.kind == "damaged" for reason in reasons)
+    if not choice.includes(stage.name) and not damaged:
         raise RecipeError(
             f"--only {choice.only}: stage '{stage.name}' would have to run first: "
             + "; ".join(reason.text for reason in reasons[:3]),
             hint="leave --only out, or name that stage first",
             rule="only",
         )
-    continues = bool(key) and store.partial(stage.name, key).is_dir()
+    # Only stages that can continue keep their place there.
+    work = bool(key) and (store.partial(stage.name, key) / WORK_NAME).is_dir()
+    continues = work and not choice.reason_to_make(stage.name)
     return StagePlan(stage.name, RUN, tuple(reasons), key, parts, None, like, continues)
-
-
-def _differs_in_more_than_code(old: dict[str, Any], new: dict[str, Any]) -> bool:
-    return any(reason.kind != "module" for reason in differences(old, new, lambda _: ""))

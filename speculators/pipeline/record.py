@@ -6,17 +6,20 @@ holds no host name, no user name and no value of a secret.
 
 from __future__ import annotations
 
-import os
-import platform
+import re
 import secrets
 import shutil
 import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from speculators import __version__
-from speculators.documents import read_json, value_digest, write_json, write_text
+from speculators.documents import known_json, read_json, value_digest, write_json, write_text
+from speculators.errors import SpeculatorsError
+from speculators.pipeline.machine.kind import machine
 from speculators.pipeline.store import Lock
 from speculators.recipe.recipe import Recipe
 
@@ -24,53 +27,32 @@ RUN_SCHEMA = "speculators/run/v1"
 RECORD_NAME = "run.json"
 LOCK_NAME = "run.lock"
 LATEST = "latest"
+#: What is kept of an attempt that ended early.
+ATTEMPT_FIELDS = ("status", "finished", "error", "machine", "stages")
 
 
-def machine() -> dict[str, Any]:
-    """What kind of machine this is: processor, cores, memory, system."""
-    return {
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "memory_bytes": _memory_bytes(),
-        "system": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
-    }
-
-
-def _without_folders(word: str) -> str:
-    """A command-line word; of an absolute path only its last part, for folders name people."""
-    return Path(word).name if Path(word).is_absolute() else word
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _memory_bytes() -> int | None:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):
-        return None
-
-
-def last_run(runs_dir: Path, name: str) -> Path | None:
-    """The folder of the newest run of the recipe called ``name``."""
-    latest = runs_dir.absolute() / name / LATEST
-    return latest.resolve() if (latest / RECORD_NAME).is_file() else None
+def without_folders(text: str) -> str:
+    """``text`` with the last part only of each absolute path in it, for folders name people."""
+    return re.sub(r"(?<![\w.~/-])(/[^\s:;,'\"()]+)", lambda found: Path(found[0]).name or "/", text)
 
 
 def benchmark_seconds(runs_dir: Path, name: str) -> float | None:
-    """How long the benchmark of the newest run that finished one took."""
-    for record in sorted((runs_dir / name).glob(f"*/{RECORD_NAME}"), reverse=True):
-        for stage in read_json(record)["stages"]:
-            if stage["name"] == "benchmark" and stage["action"] == "run":
+    """How long the benchmark of the newest run that finished one without interruption took."""
+    for folder in run_folders(runs_dir, name):
+        document = known_json(folder / RECORD_NAME)
+        for stage in [] if "attempts" in document else document.get("stages", []):
+            if (stage.get("name"), stage.get("action")) == ("benchmark", "run"):
                 return float(stage["seconds"])
     return None
+
+
+def run_folders(runs_dir: Path, name: str) -> list[Path]:
+    """The runs of the recipe called ``name``, the newest first."""
+    folder = runs_dir.absolute() / name
+    return sorted(
+        (path.parent for path in folder.glob(f"*/{RECORD_NAME}") if not path.parent.is_symlink()),
+        reverse=True,
+    )
 
 
 class RunRecord:
@@ -79,8 +61,16 @@ class RunRecord:
     ``continued``: the folder is that of a run of the same recipe that did not get to its end.
     """
 
-    def __init__(self, runs_dir: Path, recipe: Recipe, *, anew: bool = False) -> None:
-        unfinished = None if anew else _unfinished(runs_dir, recipe)
+    def __init__(
+        self,
+        runs_dir: Path,
+        recipe: Recipe,
+        *,
+        only: str = "",
+        anew: bool = False,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        unfinished = None if anew else _unfinished(runs_dir, recipe, only, say)
         self.continued = unfinished is not None
         if unfinished is not None:
             self.folder, self.lock = unfinished
@@ -90,16 +80,17 @@ class RunRecord:
             self.folder = _new_folder(runs_dir, recipe)
             self.lock = Lock(self.folder / LOCK_NAME)
             self.lock.take(alone=True)
-            self.document = self._fresh_document(recipe)
-        self.lock.sign()
+            self.lock.sign()
+            self.document = self._fresh_document(recipe, only)
         self.write()
-        self._point_latest_here()
+        if only in ("", "benchmark"):  # "latest" is where people look for a report
+            self._point_latest_here()
 
     @property
     def id(self) -> str:
         return self.folder.name
 
-    def _fresh_document(self, recipe: Recipe) -> dict[str, Any]:
+    def _fresh_document(self, recipe: Recipe, only: str) -> dict[str, Any]:
         return {
             "schema": RUN_SCHEMA,
             "id": self.id,
@@ -108,9 +99,10 @@ class RunRecord:
             "recipe": {
                 "name": recipe.name,
                 "sha256": value_digest(recipe.data),
-                "overrides": list(recipe.overrides),
+                "overrides": [without_folders(word) for word in recipe.overrides],
             },
-            "arguments": [_without_folders(word) for word in sys.argv],
+            "only": only,
+            "arguments": [without_folders(word) for word in sys.argv],
             "started": _now(),
             "machine": machine(),
             "stages": [],
@@ -119,15 +111,16 @@ class RunRecord:
     def _continue(self) -> None:
         """Book the attempt that ended early; its stages are walked again, most of them reused."""
         document = self.document
-        ended = {"status": document["status"], "stages": document["stages"]}
+        ended = {name: document[name] for name in ATTEMPT_FIELDS if name in document}
         document["attempts"] = [*document.get("attempts", []), ended]
         for gone in ("finished", "error", "verdict"):
             document.pop(gone, None)
         document |= {"status": "running", "stages": [], "tool": {"version": __version__}}
+        document |= {"machine": machine(), "arguments": [without_folders(word) for word in sys.argv]}
 
     def _point_latest_here(self) -> None:
         latest = self.folder.parent / LATEST
-        partial = latest.with_name(".latest.partial")
+        partial = latest.with_name(f".latest.{self.id}")
         partial.unlink(missing_ok=True)
         partial.symlink_to(self.folder.name)
         partial.replace(latest)
@@ -144,6 +137,14 @@ class RunRecord:
     def finish(self, status: str, **more: Any) -> None:
         self.document |= {"status": status, "finished": _now(), **more}
         self.write()
+
+    def fail(self, error: BaseException) -> None:
+        """Book how the run ended, if the disk still takes it: the error itself matters more."""
+        status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        message = error.message if isinstance(error, SpeculatorsError) else type(error).__name__
+        cause = {} if status == "interrupted" else {"error": without_folders(message.splitlines()[0])}
+        with suppress(OSError):
+            self.finish(status, **cause)
 
     def write(self) -> None:
         write_json(self.folder / RECORD_NAME, self.document)
@@ -162,21 +163,36 @@ def _new_folder(runs_dir: Path, recipe: Recipe) -> Path:
     return folder
 
 
-def _unfinished(runs_dir: Path, recipe: Recipe) -> tuple[Path, Lock] | None:
-    """The newest run if it ended early with these very settings, and nobody is at it."""
-    folder = last_run(runs_dir, recipe.name)
-    if folder is None:
+def _unfinished(
+    runs_dir: Path, recipe: Recipe, only: str, say: Callable[[str], None]
+) -> tuple[Path, Lock] | None:
+    """The newest run with these very settings, if it ended early; its lock is ours then."""
+    wanted = (value_digest(recipe.data), only)
+    for folder in run_folders(runs_dir, recipe.name):
+        document = known_json(folder / RECORD_NAME)
+        if (document.get("recipe", {}).get("sha256"), document.get("only")) != wanted:
+            continue
+        if document["status"] == "ok":
+            return None
+        lock = _taken(folder / LOCK_NAME, say)
+        # Only under the lock is it certain that nobody finished it meanwhile.
+        if lock is not None and known_json(folder / RECORD_NAME).get("status") not in (None, "ok"):
+            return folder, lock
         return None
-    document = read_json(folder / RECORD_NAME)
-    if document["status"] == "ok" or document["recipe"]["sha256"] != value_digest(recipe.data):
-        return None
-    lock = Lock(folder / LOCK_NAME)
-    if not lock.try_alone():
+    return None
+
+
+def _taken(path: Path, say: Callable[[str], None]) -> Lock | None:
+    """The lock of a run that is not at work any more."""
+    lock = Lock(path)
+    if not lock.try_take(alone=True):
         if lock.holder_lives():
             lock.close()
             return None
-        lock.take(alone=True)  # its runner was killed; what it started ends within seconds
-    return folder, lock
+        say("waiting for what a killed run had started to end")  # a matter of seconds
+        lock.take(alone=True)
+    lock.sign()
+    return lock
 
 
 def copy_model(source: Path, target: Path) -> None:
@@ -185,4 +201,6 @@ def copy_model(source: Path, target: Path) -> None:
     if partial.exists():
         shutil.rmtree(partial)
     shutil.copytree(source, partial)
+    if target.exists():  # of an attempt that ended early
+        shutil.rmtree(target)
     partial.replace(target)

@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 from speculators.benchmark.checks import broken
 from speculators.checkpoint.config import localised
 from speculators.documents import read_json, write_json
-from speculators.errors import SpeculatorsError, StageError
+from speculators.errors import MACHINE_ERRNOS, SpeculatorsError, StageError, storage_error
 from speculators.executors.base import Executor
 from speculators.executors.local import LocalExecutor
 from speculators.pipeline.build import build, require_whole
 from speculators.pipeline.choice import Choice
 from speculators.pipeline.console import Console
-from speculators.pipeline.measure import INPUTS, measure
+from speculators.pipeline.measure import INPUTS, forget_rounds, measure
 from speculators.pipeline.plan import BENCHMARK, RUN, plan, stage_names
 from speculators.pipeline.plan_text import table
 from speculators.pipeline.preflight import check_draft, check_engine_arguments, check_environment
@@ -30,6 +30,9 @@ from speculators.pipeline.store import Store, default_home
 from speculators.recipe.recipe import Recipe
 from speculators.report.document import write_report
 from speculators.stages.table import build_stages
+
+#: Rules whose hint says already how to go on; the plain command would only fail again.
+OWN_WAY_ON = ("damaged", "comparison")
 
 
 class Options(NamedTuple):
@@ -59,7 +62,13 @@ def run_recipe(
     if any(one.action == RUN for one in planned) or options.choice.includes(BENCHMARK):
         check_engine_arguments(recipe)
     choice = options.choice.bound(stage_names(recipe))
-    record = RunRecord(options.runs_dir, recipe, anew=bool(choice.fresh or choice.start))
+    record = RunRecord(
+        options.runs_dir,
+        recipe,
+        only=choice.only,
+        anew=bool(choice.fresh or choice.start),
+        say=lambda line: console.say("run", line),
+    )
     run = Run(recipe, record, store, executor or LocalExecutor(), console, choice, options.command)
     console.say("run", f"{recipe.name} · {'continues ' if record.continued else ''}{record.folder}")
     with booked(run):
@@ -73,24 +82,25 @@ def run_recipe(
 
 @contextmanager
 def booked(run: Run) -> Iterator[None]:
-    """Whatever ends the block early is in the record, and the way on is said."""
-    way_on = f"finished work is kept; continue with: {run.command}" if run.command else ""
+    """Whatever ends the block early is in the record, and the way on is in the error."""
     try:
         yield
-    except KeyboardInterrupt:
-        run.record.finish("interrupted")
-        run.console.say("run", f"interrupted; {way_on}")
-        raise
-    except SpeculatorsError as error:
-        run.record.finish("failed", error=error.message.splitlines()[0])
-        error.hint = "; ".join(filter(None, (error.hint, way_on)))
-        raise
     except BaseException as error:
-        run.record.finish("failed", error=type(error).__name__)
+        run.record.fail(error)
+        if isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt(way_on(run)) from None
+        if isinstance(error, OSError) and error.errno in MACHINE_ERRNOS:
+            raise storage_error(error, way_on(run)) from error
+        if isinstance(error, SpeculatorsError) and error.rule not in OWN_WAY_ON:
+            error.hint = "; ".join(filter(None, (error.hint, way_on(run))))
         raise
     finally:
-        for lock in run.locks.values():
+        for lock in (run.record.lock, *run.locks.values()):
             lock.close()
+
+
+def way_on(run: Run) -> str:
+    return f"finished work is kept; continue with: {run.command}" if run.command else ""
 
 
 def finish(run: Run) -> str:
@@ -111,9 +121,11 @@ def report(run: Run) -> str:
     document = write_report(run.record.folder, run.record.document)
     place = run.record.folder / "report.md"
     if failed := broken(document["summary"]["checks"]):
+        forget_rounds(run)
         raise StageError(
             f"the comparison is broken: {'; '.join(check['detail'] for check in failed)}; see {place}",
-            hint="nothing can be said of the speed; measure again on a machine that does nothing else",
+            hint="nothing can be said of the speed; the same command measures again: let the machine do "
+            f"nothing else meanwhile: {run.command}",
             rule="comparison",
         )
     run.console.say("report", str(place))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,8 @@ def timed(run: Run, name: str) -> Iterator[None]:
             yield
     except SpeculatorsError:
         seconds = round(time.monotonic() - started, 1)
-        run.record.add_stage({"name": name, "action": "failed", "seconds": seconds})
+        with suppress(OSError):  # on a full disk the stage's own error matters more
+            run.record.add_stage({"name": name, "action": "failed", "seconds": seconds})
         raise
 
 

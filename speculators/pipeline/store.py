@@ -1,8 +1,8 @@
 """Where finished stage outputs live, addressed by what they depend on.
 
 ``$SPECULATORS_HOME`` (by default the user's cache directory) holds ``store/<stage>/<key>/``.  An
-output is filled under ``<key>.partial`` and renamed when it is complete, so a folder without that
-ending is whole; ``key.json`` in it says what the key was made of.  A link stands where a user
+output is filled under ``<key>.partial`` and renamed when it is complete, so a folder without an ending
+is whole; ``key.json`` in it says what the key was made of.  A link stands where a user
 accepted an output for another key.
 
 Who uses an output holds its lock shared, who makes it holds it alone.  Locks are ``flock``: the
@@ -15,16 +15,17 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from speculators.documents import read_json
+from speculators.documents import known_json, value_digest
 from speculators.errors import StageError
 from speculators.stages.documents import OUTPUT_NAME, output_bytes, read_output
 
 KEY_NAME = "key.json"
+KEY_LENGTH = 32  # hex digits of a folder's name
 PARTIAL = ".partial"
 LOCK = ".lock"
 REPLACED = ".replaced-"
@@ -72,19 +73,23 @@ class Lock:
     def fileno(self) -> int:
         return self._file.fileno()
 
-    def take(self, *, alone: bool, announce: Callable[[], None] | None = None) -> None:
-        """Wait for the lock; ``announce`` is called when there is something to wait for."""
-        mode = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
-        try:
-            fcntl.flock(self._file, mode | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if announce is not None:
-                announce()
-            fcntl.flock(self._file, mode)
+    def take(self, *, alone: bool) -> None:
+        """Wait for the lock and take it."""
+        fcntl.flock(self._file, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
         if self._was_removed():
             self._file.close()
             self._file = self._path.open("a")
-            self.take(alone=alone, announce=announce)
+            self.take(alone=alone)
+
+    def try_take(self, *, alone: bool) -> bool:
+        """Take the lock if that is possible at once."""
+        try:
+            fcntl.flock(self._file, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        if self._was_removed():
+            self.take(alone=alone)
+        return True
 
     def _was_removed(self) -> bool:
         """Whether ``doctor --clean`` took the file away between opening and locking it."""
@@ -93,13 +98,9 @@ class Lock:
         except FileNotFoundError:
             return True
 
-    def try_alone(self) -> bool:
-        """Take the lock alone if nobody holds it."""
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
+    def release(self) -> None:
+        """Let others have it; ``take`` takes it again."""
+        fcntl.flock(self._file, fcntl.LOCK_UN)
 
     def sign(self) -> None:
         """Leave this process's id in the file, for ``holder_lives``."""
@@ -128,7 +129,7 @@ class Store:
         self.root = home / "store"
 
     def path(self, stage: str, key: str) -> Path:
-        return self.root / stage / key[:32]
+        return self.root / stage / key[:KEY_LENGTH]
 
     def partial(self, stage: str, key: str) -> Path:
         """Where an output is filled, and where an interrupted attempt left its work."""
@@ -150,12 +151,19 @@ class Store:
         for entry in os.scandir(folder) if folder.is_dir() else ():
             if "." in entry.name or entry.is_symlink() or not entry.is_dir():
                 continue
-            try:
-                parts = read_json(Path(entry.path) / KEY_NAME)
-            except (OSError, ValueError):
-                continue
+            parts = known_json(Path(entry.path) / KEY_NAME)
+            if value_digest(parts)[:KEY_LENGTH] != entry.name:
+                continue  # damaged, or of another version
             found.append(Kept(Path(entry.path), parts, entry.stat().st_mtime))
         return sorted(found, key=lambda kept: kept.made, reverse=True)
+
+    def set_aside(self, stage: str, key: str) -> None:
+        """Take a finished output out of the way, so that an interrupted remake of it continues."""
+        path = self.path(stage, key)
+        if path.is_symlink():
+            path.unlink()
+        elif path.exists():
+            path.replace(path.with_name(f"{path.name}{REPLACED}{time.time_ns()}"))
 
     @contextmanager
     def filling(self, stage: str, key: str) -> Iterator[Path]:
@@ -167,16 +175,11 @@ class Store:
         path, partial = self.path(stage, key), self.partial(stage, key)
         partial.mkdir(parents=True, exist_ok=True)
         yield partial
-        if path.is_symlink():
-            path.unlink()
-        elif path.exists():
-            # Renamed first: a kill between the two leaves nothing that looks whole and is not.
-            replaced = path.with_name(f"{path.name}{REPLACED}{time.time_ns()}")
-            path.replace(replaced)
-            partial.replace(path)
-            shutil.rmtree(replaced)
-            return
+        # Renamed first: a kill in between leaves nothing that looks whole and is not.
+        self.set_aside(stage, key)
         partial.replace(path)
+        for replaced in path.parent.glob(f"{path.name}{REPLACED}*"):
+            shutil.rmtree(replaced, ignore_errors=True)
 
     def discard_work(self, stage: str, key: str) -> None:
         """Forget what an interrupted attempt left."""
@@ -185,7 +188,7 @@ class Store:
     def accept(self, stage: str, key: str, output: Path) -> Path:
         """Let ``output`` stand for ``key`` from now on."""
         link = self.path(stage, key)
-        partial = link.with_name(link.name + ".link")
+        partial = link.with_name(f"{link.name}.link-{os.getpid()}")
         partial.unlink(missing_ok=True)
         partial.symlink_to(output.name)
         partial.replace(link)

@@ -49,11 +49,8 @@ class Recipe:
             "benchmark.prompts": [self.data["benchmark"]["prompts"]],
         }
         folder = self.path.absolute().parent
-        # A checked recipe names files that exist; only a draft on the hub may not be here yet.
         found = {
-            name: [
-                Path(os.path.normpath(folder / file)) for file in files if file and (folder / file).exists()
-            ]
+            name: [Path(os.path.normpath(folder / file)) for file in files if file]
             for name, files in named.items()
         }
         if self.hub_draft:

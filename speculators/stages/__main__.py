@@ -28,39 +28,46 @@ from speculators.errors import (
     MachineError,
     SpeculatorsError,
 )
-from speculators.stages.documents import ERROR_NAME, OUTPUT_NAME, read_input, write_output
+from speculators.stages.documents import ERROR_NAME, OUTPUT_NAME, StageInput, read_input, write_output
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def main(path: str) -> int:
     step = read_input(Path(path))
-    started = time.monotonic()
     try:
-        stage = importlib.import_module(f"speculators.stages.{step.stage}")
-        _prepare(step.output, continues=getattr(stage, "CONTINUES", False))
-        result = stage.run(step)
+        _run(step)
     except SpeculatorsError as error:
-        write_json(
-            step.output / ERROR_NAME, {"rule": error.rule, "message": error.message, "hint": error.hint}
-        )
-        print(f"error: {error.message} [{error.rule}]", file=sys.stderr)
-        return error.exit_code
-    except Exception as error:
-        if not (cause := _storage_cause(error)):
-            raise
-        message = f"{getattr(error, 'filename', None) or step.output}: {cause}"
-        print(f"error: {message} [storage]", file=sys.stderr)
-        with suppress(OSError):  # where nothing can be written, the log has to do
-            write_json(step.output / ERROR_NAME, {"rule": "storage", "message": message, "hint": SPACE_HINT})
-        return MachineError.exit_code
+        return _failed(step, error)
     except KeyboardInterrupt:  # no error: there is nothing to say about the recipe or the machine
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except Exception as error:
+        if not (cause := _storage_cause(error)):
+            raise
+        place = getattr(error, "filename", None) or step.output
+        return _failed(step, MachineError(f"{place}: {cause}", hint=SPACE_HINT, rule="storage"))
+    return 0
+
+
+def _run(step: StageInput) -> None:
+    started = time.monotonic()
+    stage = importlib.import_module(f"speculators.stages.{step.stage}")
+    _prepare(step.output, continues=getattr(stage, "CONTINUES", False))
+    result = stage.run(step)
     write_output(step, result, time.monotonic() - started)
     # Only now: a kill before the seal must find the work again.
     shutil.rmtree(step.work, ignore_errors=True)
-    return 0
+
+
+def _failed(step: StageInput, error: SpeculatorsError) -> int:
+    """Leave the cause for the outside; where nothing can be written, the log has to do."""
+    print(f"error: {error.message} [{error.rule}]", file=sys.stderr)
+    with suppress(OSError):
+        write_json(
+            step.output / ERROR_NAME, {"rule": error.rule, "message": error.message, "hint": error.hint}
+        )
+    return error.exit_code
 
 
 def _storage_cause(error: Exception) -> str:

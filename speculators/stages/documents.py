@@ -17,6 +17,7 @@ OUTPUT_SCHEMA = "speculators/stage-output/v1"
 OUTPUT_NAME = "output.json"
 ERROR_NAME = "error.json"
 WORK_NAME = "work"
+SMALL = 1 << 20
 
 
 class StageInput(NamedTuple):
@@ -77,11 +78,17 @@ def write_output(step: StageInput, result: dict[str, Any], seconds: float) -> No
     document = {
         "schema": OUTPUT_SCHEMA,
         "stage": step.stage,
+        "input": value_digest(step.document()),
         "result": result,
         "files": files,
         "seconds": round(seconds, 3),
     }
     write_json(step.output / OUTPUT_NAME, {**document, "digest": value_digest(document)})
+
+
+def seals(document: dict[str, Any], step: StageInput) -> bool:
+    """Whether an output document was written for exactly this input."""
+    return bool(document["input"] == value_digest(step.document()))
 
 
 def read_output(folder: Path) -> dict[str, Any]:
@@ -109,7 +116,7 @@ def output_bytes(document: dict[str, Any]) -> int:
 def damaged_files(folder: Path, document: dict[str, Any], *, thorough: bool = True) -> list[str]:
     """Files of a sealed folder that are missing or changed, each with what is wrong with it.
 
-    Without ``thorough`` only presence and size are looked at, which costs nothing.
+    Without ``thorough`` files of more than ``SMALL`` bytes are only looked at, which costs nothing.
     """
     found = []
     for name, sealed in document["files"].items():
@@ -118,6 +125,6 @@ def damaged_files(folder: Path, document: dict[str, Any], *, thorough: bool = Tr
             found.append(f"{name} is missing")
         elif (size := path.stat().st_size) != sealed["bytes"]:
             found.append(f"{name} has {size} bytes, not {sealed['bytes']}")
-        elif thorough and file_digest(path) != sealed["sha256"]:
+        elif (thorough or size <= SMALL) and file_digest(path) != sealed["sha256"]:
             found.append(f"{name} has other bytes than were written")
     return found

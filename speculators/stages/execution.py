@@ -49,6 +49,7 @@ def execute(
     Raises:
         SpeculatorsError: of the class that the exit code stands for, with the log's last lines.
     """
+    (step.output / ERROR_NAME).unlink(missing_ok=True)  # an earlier attempt's cause is not this one's
     document = folder / INPUT_NAME
     write_json(document, step.document())
     argv = [sys.executable, "-m", "speculators.stages", str(document)]

@@ -7,7 +7,6 @@ served low means export, configuration or engine.
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -45,17 +44,10 @@ def run(step: StageInput) -> dict[str, Any]:
     layers = [*config["eagle_aux_hidden_state_layer_ids"], depth]
     rows = [_row(row) for row in read_jsonl(step.inputs["benchmark"] / TOKENS) if row["output_token_ids"]]
     print(f"replaying greedy drafting on {len(rows)} outputs of the plain arm")
-    with tempfile.TemporaryDirectory(prefix="speculators-replay-") as scratch:
-        documents = list(
-            capture_documents(
-                verifier,
-                rows,
-                layers,
-                step.values["engine"]["args"],
-                Path(scratch) / "states",
-                trust_remote_code=trusted,
-            )
-        )
+    step.work.mkdir()
+    args = step.values["engine"]["args"]
+    scratch = step.work / "states"
+    documents = list(capture_documents(verifier, rows, layers, args, scratch, trust_remote_code=trusted))
     result = replay_checkpoint(model, verifier, documents, speculative_tokens)
     write_json(step.output / RESULT_NAME, result)
     print(f"predicted acceptance length {result['all']['acceptance_length']}")

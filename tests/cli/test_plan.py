@@ -60,6 +60,7 @@ def test_what_cannot_be_meant_exits_2(
         (["run", "--fresh", "x.yaml"], ["run", "--fresh", "all", "x.yaml"]),
         (["run", "x.yaml", "--fresh"], ["run", "x.yaml", "--fresh", "all"]),
         (["run", "--fresh", "training", "x.yaml"], ["run", "--fresh", "training", "x.yaml"]),
+        (["run", "x.yaml", "--fresh", "trainning"], ["run", "x.yaml", "--fresh", "trainning"]),
     ],
 )
 def test_fresh_without_a_stage_means_all(given: list[str], understood: list[str]) -> None:

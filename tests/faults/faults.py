@@ -20,35 +20,44 @@ Runner = subprocess.Popen[str]
 class Fault(NamedTuple):
     """``strike`` does it; ``codes`` are the runner's exit codes that are right afterwards.
 
-    ``stages``: where it makes sense; empty for everywhere.
+    ``strike`` returns whether there was something to hit.  ``stages``: where it makes sense; empty for
+    everywhere.
     """
 
     name: str
-    strike: Callable[[World, Runner], None]
+    strike: Callable[[World, Runner], bool]
     codes: tuple[int, ...]
     stages: tuple[str, ...] = ()
 
 
-def signal_runner(number: int) -> Callable[[World, Runner], None]:
-    def strike(world: World, runner: Runner) -> None:
+def signal_runner(number: int) -> Callable[[World, Runner], bool]:
+    def strike(world: World, runner: Runner) -> bool:
+        if runner.poll() is not None:
+            return False
         runner.send_signal(number)
+        return True
 
     return strike
 
 
-def twice(world: World, runner: Runner) -> None:
+def twice(world: World, runner: Runner) -> bool:
     """An impatient user."""
+    if runner.poll() is not None:
+        return False
     for _ in range(2):
         runner.send_signal(signal.SIGINT)
         with suppress(subprocess.TimeoutExpired):
             runner.wait(0.5)
+    return True
 
 
-def signal_processes(word: str, number: int) -> Callable[[World, Runner], None]:
-    def strike(world: World, runner: Runner) -> None:
-        for process in named(world, word):
+def signal_processes(word: str, number: int) -> Callable[[World, Runner], bool]:
+    def strike(world: World, runner: Runner) -> bool:
+        processes = named(world, word)
+        for process in processes:
             with suppress(ProcessLookupError):
                 os.kill(process, number)
+        return bool(processes)
 
     return strike
 

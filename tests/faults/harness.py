@@ -39,7 +39,10 @@ DAMAGE = 0.15
 
 
 class Outcome(NamedTuple):
-    """One fault: where and when it struck, how the run ended, and what was wrong (nothing is right)."""
+    """One fault: where and when it struck, how the run ended, and what was wrong (nothing is right).
+
+    ``hit``: whether there was something to strike at that moment; only hits count.
+    """
 
     stage: str
     fault: str
@@ -47,6 +50,7 @@ class Outcome(NamedTuple):
     code: int | None
     quiet: float | None
     wrong: list[str]
+    hit: bool = True
 
 
 class Story:
@@ -103,9 +107,10 @@ def strike(world: World, stage: str, fault: Fault, after: float) -> Outcome:
     runner = world.start()
     story = Story(runner)
     wrong: list[str] = []
+    hit = False
     if story.wait_for(stage, PATIENCE):
         time.sleep(after)
-        fault.strike(world, runner)
+        hit = fault.strike(world, runner)
     else:
         wrong.append(f"never reached {stage}:\n{story.text()}")
     code = end(runner, story, stage, fault)
@@ -118,7 +123,7 @@ def strike(world: World, stage: str, fault: Fault, after: float) -> Outcome:
     if quiet is None:
         wrong.append(f"orphans: {marked(world)}")
     wrong += [f"trusted and not whole: {name}" for name in untrustworthy(world)]
-    return Outcome(stage, fault.name, round(after, 2), code, quiet, wrong)
+    return Outcome(stage, fault.name, round(after, 2), code, quiet, wrong, hit)
 
 
 def end(runner: Runner, story: Story, stage: str, fault: Fault) -> int | None:
@@ -141,9 +146,7 @@ def end(runner: Runner, story: Story, stage: str, fault: Fault) -> int | None:
 def damage(world: World, draw: random.Random) -> Outcome:
     """Flip a byte in a stored output that a stage will need; the run must name it and make it again."""
     stage = draw.choice(BUILD[:-1])
-    (kept,) = world.store.history(stage) or (None,)
-    if kept is None:
-        return Outcome(stage, "byte flipped", 0.0, None, None, [])
+    (kept,) = world.store.history(stage)
     files = [kept.path / name for name in json.loads((kept.path / "output.json").read_text())["files"]]
     path = flip_a_byte(files, draw)
     following = BUILD[BUILD.index(stage) + 1]
@@ -178,7 +181,7 @@ def disturb(world: World, faults: int, seed: int, seconds: dict[str, float], say
     draw = random.Random(seed)
     stages = list(WEIGHTS) if world.rounds else list(BUILD)
     outcomes: list[Outcome] = []
-    while len(outcomes) < faults:
+    while sum(one.hit for one in outcomes) < faults:
         complete = all(world.store.history(stage) for stage in BUILD)
         if complete and draw.random() < DAMAGE:
             outcome = damage(world, draw)
@@ -197,14 +200,16 @@ def disturb(world: World, faults: int, seed: int, seconds: dict[str, float], say
 
 def line(number: int, one: Outcome) -> str:
     quiet = "-" if one.quiet is None else f"{one.quiet:.1f}"
-    verdict = "; ".join(one.wrong) or "ok"
+    verdict = "; ".join(one.wrong) or ("ok" if one.hit else "ok, but nothing to hit")
     place = f"{number:>4} {one.stage:<14} {one.fault:<18} {one.after:>6.1f} s"
     return f"{place}  exit {one.code}  quiet {quiet} s  {verdict}"
 
 
 def table(outcomes: list[Outcome]) -> str:
     """Faults by stage and kind, and the worst time to silence."""
-    counted = Counter((one.stage, one.fault) for one in outcomes)
+    missed = sum(not one.hit for one in outcomes)
+    wrong = sum(bool(one.wrong) for one in outcomes)
+    counted = Counter((one.stage, one.fault) for one in outcomes if one.hit)
     stages = [name for name in (*BUILD, BENCHMARK) if any(one.stage == name for one in outcomes)]
     kinds = sorted({one.fault for one in outcomes})
     rows = ["| fault | " + " | ".join(stages) + " |", "|---" * (len(stages) + 1) + "|"]
@@ -213,14 +218,14 @@ def table(outcomes: list[Outcome]) -> str:
         for kind in kinds
     ]
     slowest = max((one.quiet for one in outcomes if one.quiet is not None), default=0.0)
-    wrong = sum(bool(one.wrong) for one in outcomes)
     orphans = sum(any("orphans" in text for text in one.wrong) for one in outcomes)
     false = sum(any("not whole" in text for text in one.wrong) for one in outcomes)
     return "\n".join(
         [
             *rows,
             "",
-            f"{len(outcomes)} faults; {wrong} wrong; {orphans} with orphans; {false} with a false output;",
+            f"{len(outcomes) - missed} faults, {missed} more found nothing to hit;",
+            f"{wrong} wrong; {orphans} with orphans; {false} with a false output;",
             f"all processes gone at most {slowest:.1f} s after the run",
         ]
     )

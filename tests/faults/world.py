@@ -23,8 +23,6 @@ from tests.models.words import ALGORITHM, ENGINE_ARGS, ENGINE_ENV, WORDS, write_
 MARK = "SPECULATORS_FAULTS"
 BUILD = ("verifier", "prompts", "responses", "hidden_states", "training", "package")
 BENCHMARK = "benchmark"
-#: Files of an output that say how long something took.
-TIMED = (OUTPUT_NAME,)
 
 
 class World(NamedTuple):

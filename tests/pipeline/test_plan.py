@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from speculators.errors import RecipeError
+from speculators.errors import RecipeError, StageError
 from speculators.pipeline import keys, plan_text
 from speculators.pipeline.choice import ALL, Choice
-from speculators.pipeline.plan import MEASURE, REUSE, RUN, SKIP, StagePlan, plan
+from speculators.pipeline.plan import ACCEPT, MEASURE, REUSE, RUN, SKIP, StagePlan, plan
 from speculators.pipeline.store import Store
 from speculators.recipe.recipe import Recipe, require_recipe
+from speculators.stages.documents import WORK_NAME
 from tests.pipeline.stages import furnish
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "smollm2-135m-eagle3.yaml"
@@ -151,12 +152,55 @@ def test_a_stage_that_does_not_exist_is_refused_with_the_likely_one(store: Store
     assert caught.value.hint.startswith("did you mean 'training'?")
 
 
+def test_only_and_another_stage_contradict_each_other(store: Store):
+    with pytest.raises(
+        RecipeError, match=r"--only training leaves out prompts, which --from or --fresh names"
+    ):
+        planned(store, choice=Choice(only="training", fresh=frozenset({"prompts"})))
+
+
+def test_a_file_that_vanished_after_the_check_is_named(store: Store, tmp_path: Path):
+    (tmp_path / "prompts").mkdir()
+    for file in (RECIPE.parent / "prompts").iterdir():
+        (tmp_path / "prompts" / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "mine.yaml").write_bytes(RECIPE.read_bytes())
+    recipe = require_recipe(tmp_path / "mine.yaml")
+    (tmp_path / "prompts" / "train.jsonl").unlink()
+    with pytest.raises(StageError, match=r"stage 'prompts': .*train.jsonl is gone \(.*mine.yaml:\d+\)"):
+        plan(recipe, store, Choice())
+
+
+def test_an_accepted_output_differs_in_nothing_but_code(store: Store, monkeypatch: pytest.MonkeyPatch):
+    furnish(store, require_recipe(RECIPE))
+    furnish(store, require_recipe(RECIPE, ["training.epochs=9"]))  # newer, and as near
+    monkeypatch.setattr(keys, "module_digest", lambda name: "edited")
+    outputs = planned(store, choice=Choice(accept=frozenset({"verifier", "prompts", "responses"})))
+    assert [one.action for one in outputs.values()][:4] == [ACCEPT] * 3 + [RUN]
+    accepted = outputs["verifier"].like
+    assert accepted is not None
+    (accepted.path / "made.txt").unlink()
+    assert planned(store, choice=Choice(accept=frozenset({"verifier"})))["verifier"].action == RUN
+
+
+def test_a_damaged_seal_or_key_in_the_store_stops_no_plan(store: Store):
+    outputs = furnish(store, require_recipe(RECIPE))
+    (outputs["training"] / "key.json").write_text("[1, 2]")
+    assert reasons(planned(store, "training.epochs=9")["training"]) == ["no earlier output"]
+    (outputs["responses"] / "output.json").write_text("{")
+    found = planned(store)
+    assert found["responses"].action == RUN
+    assert "without --remake-damaged" in reasons(found["responses"])[0]
+    assert plan_text.table("x", list(found.values()), None)
+
+
 def test_interrupted_work_of_the_same_key_is_announced(store: Store):
     recipe = require_recipe(RECIPE)
     key = planned(store)["verifier"].key
-    store.partial("verifier", key).mkdir(parents=True)
+    (store.partial("verifier", key) / WORK_NAME).mkdir(parents=True)
     (one, *_) = plan(recipe, store, Choice())
     assert one.continues
+    (fresh, *_) = plan(recipe, store, Choice(fresh=frozenset({ALL})))
+    assert not fresh.continues  # it will be forgotten
     assert "continues interrupted work" in plan_text.table(recipe.name, [one], None)
 
 

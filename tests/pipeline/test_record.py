@@ -16,6 +16,7 @@ import jsonschema
 import pytest
 
 from speculators.documents import read_json
+from speculators.errors import StageError
 from speculators.pipeline.record import RunRecord, benchmark_seconds
 from speculators.recipe.recipe import require_recipe
 from speculators.recipe.yaml_loader import load_yaml
@@ -49,10 +50,18 @@ def test_the_recipe_is_kept_as_given_and_as_resolved(tmp_path: Path):
 
 def test_folders_of_the_command_line_are_not_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(
-        "sys.argv", ["/home/ann/bin/speculators", "run", "/home/ann/x.yaml", "--set", "a.b=1"]
+        "sys.argv",
+        ["/home/ann/bin/speculators", "run", "/home/ann/x.yaml", "--set", "a.b=1", "--runs-dir=/home/ann"],
     )
     record = RunRecord(tmp_path, require_recipe(RECIPE))
-    assert record.document["arguments"] == ["speculators", "run", "x.yaml", "--set", "a.b=1"]
+    assert record.document["arguments"] == [
+        "speculators",
+        "run",
+        "x.yaml",
+        "--set",
+        "a.b=1",
+        "--runs-dir=ann",
+    ]
 
 
 def test_latest_points_at_the_newest_run(tmp_path: Path):
@@ -88,7 +97,7 @@ def test_a_run_that_was_killed_is_continued_too(tmp_path: Path):
     code = f"""
         import os, signal
         from pathlib import Path
-        from speculators.pipeline.record import RunRecord, benchmark_seconds
+        from speculators.pipeline.record import RunRecord
         from speculators.recipe.recipe import require_recipe
         record = RunRecord(Path({str(tmp_path)!r}), require_recipe(Path({str(RECIPE)!r})))
         os.kill(os.getpid(), signal.SIGKILL)
@@ -99,6 +108,35 @@ def test_a_run_that_was_killed_is_continued_too(tmp_path: Path):
     record = RunRecord(tmp_path, require_recipe(RECIPE))
     assert record.continued
     assert [one["status"] for one in record.document["attempts"]] == ["running"]
+
+
+def test_a_run_of_one_stage_neither_continues_a_whole_one_nor_hides_its_report(tmp_path: Path):
+    recipe = require_recipe(RECIPE)
+    whole = RunRecord(tmp_path, recipe)
+    whole.fail(KeyboardInterrupt())
+    whole.lock.close()
+    one = RunRecord(tmp_path, recipe, only="package")
+    one.finish("ok")
+    one.lock.close()
+    assert not one.continued
+    assert (one.folder.parent / "latest").resolve() == whole.folder.resolve()
+    assert RunRecord(tmp_path, recipe).folder == whole.folder
+
+
+def test_an_unreadable_record_stops_nobody(tmp_path: Path):
+    recipe = require_recipe(RECIPE)
+    broken = RunRecord(tmp_path, recipe)
+    (broken.folder / "run.json").write_text('{"schema": ')
+    broken.lock.close()
+    assert benchmark_seconds(tmp_path, recipe.name) is None
+    assert not RunRecord(tmp_path, recipe).continued
+
+
+def test_how_a_run_failed_is_recorded_without_folders(tmp_path: Path):
+    record = RunRecord(tmp_path, require_recipe(RECIPE))
+    record.fail(StageError("/home/ann/store/training/ab: made.txt is missing\n  | a log line"))
+    assert record.document["error"] == "ab: made.txt is missing"
+    assert record.document["status"] == "failed"
 
 
 @pytest.mark.parametrize("ending", ["ok", "other values", "asked anew", "still at work"])

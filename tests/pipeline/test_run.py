@@ -5,6 +5,10 @@ The executor is the one seam that is replaced: a function stands for what a stag
 
 from __future__ import annotations
 
+import errno
+import io
+import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,7 +22,7 @@ from speculators.pipeline.build import build, require_whole
 from speculators.pipeline.choice import Choice
 from speculators.pipeline.console import Console
 from speculators.pipeline.plan import stage_names
-from speculators.pipeline.record import RunRecord
+from speculators.pipeline.record import RunRecord, copy_model
 from speculators.pipeline.run import booked
 from speculators.pipeline.running import Run
 from speculators.pipeline.store import Store
@@ -240,3 +244,93 @@ def test_what_a_run_starts_holds_the_locks_of_what_it_uses(tmp_path: Path):
     run = with_inputs(a_run(tmp_path, leaves("rows")), tmp_path / "inputs")
     build(run, RESPONSES)
     assert len(run.executor.holds) == len(run.holds()) >= 2  # the run's own, and the stage's
+
+
+def test_a_remake_that_was_interrupted_is_continued_by_the_plain_command(tmp_path: Path):
+    build(a_run(tmp_path, leaves("old")), VERIFIER)
+
+    def half(step: StageInput) -> int:
+        step.work.mkdir()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build(a_run(tmp_path, half, choice=Choice(fresh=frozenset({"verifier"}))), VERIFIER)
+
+    def second_half(step: StageInput) -> int:
+        assert step.work.is_dir()
+        return leaves("new")(step)
+
+    assert (build(a_run(tmp_path, second_half), VERIFIER) / "made.txt").read_text() == "new"
+
+
+def test_code_that_changes_while_a_stage_runs_is_not_booked_as_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def edits(step: StageInput) -> int:
+        monkeypatch.setattr(keys, "module_digest", lambda name: "edited")
+        return leaves("model")(step)
+
+    with pytest.raises(StageError, match=r"module speculators\..* changed; .*, while it ran") as caught:
+        build(a_run(tmp_path, edits), VERIFIER)
+    assert caught.value.rule == "changed-meanwhile"
+    assert Store(tmp_path / "home").history("verifier") == []
+
+
+def test_a_sealed_folder_made_from_other_input_is_not_adopted(tmp_path: Path):
+    def by_hand(step: StageInput) -> int:
+        leaves("by hand")(step._replace(values={"verifier": "edited"}))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build(a_run(tmp_path, by_hand), VERIFIER)
+    run = a_run(tmp_path, leaves("model"))
+    assert (build(run, VERIFIER) / "made.txt").read_text() == "model"
+    assert run.executor.ran == ["verifier"]
+
+
+def test_an_interrupted_run_says_how_to_go_on_and_is_booked(tmp_path: Path):
+    run = a_run(tmp_path, leaves("model"))
+    with pytest.raises(KeyboardInterrupt, match="continue with: speculators run RECIPE"), booked(run):
+        raise KeyboardInterrupt
+    assert run.record.document["status"] == "interrupted"
+
+
+def test_a_full_disk_on_our_side_is_the_machines_fault_with_a_way_on(tmp_path: Path):
+    run = a_run(tmp_path, leaves("model"))
+    with pytest.raises(MachineError, match="No space left on device") as caught, booked(run):
+        raise OSError(errno.ENOSPC, "No space left on device", "run.json")
+    assert caught.value.hint.endswith("continue with: speculators run RECIPE")
+
+
+def test_a_checkpoint_of_an_earlier_attempt_is_replaced(tmp_path: Path):
+    for text in ("first", "second"):
+        source = tmp_path / text
+        source.mkdir()
+        (source / "config.json").write_text(text)
+        copy_model(source, tmp_path / "model")
+    assert (tmp_path / "model" / "config.json").read_text() == "second"
+
+
+def test_two_runs_make_an_output_once(tmp_path: Path):
+    """The second waits for the first, says so, and reuses what it made."""
+    started, go_on = threading.Event(), threading.Event()
+
+    def slow(step: StageInput) -> int:
+        started.set()
+        assert go_on.wait(20)
+        return leaves("model")(step)
+
+    first, second = a_run(tmp_path, slow), a_run(tmp_path, fails(3))
+    story = io.StringIO()
+    second.console = Console(story)
+    threads = [threading.Thread(target=build, args=(run, VERIFIER)) for run in (first, second)]
+    threads[0].start()
+    assert started.wait(20)
+    threads[1].start()
+    while "waiting for another run" not in story.getvalue():
+        time.sleep(0.05)
+    go_on.set()
+    for thread in threads:
+        thread.join(20)
+    assert second.executor.ran == []
+    assert [one["action"] for one in second.record.document["stages"]] == ["reused"]
