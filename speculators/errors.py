@@ -18,6 +18,7 @@ import errno
 __all__ = [
     "EXIT_BUG",
     "EXIT_INTERRUPTED",
+    "EXIT_WORK",
     "MACHINE_ERRNOS",
     "SPACE_HINT",
     "MachineError",
@@ -27,6 +28,7 @@ __all__ = [
     "storage_error",
 ]
 
+EXIT_WORK = 10  # of plan --detailed-exitcode
 EXIT_BUG = 70
 EXIT_INTERRUPTED = 130
 

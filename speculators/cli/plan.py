@@ -9,8 +9,7 @@ from typing import Annotated
 import typer
 
 from speculators.cli.options import Accept, Fresh, From, Only, Overrides, RecipePath, RunsDir, choice_of, load
-
-EXIT_WORK = 10
+from speculators.errors import EXIT_WORK
 
 
 def plan(

@@ -78,7 +78,7 @@ def _disk(subject: Subject) -> list[Finding]:
 
 def _gpu(subject: Subject) -> list[Finding]:
     if not has_engine() or has_cpu_engine():
-        return []
+        return gpu.judge_without(subject.engine_args, subject.needs)
     return gpu.judge_gpus(gpu.look(), subject.engine_args, subject.needs)
 
 

@@ -465,3 +465,12 @@ def test_an_unknown_verifier_leaves_the_estimates_unchecked(tmp_path: Path):
     environ = {"HF_HUB_CACHE": str(tmp_path / "hub")}
     found = doctor.examine(doctor.subject_of(tmp_path, tmp_path, environ, recipe))
     assert ("estimates", "not checked") in states(found)
+
+
+def test_a_recipe_for_gpus_says_so_where_there_is_no_cuda_engine():
+    (large,) = gpu.judge_without({}, needs_of(QWEN))
+    assert (large.state, large.check) == ("missing", "gpu")
+    assert "the recipe wants a GPU (weights of about 16.4 GB)" in large.detail
+    (split,) = gpu.judge_without({"tensor_parallel_size": 2}, None)
+    assert "engine.args asks for 2" in split.detail
+    assert gpu.judge_without({}, needs_of(SMOLLM)) == []

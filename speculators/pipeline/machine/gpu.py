@@ -1,4 +1,8 @@
-"""GPU and driver, asked only where a CUDA build of vLLM is installed: nothing else uses them."""
+"""GPU and driver, asked only where a CUDA build of vLLM is installed: nothing else uses them.
+
+No recipe says "GPU"; it wants one when it splits the verifier over devices, or when the verifier is of
+a size that nobody runs on a CPU.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +24,7 @@ TIMEOUT_SECONDS = 10
 DRIVER_CUDA = re.compile(r"CUDA (?:UMD )?Version\s*:\s*(\d+)\.")
 RUNTIMES = ("nvidia-cuda-runtime", "nvidia-cuda-runtime-cu13", "nvidia-cuda-runtime-cu12")
 UTILISATION = 0.92  # vLLM 0.32's default
+CPU_WEIGHTS = 8 << 30  # bytes of weights beyond which a CPU takes days for what a GPU does in hours
 INSTALL = "install the NVIDIA driver; in a container, start it with GPUs (docker run --gpus all)"
 #: Weights in other places or of another size than the dtype says.
 UNLIKE_ESTIMATE = ("quantization", "cpu_offload_gb", "load_format")
@@ -75,6 +80,17 @@ def judge_gpus(driver: Driver, args: Mapping[str, Any], needs: Needs | None) -> 
     elif needs and not set(UNLIKE_ESTIMATE) & set(args):
         found += _too_small(driver.gpus[:wanted], args, needs.weights // wanted)
     return found or [ok("gpu", told)]
+
+
+def judge_without(args: Mapping[str, Any], needs: Needs | None) -> list[Finding]:
+    """What a recipe made for GPUs meets where vLLM has no CUDA build."""
+    wanted = _count(args.get("tensor_parallel_size")) * _count(args.get("pipeline_parallel_size"))
+    weights = needs.weights if needs else 0
+    if wanted == 1 and weights <= CPU_WEIGHTS:
+        return []
+    reason = f"engine.args asks for {wanted}" if wanted > 1 else f"weights of about {size(weights)}"
+    detail = f"the recipe wants a GPU ({reason}), and this environment has no CUDA build of vLLM"
+    return [missing("gpu", detail, "on a machine with one: pip install '.[datagen,train,bench,cuda]'")]
 
 
 def _too_small(gpus: tuple[Gpu, ...], args: Mapping[str, Any], weights: int) -> list[Finding]:
