@@ -60,7 +60,7 @@ def run_recipe(
     planned = plan(recipe, store, options.choice)
     console.show(table(recipe.name, planned, benchmark_seconds(options.runs_dir, recipe.name)))
     if any(one.action == RUN for one in planned) or options.choice.includes(BENCHMARK):
-        check_engine_arguments(recipe)
+        check_engine_arguments(recipe, default_home())
     choice = options.choice.bound(stage_names(recipe))
     record = RunRecord(
         options.runs_dir,
