@@ -98,8 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         failure = storage_error(error)
         print(error_text(failure), file=sys.stderr)
         return failure.exit_code
-    except (KeyboardInterrupt, typer.Abort) as error:
-        print("; ".join(filter(None, ("interrupted", *map(str, error.args)))), file=sys.stderr)
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     except CommandLineError as error:
         hint = "'speculators --help' and 'speculators VERB --help' show what there is"

@@ -21,6 +21,7 @@ from speculators.cli.options import (
     choice_of,
     load,
 )
+from speculators.errors import EXIT_INTERRUPTED
 
 Progress = Annotated[
     str,
@@ -73,7 +74,11 @@ def run(
         choice_of(only, start, fresh, accept)._replace(remake=remake),
         command_line(recipe, overrides or [], runs_dir, only, accept or []),
     )
-    record = run_recipe(loaded, options, console)
+    try:
+        record = run_recipe(loaded, options, console)
+    except KeyboardInterrupt as interrupt:  # typer would drop the words
+        typer.echo("\n".join(interrupt.args), err=True)
+        return EXIT_INTERRUPTED
     typer.echo(json.dumps(record, indent=2, ensure_ascii=False) if as_json else record["verdict"])
     return 0
 
