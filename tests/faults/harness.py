@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import shutil
 import subprocess
@@ -21,8 +22,9 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from speculators.pipeline.store import PARTIAL
 from tests.faults.faults import DIED, Fault, Runner, fitting, flip_a_byte
@@ -33,9 +35,9 @@ QUIET_SECONDS = 10.0
 SAVE_SECONDS = 45.0  # what an interrupted run may take to end: its stage saves its work
 PATIENCE = 900.0
 #: How often a stage is struck; the benchmark's servers take long to start.
-WEIGHTS = {**dict.fromkeys(BUILD, 4), "responses": 5, "hidden_states": 5, "training": 8, BENCHMARK: 2}
+WEIGHTS = {**dict.fromkeys(BUILD, 8), "responses": 6, "hidden_states": 6, "training": 16, BENCHMARK: 3}
 #: Share of faults that damage stored bytes in place of processes.
-DAMAGE = 0.15
+DAMAGE = 0.08
 
 
 class Outcome(NamedTuple):
@@ -176,12 +178,14 @@ def damage_work(world: World, stage: str, draw: random.Random) -> None:
         flip_a_byte(partial.rglob("*"), draw)
 
 
-def disturb(world: World, faults: int, seed: int, seconds: dict[str, float], say: Any) -> list[Outcome]:
-    """Strike ``faults`` times at random stages and moments."""
+def disturb(
+    world: World, faults: int, seed: int, seconds: dict[str, float], say: Callable[[str], None], until: float
+) -> list[Outcome]:
+    """Strike ``faults`` times at random stages and moments, or until the clock shows ``until``."""
     draw = random.Random(seed)
     stages = list(WEIGHTS) if world.rounds else list(BUILD)
     outcomes: list[Outcome] = []
-    while sum(one.hit for one in outcomes) < faults:
+    while sum(one.hit for one in outcomes) < faults and time.monotonic() < until:
         complete = all(world.store.history(stage) for stage in BUILD)
         if complete and draw.random() < DAMAGE:
             outcome = damage(world, draw)
@@ -250,13 +254,14 @@ def main() -> int:
     parser.add_argument("--faults", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=2, help="of the benchmark; 0 leaves it out")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="strike no longer than that")
     parser.add_argument("--folder", type=Path, help="where to work; kept if given")
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp(prefix="speculators-faults-"))
-    return run(folder, options.faults, options.seed, options.rounds)
+    return run(folder, options.faults, options.seed, options.rounds, options.minutes)
 
 
-def run(folder: Path, faults: int, seed: int, rounds: int) -> int:
+def run(folder: Path, faults: int, seed: int, rounds: int, minutes: float = math.inf) -> int:
     """The whole harness in ``folder``; 0 when nothing was wrong."""
     benchmark = rounds > 0
     calm_world = write_world(folder / "calm", max(1, rounds))
@@ -268,7 +273,7 @@ def run(folder: Path, faults: int, seed: int, rounds: int) -> int:
 
     say("an undisturbed run")
     seconds = calm(calm_world, benchmark=benchmark)
-    outcomes = disturb(world, faults, seed, seconds, say)
+    outcomes = disturb(world, faults, seed, seconds, say, time.monotonic() + 60 * minutes)
     say("to the end, undisturbed")
     calm(world, benchmark=benchmark)
     wrong = compare(calm_world, world, benchmark=benchmark)
