@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from speculators.errors import MachineError, StageError
+from speculators.executors import local
 from speculators.executors.base import Endpoint, Service, Step, log_tail
 from speculators.executors.local import LocalExecutor, free_port
 
@@ -236,6 +237,27 @@ def test_a_server_that_dies_ends_its_client(tmp_path: Path) -> None:
         executor.run(client, beside=endpoint)
     assert caught.value.rule == "server-failed"
     assert [pid for pid in members(tmp_path / "pids") if alive(pid)] == []
+
+
+def test_a_port_that_somebody_took_meanwhile_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = other.getsockname()[1]
+        monkeypatch.setattr(local, "free_port", lambda: taken)
+
+        def server(port: int) -> list[str]:
+            return [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1"]
+
+        executor = LocalExecutor()
+        client = Step("client", python("import time; time.sleep(60)"), {}, tmp_path / "client.log")
+        with (
+            executor.serve(Service("plain", server, {}, tmp_path / "server.log")) as endpoint,
+            pytest.raises(StageError, match=r"server 'plain' ended[\s\S]*Address already in use"),
+        ):
+            executor.run(client, beside=endpoint)
 
 
 def test_a_client_that_ends_first_leaves_the_server_alone(tmp_path: Path) -> None:

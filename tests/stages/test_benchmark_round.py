@@ -10,8 +10,13 @@ from typing import Any
 
 import pytest
 
+from speculators.documents import write_jsonl
 from speculators.errors import StageError
+from speculators.executors.base import Service
+from speculators.executors.local import LocalExecutor
 from speculators.stages.benchmark_round import _watched
+from speculators.stages.documents import StageInput
+from speculators.stages.execution import execute
 
 
 class Server:
@@ -40,3 +45,28 @@ def test_a_server_without_a_new_token_hangs_and_ends_the_load(tmp_path: Path) ->
 
 def test_a_slow_server_that_makes_tokens_is_waited_for(tmp_path: Path) -> None:
     assert watched(tmp_path, Server(most=100), seconds=3) == 0
+
+
+def test_a_server_that_never_gets_healthy_ends_the_launch_with_its_log(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "prompts" / "benchmark.jsonl", [{"id": "a", "messages": []}])
+    talk = "import time; print('loading weights', flush=True); time.sleep(600)"
+    service = Service("plain", lambda _: [sys.executable, "-c", talk], {}, tmp_path / "server.log")
+    executor = LocalExecutor()
+    with executor.serve(service) as endpoint:
+        values = {
+            "benchmark": {"requests": 1, "concurrency": [1], "max_tokens": 4, "warmup_requests": 0},
+            "endpoint": endpoint.url,
+            "model": "verifier",
+            "arm": "plain",
+            "round": 1,
+            "speculative_tokens": 2,
+            "startup_timeout": 2,
+            "stall_timeout": 2,
+            "request_body": {},
+        }
+        inputs = {"prompts": tmp_path / "prompts", "verifier": tmp_path / "verifier"}
+        step = StageInput("benchmark_round", values, inputs, {}, tmp_path / "client")
+        with pytest.raises(StageError, match=r"not healthy within 2 s[\s\S]*\| loading weights") as caught:
+            execute(executor, step, tmp_path, {}, label="round 1/1 plain", beside=endpoint)
+    assert caught.value.rule == "server-not-ready"
+    assert "engine.startup_timeout" in caught.value.hint
