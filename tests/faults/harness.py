@@ -16,6 +16,7 @@ import json
 import math
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -263,6 +264,8 @@ def main() -> int:
 
 def run(folder: Path, faults: int, seed: int, rounds: int, minutes: float = math.inf) -> int:
     """The whole harness in ``folder``; 0 when nothing was wrong."""
+    # A shell that starts this in the background has ^C ignored, and runs would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     benchmark = rounds > 0
     calm_world = write_world(folder / "calm", max(1, rounds))
     world = write_world(folder / "disturbed", max(1, rounds))._replace(rounds=rounds)
