@@ -30,7 +30,7 @@ STAGES = 6
 CASES = {
     "plan, everything there": ["plan"],
     "plan, a changed value": ["plan", "--set", "training.learning_rate=5e-5"],
-    "plan, other prompts": ["plan", "--set", "datagen.prompts.seed=-1"],
+    "plan, other prompts": ["plan", "--set", "datagen.prompts.seed=99999"],
     "run --only package, everything there": ["run", "--only", "package", "--quiet"],
 }
 
