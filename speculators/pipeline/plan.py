@@ -143,7 +143,8 @@ def plan_benchmark(recipe: Recipe, choice: Choice) -> StagePlan:
     if not choice.includes(BENCHMARK):
         return StagePlan(BENCHMARK, SKIP, (Reason("asked", f"--only {choice.only}"),))
     wanted = recipe.data["benchmark"]
-    work = f"{wanted['rounds']} rounds × 2 arms × {len(wanted['concurrency'])} loads"
+    counts = {"round": wanted["rounds"], "arm": 2, "load": len(wanted["concurrency"])}
+    work = " × ".join(f"{count} {name}{'s' if count > 1 else ''}" for name, count in counts.items())
     return StagePlan(BENCHMARK, MEASURE, (Reason("measure", f"measured anew in every run: {work}"),))
 
 
