@@ -29,7 +29,7 @@ from speculators.documents import file_digest, read_json, write_json, write_text
 from speculators.errors import StageError
 from speculators.report.model_card import CardFacts, model_card
 from speculators.stages.documents import StageInput
-from speculators.training.loop import DRAFT_NAME
+from speculators.training.files import DRAFT_NAME, VOCABULARY_NAME
 
 CARD_NAME = "README.md"
 
@@ -66,7 +66,7 @@ def build_draft(
     """Assemble the trained draft into ``model_dir``; returns its canonical config document."""
     algorithm, facts = step.values["algorithm"], step.result_of("verifier")["facts"]
     trained = load_file(step.inputs["training"] / DRAFT_NAME)
-    draft_ids = load_file(step.inputs["training"] / "vocabulary.safetensors")["draft_ids"]
+    draft_ids = load_file(step.inputs["training"] / VOCABULARY_NAME)["draft_ids"]
     config = Eagle3Config.for_verifier(facts, algorithm)
     document = to_document(config, algorithm["speculative_tokens"], verifier)
     write_checkpoint(model_dir, document, assemble(trained, draft_ids, load_verifier_weights(verifier_dir)))

@@ -24,6 +24,7 @@ from speculators.errors import StageError
 from speculators.models.eagle3 import Eagle3Draft
 from speculators.stages.documents import StageInput
 from speculators.training.baselines import bigram_matches, bigram_successors
+from speculators.training.files import VOCABULARY_NAME
 from speculators.training.interrupts import deferred_interrupts
 from speculators.training.loop import TrainingOptions, train
 from speculators.training.packing import Fitted, fit
@@ -32,7 +33,6 @@ from speculators.training.ttt import FrozenVerifier
 from speculators.training.validation import ValidationBatch, agreement, evaluate, prepare, score
 
 CONTINUES = True
-VOCABULARY_NAME = "vocabulary.safetensors"
 
 
 class Data(NamedTuple):

@@ -25,6 +25,7 @@ from speculators.datagen.shards import Document
 from speculators.documents import value_digest
 from speculators.errors import StageError
 from speculators.models.eagle3 import Eagle3Draft
+from speculators.training.files import DRAFT_NAME, METRICS_NAME
 from speculators.training.losses import forward_kl
 from speculators.training.packing import PackedSequence, pack, plan_epoch
 from speculators.training.progress import Progress
@@ -33,8 +34,6 @@ from speculators.training.schedule import learning_rate_factor
 from speculators.training.ttt import FrozenVerifier, draft_steps, supervised_rows, target_logits
 from speculators.training.validation import ValidationBatch, evaluate
 
-DRAFT_NAME = "draft.safetensors"
-METRICS_NAME = "metrics.jsonl"
 BETAS = (0.9, 0.95)  # a shorter second-moment memory than torch's default: runs are short
 
 Window = list[list[int]]  # sequences of document numbers

@@ -53,6 +53,10 @@ def test_following_imports_reaches_what_the_entry_does_not_name_itself():
     assert "speculators.training.losses" in keys.imported_modules("speculators.stages.training")
 
 
+def test_packaging_does_not_depend_on_how_the_draft_was_trained():
+    assert "speculators.training.loop" not in keys.imported_modules("speculators.stages.package")
+
+
 def test_a_module_that_an_engine_loads_by_name_is_code_of_the_stage():
     assert "speculators.datagen.cpu_connector" in keys.imported_modules("speculators.stages.hidden_states")
 

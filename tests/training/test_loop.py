@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 
 from speculators.errors import StageError
 from speculators.training.baselines import bigram_matches, bigram_successors
-from speculators.training.loop import DRAFT_NAME, METRICS_NAME, TrainingOptions, backward, train
+from speculators.training.files import DRAFT_NAME, METRICS_NAME
+from speculators.training.loop import TrainingOptions, backward, train
 from speculators.training.packing import pack
 from speculators.training.resume import Checkpoints
 from speculators.training.validation import evaluate, match_matrix, prepare, score

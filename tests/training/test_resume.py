@@ -22,8 +22,9 @@ from speculators.errors import EXIT_INTERRUPTED
 from speculators.stages.__main__ import main
 from speculators.stages.documents import ERROR_NAME, OUTPUT_NAME, StageInput
 from speculators.training import resume
+from speculators.training.files import DRAFT_NAME, METRICS_NAME
 from speculators.training.interrupts import deferred_interrupts
-from speculators.training.loop import DRAFT_NAME, METRICS_NAME, Trained, TrainingOptions, train
+from speculators.training.loop import Trained, TrainingOptions, train
 from speculators.training.resume import PARTIAL, PREFIX, Checkpoints
 from speculators.training.validation import prepare
 from tests.models import tiny
