@@ -24,6 +24,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,7 +39,7 @@ PATIENCE = 900.0
 #: How often a stage is struck; the benchmark's servers take long to start.
 WEIGHTS = {**dict.fromkeys(BUILD, 8), "responses": 6, "hidden_states": 6, "training": 16, BENCHMARK: 3}
 #: Share of faults that damage stored bytes in place of processes.
-DAMAGE = 0.08
+DAMAGE = 0.1
 
 
 class Outcome(NamedTuple):
@@ -146,9 +147,8 @@ def end(runner: Runner, story: Story, stage: str, fault: Fault) -> int | None:
     return 0 if code == 130 and fault.codes == DIED else code
 
 
-def damage(world: World, draw: random.Random) -> Outcome:
-    """Flip a byte in a stored output that a stage will need; the run must name it and make it again."""
-    stage = draw.choice(BUILD[:-1])
+def damage(world: World, stage: str, draw: random.Random) -> Outcome:
+    """Flip a byte in the output of ``stage``: the next stage must name it, and make it again if asked."""
     (kept,) = world.store.history(stage)
     files = [kept.path / name for name in json.loads((kept.path / "output.json").read_text())["files"]]
     path = flip_a_byte(files, draw)
@@ -187,9 +187,9 @@ def disturb(
     stages = list(WEIGHTS) if world.rounds else list(BUILD)
     outcomes: list[Outcome] = []
     while sum(one.hit for one in outcomes) < faults and time.monotonic() < until:
-        complete = all(world.store.history(stage) for stage in BUILD)
-        if complete and draw.random() < DAMAGE:
-            outcome = damage(world, draw)
+        finished = list(takewhile(world.store.history, BUILD[:-1]))
+        if finished and draw.random() < DAMAGE:
+            outcome = damage(world, draw.choice(finished), draw)
         else:
             stage = draw.choices(stages, [WEIGHTS[name] for name in stages])[0]
             if stage != BENCHMARK:
