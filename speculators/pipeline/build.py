@@ -70,7 +70,9 @@ def make(run: Run, stage: Stage, planned: StagePlan) -> tuple[Path, str]:
     with run.store.filling(stage.name, planned.key) as partial:
         step = StageInput(stage.name, planned.parts["values"], inputs, files, partial)
         adopted = is_sealed(step)
-        if not adopted:
+        if adopted:
+            run.console.say(stage.name, "adopted: an interrupted attempt had finished it")
+        else:
             for name in HISTORY_FILES:
                 (partial / name).unlink(missing_ok=True)
             write_json(folder / KEY_NAME, dict(planned.parts))
