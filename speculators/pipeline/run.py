@@ -76,7 +76,7 @@ def run_recipe(
             if choice.needs(stage.name):
                 run.outputs[stage.name] = build(run, stage)
         verdict = finish(run) if choice.includes(BENCHMARK) else f"stage '{choice.only}' is there"
-    record.finish("ok", verdict=verdict)
+        record.finish("ok", verdict=verdict)  # before the run's lock is given back
     return record.document
 
 
