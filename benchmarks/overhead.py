@@ -21,6 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+# Below the path, because a checkout need not be installed.
 from speculators.pipeline.store import Store  # noqa: E402
 from speculators.recipe.recipe import require_recipe  # noqa: E402
 from tests.pipeline.stages import furnish  # noqa: E402

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from speculators.documents import write_json
 from speculators.errors import StageError
-from speculators.pipeline.keys import forget_code
+from speculators.pipeline.keys import forget_code, key_of
 from speculators.pipeline.plan import (
     ACCEPT,
     RUN,
@@ -15,6 +15,7 @@ from speculators.pipeline.plan import (
     damage_of,
     place_of,
     stage_files,
+    stage_parts,
 )
 from speculators.pipeline.reasons import differences
 from speculators.pipeline.running import HISTORY_FILES, Run, book, perform
@@ -65,6 +66,7 @@ def make(run: Run, stage: Stage, planned: StagePlan) -> tuple[Path, str]:
         run.store.discard_work(stage.name, planned.key)
         run.store.set_aside(stage.name, planned.key)
     folder = run.record.stage_folder(stage.name)
+    write_json(folder / KEY_NAME, dict(planned.parts))
     inputs = {name: run.outputs[name] for name in stage.inputs if name in run.outputs}
     files = stage_files(run.recipe, stage)
     with run.store.filling(stage.name, planned.key) as partial:
@@ -75,11 +77,9 @@ def make(run: Run, stage: Stage, planned: StagePlan) -> tuple[Path, str]:
         else:
             for name in HISTORY_FILES:
                 (partial / name).unlink(missing_ok=True)
-            write_json(folder / KEY_NAME, dict(planned.parts))
             perform(run, stage, step)
             refuse_change(run, stage, planned, partial)
         shutil.rmtree(step.work, ignore_errors=True)
-        write_json(partial / KEY_NAME, dict(planned.parts))
         for name in HISTORY_FILES:  # after the output is sealed: how it was made is no part of what it is
             if (folder / name).is_file():
                 shutil.copyfile(folder / name, partial / name)
@@ -99,10 +99,11 @@ def refuse_change(run: Run, stage: Stage, planned: StagePlan, partial: Path) -> 
         StageError: naming what changed.
     """
     forget_code()
-    now = plan_now(run, stage)
-    if now.key != planned.key:
+    inputs = {name: run.outputs[name] for name in stage.inputs if name in run.outputs}
+    now = stage_parts(run.recipe, stage, inputs)
+    if key_of(now) != planned.key:
         (partial / OUTPUT_NAME).unlink(missing_ok=True)
-        changed = differences(dict(planned.parts), dict(now.parts), place_of(run.recipe))
+        changed = differences(dict(planned.parts), now, place_of(run.recipe))
         raise StageError(
             f"stage '{stage.name}': {'; '.join(reason.text for reason in changed)}, while it ran",
             hint="its output belongs to neither state and is not kept",

@@ -175,9 +175,12 @@ def _unfinished(
         if document["status"] == "ok":
             return None
         lock = _taken(folder / LOCK_NAME, say)
+        if lock is None:
+            return None
         # Only under the lock is it certain that nobody finished it meanwhile.
-        if lock is not None and known_json(folder / RECORD_NAME).get("status") not in (None, "ok"):
+        if known_json(folder / RECORD_NAME).get("status") not in (None, "ok"):
             return folder, lock
+        lock.close()
         return None
     return None
 

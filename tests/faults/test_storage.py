@@ -31,6 +31,7 @@ def mount(world: World) -> Iterator[Callable[[str], None]]:
     def mounted(options: str) -> None:
         command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(home)]
         if subprocess.run(command, check=False, capture_output=True).returncode != 0:
+            # Only root may, and not in every container; no other way fills a disk for certain.
             pytest.skip("cannot mount a file system here")
 
     yield mounted

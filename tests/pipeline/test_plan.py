@@ -16,6 +16,7 @@ from speculators.recipe.recipe import Recipe, require_recipe
 from speculators.stages.documents import WORK_NAME
 from tests.pipeline.stages import furnish
 
+NO_CHOICE = Choice()
 RECIPE = Path(__file__).parents[2] / "recipes" / "smollm2-135m-eagle3.yaml"
 
 
@@ -24,7 +25,7 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "home")
 
 
-def planned(store: Store, *overrides: str, choice: Choice = Choice()) -> dict[str, StagePlan]:  # noqa: B008
+def planned(store: Store, *overrides: str, choice: Choice = NO_CHOICE) -> dict[str, StagePlan]:
     return {one.name: one for one in plan(require_recipe(RECIPE, overrides), store, choice)}
 
 

@@ -223,6 +223,15 @@ def test_a_flipped_byte_in_an_input_is_found_before_use(tmp_path: Path, remake: 
     assert run.executor.ran == ["verifier"]
 
 
+def test_a_damaged_input_is_made_again_although_only_a_later_stage_was_asked_for(tmp_path: Path):
+    build(a_run(tmp_path, leaves("model")), VERIFIER)
+    run = a_run(tmp_path, leaves("model"), choice=Choice(only="prompts", remake=True))
+    run.outputs["verifier"] = build(run, VERIFIER)
+    (run.outputs["verifier"] / "made.txt").write_text("mudel")
+    require_whole(run, "verifier")
+    assert (run.outputs["verifier"] / "made.txt").read_text() == "model"
+
+
 def test_a_file_that_vanished_is_found_when_its_output_would_be_reused(tmp_path: Path):
     output = build(a_run(tmp_path, leaves("model")), VERIFIER)
     (output / "made.txt").unlink()

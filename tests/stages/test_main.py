@@ -23,7 +23,7 @@ def attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., in
 
     def run(work: Callable[[StageInput], dict[str, Any]], *, continues: bool = False) -> int:
         module = ModuleType("speculators.stages.example")
-        module.run, module.CONTINUES = work, continues  # type: ignore[attr-defined]
+        vars(module).update(run=work, CONTINUES=continues)
         monkeypatch.setitem(sys.modules, module.__name__, module)
         write_json(tmp_path / "input.json", StageInput("example", {}, {}, {}, tmp_path / "out").document())
         return main(str(tmp_path / "input.json"))

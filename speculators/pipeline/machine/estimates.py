@@ -60,8 +60,8 @@ def estimate(
     states = captured_bytes(data, facts, prompts) if trains else 0
     trainable = draft_parameters(data["algorithm"], facts) if trains else 0
     model = (trainable + facts.vocab_size * facts.hidden_size) * FLOAT32_BYTES if trains else 0
-    # Only a GGUF file is written anew; weights of a folder or of the hub cache are linked.
-    verifier = parameters * FLOAT32_BYTES if "package" in data["verifier"] else 0
+    # A GGUF file is written anew and a folder is copied; weights of the hub cache are linked.
+    verifier = 0 if "repository" in data["verifier"] else parameters * FLOAT32_BYTES
     return Needs(
         parameters=parameters,
         weights=parameters * element_bytes(args.get("dtype")),
