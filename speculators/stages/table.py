@@ -19,7 +19,7 @@ class Stage(NamedTuple):
 
     ``packages`` are the distributions whose versions may change the output; ``engine`` says that
     the process needs the engine's environment variables, ``names_verifier`` that it resolves the
-    verifier's name, so that what the name stands for belongs to the key.
+    verifier's name, so that what the name stands for belongs to the key.  ``role`` says which image runs it.
     """
 
     name: str
@@ -29,6 +29,7 @@ class Stage(NamedTuple):
     packages: tuple[str, ...] = ()
     engine: bool = False
     names_verifier: bool = False
+    role: str = "engine"
 
     @property
     def module(self) -> str:
@@ -42,6 +43,7 @@ VERIFIER = Stage(
     files=("verifier.path",),
     packages=("torch", "transformers", "gguf", "tokenizers"),
     names_verifier=True,
+    role="trainer",
 )
 PROMPTS = Stage(
     "prompts",
@@ -79,6 +81,7 @@ TRAINING = Stage(
     reads=("algorithm", "training"),
     inputs=("verifier", "hidden_states"),
     packages=TORCH_PACKAGES,
+    role="trainer",
 )
 PACKAGE = Stage(
     "package",
@@ -86,6 +89,7 @@ PACKAGE = Stage(
     files=("draft",),
     inputs=("verifier", "training"),
     packages=TORCH_PACKAGES,
+    role="trainer",
 )
 REPLAY = Stage(
     "replay",
