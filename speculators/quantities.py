@@ -1,6 +1,14 @@
-"""Durations and sizes in words: the one spelling for consoles, errors and reports."""
+"""Durations and sizes: one spelling for consoles, errors and reports, one reading of sizes in recipes."""
 
 from __future__ import annotations
+
+from typing import Any
+
+#: As vLLM reads them: small letters are powers of 1000, capitals of 1024.
+SUFFIXES = {
+    **{letter: 1000**power for power, letter in enumerate("kmgt", 1)},
+    **{letter: 1024**power for power, letter in enumerate("KMGT", 1)},
+}
 
 
 def duration(seconds: float) -> str:
@@ -21,3 +29,13 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
+
+
+def byte_count(value: Any) -> int:
+    """Bytes of a size as vLLM reads it: ``1G`` is 2**30, ``1g`` is 10**9; 0 when it is not given."""
+    text = str(value or 0)
+    number, factor = (text[:-1], SUFFIXES[text[-1]]) if text[-1] in SUFFIXES else (text, 1)
+    try:
+        return int(float(number) * factor)
+    except ValueError:
+        return 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,8 @@ from speculators.benchmark.rounds import ARMS, DRAFT, Launch, schedule
 from speculators.datagen.chat import template_arguments, thinking_modes
 from speculators.documents import read_json, write_text
 from speculators.errors import StageError
-from speculators.executors.base import Executor, Service
+from speculators.executors.base import Executor, Needs, Service
+from speculators.executors.interior import Interior
 from speculators.serving.command import (
     SERVED_NAME,
     Speculation,
@@ -24,15 +26,15 @@ from speculators.serving.command import (
     server_argv,
     server_environment,
 )
-from speculators.serving.environment import engine_environment
-from speculators.serving.launcher import Launcher, find_launcher
+from speculators.serving.launcher import Launcher
 from speculators.stages.documents import StageInput, damaged_files, read_output
-from speculators.stages.execution import command_text, execute
+from speculators.stages.execution import execute
 
 SCHEMA = "speculators/benchmark/v1"
 STAGE = "benchmark_round"
 RESULT_NAME = "result.json"
 CLIENT = "client"
+SERVER = Needs("engine", gpus=True)
 
 
 class Bench(NamedTuple):
@@ -45,9 +47,13 @@ class Bench(NamedTuple):
     on_line: Callable[[str], None] | None
     on_client_line: Callable[[str], None] | None
     holds: Sequence[int]
-    launcher: Launcher
+    interior: Interior
     speculation: Speculation
     request_body: dict[str, Any]
+
+    @property
+    def launcher(self) -> Launcher:
+        return self.interior.require_launcher()
 
     @property
     def verifier(self) -> Path:
@@ -122,8 +128,10 @@ def _prepare(
     speculation = Speculation(draft, algorithm, values["speculative_tokens"])
     speculation.config()  # an algorithm that cannot be served fails before any server starts
     body = request_body(values["verifier"], chat_template(inputs["verifier"] / "model"))
+    interior = executor.interior(SERVER.role)
+    interior.require_launcher()  # without an engine nothing starts
     return Bench(
-        values, inputs, folder, executor, on_line, on_client_line, holds, find_launcher(), speculation, body
+        values, inputs, folder, executor, on_line, on_client_line, holds, interior, speculation, body
     )
 
 
@@ -166,18 +174,23 @@ def _measure(bench: Bench, launch: Launch) -> dict[str, Any]:
     """One launch from server start to its result document."""
     folder = bench.folder / launch.folder
     shutil.rmtree(folder, ignore_errors=True)  # what an interrupted attempt left
-    environment = server_environment(engine_environment(bench.values["engine"]["env"]))
+    environment = server_environment(bench.interior.environment(bench.values["engine"]["env"]))
 
     def command(port: int) -> list[str]:
         return server_argv(bench.launcher.start, bench.verifier, _arguments(bench, launch.arm, port))
 
     service = Service(
-        f"{launch.arm} round {launch.round}", command, environment, folder / "server.log", bench.holds
+        f"{launch.arm} round {launch.round}",
+        command,
+        environment,
+        folder / "server.log",
+        bench.holds,
+        replace(SERVER, reads=[bench.verifier, bench.speculation.draft]),
     )
     label = f"round {launch.round}/{bench.values['benchmark']['rounds']} {launch.arm}"
     bench.say(f"{label}: server starting")
     with bench.executor.serve(service) as endpoint:
-        write_text(folder / "server-command.txt", command_text(environment, endpoint.argv))
+        write_text(folder / "server-command.txt", endpoint.command)
         step = StageInput(
             STAGE,
             {
@@ -204,6 +217,7 @@ def _measure(bench: Bench, launch: Launch) -> dict[str, Any]:
             on_line=bench.on_client_line,
             beside=endpoint,
             holds=bench.holds,
+            needs=Needs("bench"),
         )
     measured = _collect(bench, launch)
     bench.say(f"{label}: " + " · ".join(_headline(load) for load in measured["loads"]))

@@ -1,16 +1,19 @@
 """The one seam between a plan and the machine it runs on: ``run`` a step, ``serve`` a service.
 
 Everything above this seam is pure bookkeeping; a test replaces it with a dozen lines, and another
-kind of machine is one more class with these two methods.
+kind of machine is one more class with these two methods, and a word on what is inside of it.
 """
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
+
+from speculators.executors.interior import Interior
 
 LOG_TAIL_LINES = 20
 #: How long an interrupted step may take to save its work.
@@ -20,12 +23,29 @@ OnLine = Callable[[str], None]
 
 
 @dataclass(frozen=True)
+class Needs:
+    """What a step or service may reach beyond its own program: all of it where there are walls.
+
+    ``role`` names the image (``images.py``); ``reads`` and ``writes`` are files and folders, at the same
+    absolute paths inside as outside; ``gpus`` says that it computes on them where the recipe has any.
+    """
+
+    role: str = "engine"
+    reads: Sequence[Path] = ()
+    writes: Sequence[Path] = ()
+    gpus: bool = False
+
+
+NOTHING = Needs()
+
+
+@dataclass(frozen=True)
 class Step:
     """One command that runs to its end.
 
-    ``env`` is added to the environment of the runner.  ``holds``: open files of the runner that stay
-    open until everything of the step has ended, so that a lock on them outlives a killed runner just as
-    long as its processes do.
+    ``env`` is added to the environment that the executor gives.  ``holds``: open files of the runner that
+    stay open until everything of the step has ended, so that a lock on them outlives a killed runner just
+    as long as its processes do.
     """
 
     name: str
@@ -33,6 +53,7 @@ class Step:
     env: Mapping[str, str]
     log: Path
     holds: Sequence[int] = ()
+    needs: Needs = NOTHING
 
 
 @dataclass(frozen=True)
@@ -48,25 +69,35 @@ class Service:
     env: Mapping[str, str]
     log: Path
     holds: Sequence[int] = ()
+    needs: Needs = NOTHING
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A service that was started: where its client finds it, and how to see that it has died."""
+    """A service that was started: where its client finds it, and how to see that it has died.
+
+    ``command``: a line for a shell that starts it again by hand.
+    """
 
     name: str
     url: str
-    argv: Sequence[str]
+    command: str
     log: Path
     exit_code: Callable[[], int | None]
 
 
 class StepResult(NamedTuple):
-    """How a step ended.  ``exit_code`` is 128 + n when signal n ended it."""
+    """How a step ended.
+
+    ``exit_code`` is 128 + n when signal n ended it.  ``cause`` and ``hint``: where the executor knows better
+    than the exit code why it did, and what to do.
+    """
 
     exit_code: int
     seconds: float
     log: Path
+    cause: str = ""
+    hint: str = ""
 
 
 class Executor(Protocol):
@@ -86,6 +117,18 @@ class Executor(Protocol):
 
     def serve(self, service: Service) -> AbstractContextManager[Endpoint]:
         """Start ``service``; leaving the context ends it and all its descendants, whatever happened."""
+
+    def interior(self, role: str) -> Interior:
+        """What the steps of ``role`` find around them: interpreter, packages, engine."""
+
+    def command(self, step: Step) -> str:
+        """A line for a shell that runs ``step`` again by hand."""
+
+
+def command_text(environment: Mapping[str, str], argv: Sequence[str]) -> str:
+    """A command as one line for a shell."""
+    variables = [f"{name}={value}" for name, value in sorted(environment.items())]
+    return shlex.join([*(["env", *variables] if variables else []), *argv]) + "\n"
 
 
 def log_tail(log: Path, lines: int = LOG_TAIL_LINES) -> str:

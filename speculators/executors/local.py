@@ -1,32 +1,21 @@
-"""Steps and services as processes of this machine, each under its own supervisor.
-
-Why a supervisor each: a runner may be killed with SIGKILL, and a server of many gigabytes that
-nobody owns any more is what users then find the next morning.  See ``supervise.py``.
-"""
+"""Steps and services as processes of this machine, each under its own supervisor (``supervise.py``)."""
 
 from __future__ import annotations
 
-import os
-import signal
 import socket
-import subprocess
 import sys
-import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import IO
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from speculators.errors import MachineError, StageError
+from speculators.errors import MachineError
 from speculators.executors import supervise
-from speculators.executors.base import SAVE_SECONDS, Endpoint, OnLine, Service, Step, StepResult, log_tail
+from speculators.executors.base import Endpoint, OnLine, Service, Step, StepResult, command_text, log_tail
+from speculators.executors.child import Child
+from speculators.executors.interior import Interior, look_inside
 
 LOOPBACK = "127.0.0.1"
-POLL_SECONDS = 0.1
-# The supervisor needs its grace period, then a moment to see that everything is gone.
-STOP_SECONDS = supervise.GRACE_SECONDS + 4.0
-READER_SECONDS = 5.0
+# -S: the supervisor needs no site packages.
+SUPERVISED = (sys.executable, "-S", supervise.__file__, "--")
 
 
 def free_port() -> int:
@@ -37,91 +26,13 @@ def free_port() -> int:
         return port
 
 
-def session_members(session: int) -> list[int]:
-    """Living processes whose session is ``session``; empty where there is no /proc."""
-    members = []
-    for process in supervise.parents():
-        try:
-            if os.getsid(process) == session:
-                members.append(process)
-        except ProcessLookupError:
-            continue
-    return members
-
-
-class _Child:
-    """One supervised process whose output is copied to a log, line by line."""
-
-    def __init__(
-        self,
-        argv: Sequence[str],
-        env: Mapping[str, str],
-        log: Path,
-        holds: Sequence[int],
-        on_line: OnLine | None,
-    ) -> None:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        self.started = time.monotonic()
-        # -S: the supervisor needs no site packages.  A new session keeps ^C in the terminal from it:
-        # the runner decides what ends.
-        self.process = subprocess.Popen(
-            [sys.executable, "-S", supervise.__file__, "--", *argv],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            # A Python child would keep its lines to itself until a buffer is full.
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **env},
-            pass_fds=tuple(holds),
-            start_new_session=True,
-        )
-        assert self.process.stdout is not None
-        stream = self.process.stdout
-        self.reader = threading.Thread(target=_copy_lines, args=(stream, log, on_line), daemon=True)
-        self.reader.start()
-
-    def seconds(self) -> float:
-        return time.monotonic() - self.started
-
-    def ask_to_end(self) -> None:
-        """Let the process save its work; returns when it has ended, or after ``SAVE_SECONDS``."""
-        self.process.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            self.process.wait(SAVE_SECONDS)
-
-    def stop(self) -> None:
-        """End the process and its descendants; returns when none is left."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        try:
-            self.process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        deadline = time.monotonic() + READER_SECONDS
-        while (left := session_members(self.process.pid)) and time.monotonic() < deadline:
-            for process in left:  # only when the supervisor itself was killed
-                with suppress(ProcessLookupError):
-                    os.kill(process, signal.SIGKILL)
-            time.sleep(POLL_SECONDS)
-        self.reader.join(READER_SECONDS)
-
-
-def _copy_lines(stream: IO[bytes], log: Path, on_line: OnLine | None) -> None:
-    with stream, log.open("ab", buffering=0) as file:
-        for line in stream:
-            with suppress(OSError):  # a full disk must not end what is talking
-                file.write(line)
-            if on_line is not None:
-                on_line(line.decode("utf-8", errors="replace").rstrip("\r\n"))
-
-
 class LocalExecutor:
-    """An ``Executor`` whose machine is this one."""
+    """An ``Executor`` whose machine is this one; what a step needs is simply there."""
 
     def run(self, step: Step, *, on_line: OnLine | None = None, beside: Endpoint | None = None) -> StepResult:
-        child = _Child(step.argv, step.env, step.log, step.holds, on_line)
+        child = Child([*SUPERVISED, *step.argv], step.env, step.log, step.holds, on_line)
         try:
-            code = _wait(child, step, beside)
+            code = child.wait(step.name, beside)
             seconds = child.seconds()
         except KeyboardInterrupt:
             child.ask_to_end()
@@ -139,38 +50,20 @@ class LocalExecutor:
     def serve(self, service: Service) -> Iterator[Endpoint]:
         port = free_port()
         argv = service.argv(port)
-        child = _Child(argv, service.env, service.log, service.holds, None)
+        child = Child([*SUPERVISED, *argv], service.env, service.log, service.holds)
         try:
             yield Endpoint(
                 name=service.name,
                 url=f"http://{LOOPBACK}:{port}",
-                argv=argv,
+                command=command_text(service.env, argv),
                 log=service.log,
                 exit_code=child.process.poll,
             )
         finally:
             child.stop()
 
+    def interior(self, role: str) -> Interior:
+        return look_inside()
 
-def _wait(child: _Child, step: Step, beside: Endpoint | None) -> int:
-    """The exit code of ``child``, unless the server beside it dies first."""
-    while True:
-        try:
-            ended = child.process.wait(POLL_SECONDS)
-            return ended if ended >= 0 else 128 - ended  # negative: the supervisor itself was killed
-        except subprocess.TimeoutExpired:
-            pass
-        if beside is not None and (code := beside.exit_code()) is not None:
-            raise StageError(
-                f"server '{beside.name}' ended (exit code {code}) while '{step.name}' was using it; "
-                f"last lines of its log:\n{log_tail(beside.log)}",
-                hint=server_hint(code),
-                rule="server-failed",
-            )
-
-
-def server_hint(code: int) -> str:
-    """The usual way out after a server ended with ``code``."""
-    if code == 128 + signal.SIGKILL:
-        return "it was killed: most often host memory ran out; lower engine.args.kv_cache_memory_bytes"
-    return "the log above names the cause; engine.args of the recipe are the server's arguments"
+    def command(self, step: Step) -> str:
+        return command_text(step.env, step.argv)

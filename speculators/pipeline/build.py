@@ -100,7 +100,7 @@ def refuse_change(run: Run, stage: Stage, planned: StagePlan, partial: Path) -> 
     """
     forget_code()
     inputs = {name: run.outputs[name] for name in stage.inputs if name in run.outputs}
-    now = stage_parts(run.recipe, stage, inputs)
+    now = stage_parts(run.recipe, stage, inputs, run.where)
     if key_of(now) != planned.key:
         (partial / OUTPUT_NAME).unlink(missing_ok=True)
         changed = differences(dict(planned.parts), now, place_of(run.recipe))

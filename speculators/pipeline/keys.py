@@ -29,6 +29,7 @@ def key_parts(
     inputs: dict[str, str],
     files: dict[str, list[Path]],
     sources: dict[str, str],
+    environment: dict[str, str],
 ) -> dict[str, Any]:
     """Everything the output of ``stage`` depends on.
 
@@ -37,6 +38,7 @@ def key_parts(
         inputs: digest of each input stage's output files, by stage name.
         files: the files the recipe names for this stage.
         sources: what names in the values stand for now: a branch's commit, a package's version.
+        environment: what the stage runs in (``surroundings.py``).
     """
     return {
         "schema": KEY_SCHEMA,
@@ -45,7 +47,7 @@ def key_parts(
         "inputs": inputs,
         "files": {name: [_contents(path) for path in paths] for name, paths in files.items()},
         "sources": sources,
-        "environment": environment(stage.packages),
+        "environment": environment,
         "code": {name: module_digest(name) for name in imported_modules(stage.module)},
     }
 

@@ -14,7 +14,7 @@ from typing import Any
 from speculators.benchmark.run import STAGE, run_benchmark
 from speculators.documents import known_json, value_digest, write_json
 from speculators.errors import SpeculatorsError
-from speculators.pipeline.keys import environment, imported_modules, module_digest
+from speculators.pipeline.keys import imported_modules, module_digest
 from speculators.pipeline.machine.kind import machine
 from speculators.pipeline.plan import contents_digest
 from speculators.pipeline.running import Run, book, perform, timed
@@ -68,7 +68,7 @@ def benchmark_parts(run: Run, values: dict[str, Any]) -> dict[str, Any]:
     return {
         "values": values,
         "inputs": {name: contents_digest(run.outputs[name]) for name in INPUTS},
-        "environment": environment((*ENGINE_PACKAGES, "guidellm")),
+        "environment": run.where.of(("engine", "bench"), (*ENGINE_PACKAGES, "guidellm")),
         "machine": {name: here[name] for name in ("processor", "cores", "memory_bytes")},
         "code": {name: module_digest(name) for entry in CODE for name in imported_modules(entry)},
     }

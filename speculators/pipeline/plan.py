@@ -17,6 +17,7 @@ from speculators.pipeline.choice import Choice
 from speculators.pipeline.keys import key_of, key_parts
 from speculators.pipeline.reasons import Place, Reason, differences, distance
 from speculators.pipeline.store import Kept, Store
+from speculators.pipeline.surroundings import HERE, Surroundings
 from speculators.recipe.recipe import Recipe
 from speculators.stages.documents import WORK_NAME, damaged_files, read_output
 from speculators.stages.table import Stage, build_stages, select
@@ -46,7 +47,7 @@ class StagePlan(NamedTuple):
     continues: bool = False
 
 
-def plan(recipe: Recipe, store: Store, choice: Choice) -> list[StagePlan]:
+def plan(recipe: Recipe, store: Store, choice: Choice, where: Surroundings = HERE) -> list[StagePlan]:
     """All stages of ``recipe`` in order, as they would go now.
 
     Raises:
@@ -56,7 +57,7 @@ def plan(recipe: Recipe, store: Store, choice: Choice) -> list[StagePlan]:
     planned: list[StagePlan] = []
     outputs: dict[str, Path | None] = {}
     for stage in build_stages(recipe.data):
-        one = plan_stage(recipe, stage, outputs, store, choice)
+        one = plan_stage(recipe, stage, outputs, store, choice, where)
         planned.append(one)
         outputs[stage.name] = one.output
     return [*planned, plan_benchmark(recipe, choice)]
@@ -68,7 +69,12 @@ def stage_names(recipe: Recipe) -> list[str]:
 
 
 def plan_stage(
-    recipe: Recipe, stage: Stage, outputs: Mapping[str, Path | None], store: Store, choice: Choice
+    recipe: Recipe,
+    stage: Stage,
+    outputs: Mapping[str, Path | None],
+    store: Store,
+    choice: Choice,
+    where: Surroundings,
 ) -> StagePlan:
     """One stage, given the outputs of earlier ones (None: still to be made).
 
@@ -78,13 +84,15 @@ def plan_stage(
     if not choice.needs(stage.name):
         return StagePlan(stage.name, SKIP, (Reason("asked", f"--only {choice.only}"),))
     inputs = {name: outputs[name] for name in stage.inputs if name in outputs}
-    parts = stage_parts(recipe, stage, inputs)
+    parts = stage_parts(recipe, stage, inputs, where)
     asked = choice.reason_to_make(stage.name)
     reasons = [asked] if asked else []
     if open_inputs := [name for name, path in inputs.items() if path is None]:
         # Their contents may come out the same: then the run will find this output and reuse it.
         reasons.append(Reason("input", f"made anew before it: {', '.join(open_inputs)}"))
         return _to_run(recipe, stage, choice, store, parts, "", reasons)
+    if unknown := where.unknown(stage):
+        return _to_run(recipe, stage, choice, store, parts, "", [*reasons, Reason("image", unknown)])
     key = key_of(parts)
     found = store.find(stage.name, key)
     if found and not asked:
@@ -106,12 +114,14 @@ def damage_of(output: Path, *, thorough: bool = True) -> str:
         return error.message
 
 
-def stage_parts(recipe: Recipe, stage: Stage, inputs: Mapping[str, Path | None]) -> dict[str, Any]:
+def stage_parts(
+    recipe: Recipe, stage: Stage, inputs: Mapping[str, Path | None], where: Surroundings
+) -> dict[str, Any]:
     """The parts of the stage's key."""
     files = stage_files(recipe, stage)
-    sources = recipe.verifier_source() if stage.names_verifier else {}
+    sources = where.sources(recipe) if stage.names_verifier else {}
     digests = {name: contents_digest(path) if path else OPEN for name, path in inputs.items()}
-    return key_parts(stage, select(recipe.data, stage), digests, files, sources)
+    return key_parts(stage, select(recipe.data, stage), digests, files, sources, where.environment(stage))
 
 
 def stage_files(recipe: Recipe, stage: Stage) -> dict[str, list[Path]]:

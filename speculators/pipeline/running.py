@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -11,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from speculators.errors import SpeculatorsError
-from speculators.executors.base import Executor
+from speculators.executors.base import Executor, Needs
 from speculators.pipeline.choice import Choice
 from speculators.pipeline.console import Console
 from speculators.pipeline.record import RunRecord
 from speculators.pipeline.store import KEY_NAME, Lock, Store
+from speculators.pipeline.surroundings import HERE, Surroundings
 from speculators.quantities import duration, size
+from speculators.recipe.hub_cache import repository_folder
 from speculators.recipe.recipe import Recipe
-from speculators.serving.environment import engine_environment
 from speculators.stages.documents import OUTPUT_NAME, StageInput, output_bytes, read_output
 from speculators.stages.execution import COMMAND_NAME, INPUT_NAME, LOG_NAME, execute
 from speculators.stages.table import Stage
@@ -40,6 +42,7 @@ class Run:
     console: Console
     choice: Choice
     command: str = ""
+    where: Surroundings = HERE
     outputs: dict[str, Path] = field(default_factory=dict)  # finished stage outputs by stage name
     whole: set[str] = field(default_factory=set)  # stages whose output was compared with its digests
     locks: dict[Path, Lock] = field(default_factory=dict)  # of the outputs in use, by their place
@@ -56,15 +59,30 @@ def perform(run: Run, stage: Stage, step: StageInput) -> None:
         SpeculatorsError: of the class that the stage's exit code stands for.
     """
     folder = run.record.stage_folder(stage.name)
-    environment = engine_environment(run.recipe.data["engine"]["env"]) if stage.engine else {}
+    environment = {}
+    if stage.engine:
+        environment = run.executor.interior(stage.role).environment(run.recipe.data["engine"]["env"])
     run.console.say(stage.name, f"started; log {folder / LOG_NAME}")
     with timed(run, stage.name):
         result = execute(
-            run.executor, step, folder, environment, on_line=run.console.heard, holds=run.holds()
+            run.executor,
+            step,
+            folder,
+            environment,
+            on_line=run.console.heard,
+            holds=run.holds(),
+            needs=Needs(stage.role, reads=hub_folders(run.recipe, stage), gpus=stage.gpus),
         )
     run.console.say(
         stage.name, f"done in {duration(result.seconds)} · {size(output_bytes(read_output(step.output)))}"
     )
+
+
+def hub_folders(recipe: Recipe, stage: Stage) -> list[Path]:
+    """Cached repositories that the stage takes a model from: their snapshots are links into them."""
+    named = [recipe.data["verifier"].get("repository")] if stage.names_verifier else []
+    named += [recipe.hub_draft[0]] if recipe.hub_draft and "draft" in stage.files else []
+    return [repository_folder(name, os.environ) for name in named if name]
 
 
 @contextmanager

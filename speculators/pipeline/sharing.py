@@ -54,7 +54,7 @@ def patience(run: Run, name: str) -> Iterator[Callable[[str], None]]:
 
 
 def plan_now(run: Run, stage: Stage) -> StagePlan:
-    return plan_stage(run.recipe, stage, run.outputs, run.store, run.choice)
+    return plan_stage(run.recipe, stage, run.outputs, run.store, run.choice, run.where)
 
 
 def try_lock(run: Run, planned: StagePlan, *, alone: bool) -> bool:

@@ -20,9 +20,14 @@ def cache_folder(environ: Mapping[str, str]) -> Path:
     return Path(base).expanduser() / "huggingface" / "hub"
 
 
+def repository_folder(repository: str, environ: Mapping[str, str]) -> Path:
+    """Where the cache keeps all that it has of the model ``owner/name``."""
+    return cache_folder(environ) / f"models--{repository.replace('/', '--')}"
+
+
 def snapshots(repository: str, revision: str, environ: Mapping[str, str]) -> Iterator[Path]:
     """The cached folders of ``owner/name`` at a commit, or at what a branch or tag last pointed to."""
-    model = cache_folder(environ) / f"models--{repository.replace('/', '--')}"
+    model = repository_folder(repository, environ)
     commits = [revision]
     with contextlib.suppress(OSError, ValueError):  # a commit has no ref
         commits.append((model / "refs" / revision).read_text(encoding="utf-8").strip())

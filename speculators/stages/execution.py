@@ -6,15 +6,14 @@ stage reads the same wherever it failed.
 
 from __future__ import annotations
 
-import shlex
 import signal
-import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from speculators.documents import read_json, write_json, write_text
 from speculators.errors import MachineError, RecipeError, SpeculatorsError, StageError
-from speculators.executors.base import Endpoint, Executor, OnLine, Step, StepResult, log_tail
+from speculators.executors.base import NOTHING, Endpoint, Executor, Needs, OnLine, Step, StepResult, log_tail
 from speculators.stages.documents import ERROR_NAME, StageInput
 
 INPUT_NAME = "input.json"
@@ -40,11 +39,13 @@ def execute(
     on_line: OnLine | None = None,
     beside: Endpoint | None = None,
     holds: Sequence[int] = (),
+    needs: Needs = NOTHING,
 ) -> StepResult:
     """Run ``step``, keeping its input document, command and log in ``folder``.
 
-    ``holds`` goes to the step as it is.  ``beside`` is the server that the stage is a client of; when the
-    stage blames that server, the server's log is shown instead of its own.
+    ``holds`` goes to the step as it is; ``needs`` is completed by what the document names.  ``beside`` is
+    the server that the stage is a client of; when the stage blames that server, the server's log is shown
+    instead of its own.
 
     Raises:
         SpeculatorsError: of the class that the exit code stands for, with the log's last lines.
@@ -52,29 +53,29 @@ def execute(
     (step.output / ERROR_NAME).unlink(missing_ok=True)  # an earlier attempt's cause is not this one's
     document = folder / INPUT_NAME
     write_json(document, step.document())
-    argv = [sys.executable, "-m", "speculators.stages", str(document)]
-    write_text(folder / COMMAND_NAME, command_text(environment, argv))
+    step.output.mkdir(parents=True, exist_ok=True)
+    argv = [executor.interior(needs.role).python, "-m", "speculators.stages", str(document)]
+    named = [document, *step.inputs.values(), *(path for paths in step.files.values() for path in paths)]
+    needs = replace(needs, reads=[*named, *needs.reads], writes=[step.output, *needs.writes])
     name = label or f"stage '{step.stage}'"
-    log = folder / LOG_NAME
-    result = executor.run(Step(name, argv, environment, log, holds), on_line=on_line, beside=beside)
+    started = Step(name, argv, environment, folder / LOG_NAME, holds, needs)
+    write_text(folder / COMMAND_NAME, executor.command(started))
+    result = executor.run(started, on_line=on_line, beside=beside)
     if result.exit_code != 0:
-        raise _failure(name, step.output / ERROR_NAME, result.exit_code, log, beside)
+        raise _failure(name, step.output / ERROR_NAME, result, beside)
     return result
 
 
-def command_text(environment: Mapping[str, str], argv: Sequence[str]) -> str:
-    """A command as one line for a shell."""
-    variables = [f"{name}={value}" for name, value in sorted(environment.items())]
-    return shlex.join([*(["env", *variables] if variables else []), *argv]) + "\n"
-
-
-def _failure(name: str, known: Path, exit_code: int, log: Path, beside: Endpoint | None) -> SpeculatorsError:
-    if known.is_file():
+def _failure(name: str, known: Path, result: StepResult, beside: Endpoint | None) -> SpeculatorsError:
+    exit_code, log = result.exit_code, result.log
+    rule = "stage-failed"
+    if result.cause:
+        message, hint = result.cause, result.hint
+    elif known.is_file():
         error = read_json(known)
         message, hint, rule = error["message"], error["hint"], error["rule"]
     else:
         message, hint = KILLED if exit_code == 128 + signal.SIGKILL else (f"exit code {exit_code}", "")
-        rule = "stage-failed"
     if beside is not None and rule.startswith(("server", "speculation")):
         log = beside.log
     tail = "".join(f"\n  | {line}" for line in log_tail(log).splitlines())

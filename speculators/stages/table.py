@@ -19,7 +19,8 @@ class Stage(NamedTuple):
 
     ``packages`` are the distributions whose versions may change the output; ``engine`` says that
     the process needs the engine's environment variables, ``names_verifier`` that it resolves the
-    verifier's name, so that what the name stands for belongs to the key.  ``role`` says which image runs it.
+    verifier's name, so that what the name stands for belongs to the key.  ``role`` says
+    which image runs it, ``gpus`` whether it computes on them where there are any.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Stage(NamedTuple):
     engine: bool = False
     names_verifier: bool = False
     role: str = "engine"
+    gpus: bool = False
 
     @property
     def module(self) -> str:
@@ -52,6 +54,7 @@ PROMPTS = Stage(
     inputs=("verifier",),
     packages=ENGINE_PACKAGES,
     engine=True,
+    gpus=True,
 )
 RESPONSES = Stage(
     "responses",
@@ -68,6 +71,7 @@ RESPONSES = Stage(
     inputs=("verifier", "prompts"),
     packages=ENGINE_PACKAGES,
     engine=True,
+    gpus=True,
 )
 HIDDEN_STATES = Stage(
     "hidden_states",
@@ -75,6 +79,7 @@ HIDDEN_STATES = Stage(
     inputs=("verifier", "responses"),
     packages=ENGINE_PACKAGES,
     engine=True,
+    gpus=True,
 )
 TRAINING = Stage(
     "training",
@@ -82,6 +87,7 @@ TRAINING = Stage(
     inputs=("verifier", "hidden_states"),
     packages=TORCH_PACKAGES,
     role="trainer",
+    gpus=True,
 )
 PACKAGE = Stage(
     "package",
@@ -97,6 +103,7 @@ REPLAY = Stage(
     inputs=("verifier", "package", "benchmark"),
     packages=ENGINE_PACKAGES,
     engine=True,
+    gpus=True,
 )
 
 #: The stages whose outputs are kept and reused, in order.  Benchmark and replay are measured anew.

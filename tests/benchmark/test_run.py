@@ -13,7 +13,8 @@ import pytest
 from speculators.benchmark.run import chat_template, request_body, run_benchmark
 from speculators.documents import read_json, write_json
 from speculators.errors import RecipeError, StageError
-from speculators.executors.base import Endpoint, OnLine, Service, Step, StepResult
+from speculators.executors.base import Endpoint, OnLine, Service, Step, StepResult, command_text
+from speculators.executors.local import LocalExecutor
 from speculators.stages.documents import read_input, write_output
 
 LOAD = {
@@ -25,7 +26,7 @@ TIMEOUTS = {"startup_timeout": 30, "stall_timeout": 40}
 SWITCH = "{% if enable_thinking %}<think>{% endif %}"
 
 
-class FakeExecutor:
+class FakeExecutor(LocalExecutor):
     """Remembers what was served and leaves what a client would leave; ``code`` is how clients end."""
 
     def __init__(self, code: int = 0, error: dict[str, str] | None = None, dies_in: int = 0) -> None:
@@ -46,7 +47,13 @@ class FakeExecutor:
         port = 40000 + len(self.services)
         argv = service.argv(port)
         self.servers.append(argv)
-        yield Endpoint(service.name, f"http://127.0.0.1:{port}", argv, service.log, lambda: None)
+        yield Endpoint(
+            service.name,
+            f"http://127.0.0.1:{port}",
+            command_text(service.env, argv),
+            service.log,
+            lambda: None,
+        )
         self.events.append("stop")
 
     def run(self, step: Step, *, on_line: OnLine | None = None, beside: Endpoint | None = None) -> StepResult:
@@ -56,7 +63,7 @@ class FakeExecutor:
         self.clients.append(document.values)
         if len(self.clients) == self.dies_in:
             raise KeyboardInterrupt
-        document.output.mkdir(parents=True)
+        assert document.output.is_dir()
         if self.error:
             write_json(document.output / "error.json", self.error)
         result = {"arm": document.values["arm"], "round": document.values["round"], "loads": [LOAD]}

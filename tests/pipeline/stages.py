@@ -9,6 +9,7 @@ from speculators.documents import write_json
 from speculators.pipeline.choice import Choice
 from speculators.pipeline.plan import plan_stage, stage_names
 from speculators.pipeline.store import KEY_NAME, Store
+from speculators.pipeline.surroundings import HERE
 from speculators.recipe.recipe import Recipe
 from speculators.stages.documents import StageInput, write_output
 from speculators.stages.table import build_stages
@@ -19,7 +20,7 @@ def furnish(store: Store, recipe: Recipe, contents: Mapping[str, str] | None = N
     outputs: dict[str, Path] = {}
     choice = Choice().bound(stage_names(recipe))
     for stage in build_stages(recipe.data):
-        planned = plan_stage(recipe, stage, outputs, store, choice)
+        planned = plan_stage(recipe, stage, outputs, store, choice, HERE)
         if planned.output is None:
             with store.filling(stage.name, planned.key) as folder:
                 (folder / "made.txt").write_text((contents or {}).get(stage.name, stage.name))

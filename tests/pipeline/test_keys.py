@@ -15,6 +15,7 @@ def parts(tmp_path: Path, **changes):
     if not file.exists():
         file.write_text("{}\n")
     base = {"values": {"epochs": 2}, "inputs": {"hidden_states": "aa"}, "files": {"x": [file]}, "sources": {}}
+    base["environment"] = {"torch": "2"}
     return keys.key_parts(TRAINING, **(base | changes))
 
 
@@ -25,8 +26,9 @@ def parts(tmp_path: Path, **changes):
         {"inputs": {"hidden_states": "bb"}},
         {"files": {}},
         {"sources": {"version": "2"}},
+        {"environment": {"torch": "3"}},
     ],
-    ids=["value", "input", "file", "source"],
+    ids=["value", "input", "file", "source", "environment"],
 )
 def test_a_change_in_what_goes_in_changes_the_key(tmp_path: Path, change):
     assert keys.key_of(parts(tmp_path)) != keys.key_of(parts(tmp_path, **change))

@@ -17,6 +17,7 @@ import pytest
 from speculators.documents import read_json, write_json
 from speculators.errors import MachineError, StageError
 from speculators.executors.base import Step, StepResult
+from speculators.executors.local import LocalExecutor
 from speculators.pipeline import keys
 from speculators.pipeline.build import build, require_whole
 from speculators.pipeline.choice import Choice
@@ -34,7 +35,7 @@ RECIPE = Path(__file__).parents[2] / "recipes" / "smollm2-135m-eagle3.yaml"
 Inside = Callable[[StageInput], int]
 
 
-class FakeExecutor:
+class FakeExecutor(LocalExecutor):
     """Calls a function in place of a process and counts the calls."""
 
     def __init__(self, inside: Inside) -> None:

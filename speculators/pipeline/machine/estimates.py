@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from speculators.checkpoint.shape import Eagle3Config
 from speculators.datagen.disk import states_bytes
+from speculators.quantities import byte_count
 from speculators.recipe.facts import VerifierFacts
 
 FLOAT32_BYTES = 4
@@ -24,11 +25,6 @@ TRAINING_COPIES = 3
 #: A rule of thumb for English text; the answers are counted exactly and weigh more.
 BYTES_PER_PROMPT_TOKEN = 4
 HALF_DTYPES_BYTES = 2
-#: As vLLM reads them: small letters are powers of 1000, capitals of 1024.
-SUFFIXES = {
-    **{letter: 1000**power for power, letter in enumerate("kmgt", 1)},
-    **{letter: 1024**power for power, letter in enumerate("KMGT", 1)},
-}
 
 
 class Prompts(NamedTuple):
@@ -145,13 +141,3 @@ def _parameters_in(path: Path) -> int:
 def element_bytes(dtype: Any) -> int:
     """Bytes of one weight in the engine; 'auto' never serves in float32."""
     return FLOAT32_BYTES if dtype in ("float32", "float") else HALF_DTYPES_BYTES
-
-
-def byte_count(value: Any) -> int:
-    """Bytes of a size as vLLM reads it: ``1G`` is 2**30, ``1g`` is 10**9; 0 when it is not given."""
-    text = str(value or 0)
-    number, factor = (text[:-1], SUFFIXES[text[-1]]) if text[-1] in SUFFIXES else (text, 1)
-    try:
-        return int(float(number) * factor)
-    except ValueError:
-        return 0

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from speculators.executors import supervise
-from speculators.executors.local import STOP_SECONDS, session_members
+from speculators.executors.child import STOP_SECONDS, session_members
 from speculators.pipeline.machine.findings import Finding, missing, ok, warning
 
 CHECK = "processes"

@@ -1,0 +1,193 @@
+"""Steps and services in containers, each under its own supervised client (``container.py``).
+
+Folders appear inside at the paths that they have outside, so that one stage document holds on both sides.  A
+server has a network of its own with nothing in it but its loopback device; its client joins it there.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from speculators.documents import known_json, value_digest, write_json, write_text
+from speculators.errors import MachineError, RecipeError, SpeculatorsError, StageError
+from speculators.executors import container, interior, request
+from speculators.executors.base import (
+    Endpoint,
+    Needs,
+    OnLine,
+    Service,
+    Step,
+    StepResult,
+    command_text,
+    log_tail,
+)
+from speculators.executors.child import POLL_SECONDS, Child
+from speculators.executors.engine import Engine
+from speculators.executors.interior import Interior
+from speculators.recipe.hub_cache import cache_folder
+
+SOURCE = Path(__file__).resolve().parents[1]
+CLIENT = (sys.executable, "-m", "speculators.executors.container")
+#: Exit code of an expected failure -> what is raised for it.
+ERRORS: dict[int, type[SpeculatorsError]] = {2: RecipeError, 3: StageError, 4: MachineError}
+
+
+class Ready(NamedTuple):
+    """An image that is in the engine.  ``id``: what the engine calls it; ``pin``: its digest anywhere."""
+
+    id: str
+    pin: str
+    python: str
+
+
+class Papers(NamedTuple):
+    """What a client of a container reads, what it leaves, and the container's name."""
+
+    request: Path
+    state: Path
+    name: str
+
+
+class DockerExecutor:
+    """An ``Executor`` whose machine is a container for each step.
+
+    Args:
+        engine: the engine that runs them.
+        images: the image of each role.
+        limits: what a container may take.
+        run: the run's id, for the label that ``doctor --clean`` looks for.
+        home: where answers about images are kept.
+    """
+
+    def __init__(
+        self, engine: Engine, images: Mapping[str, Ready], limits: request.Limits, run: str, home: Path
+    ) -> None:
+        self._engine = engine
+        self._images = images
+        self._limits = limits
+        self._run = run
+        self._home = home
+        self._servers: dict[str, str] = {}  # container by the service's name
+        self._interiors: dict[str, Interior] = {}
+
+    def run(self, step: Step, *, on_line: OnLine | None = None, beside: Endpoint | None = None) -> StepResult:
+        papers = self._papers(step, step.argv, beside)
+        child = Child([*CLIENT, str(papers.request)], {}, step.log, step.holds, on_line)
+        try:
+            code = child.wait(step.name, beside)
+            seconds = child.seconds()
+        except KeyboardInterrupt:
+            child.ask_to_end()
+            raise
+        finally:
+            child.stop()
+        state = known_json(papers.state)
+        if state.get("state") == "refused":
+            raise _refused(step.name, state)
+        return StepResult(code, seconds, step.log, state.get("cause", ""), state.get("hint", ""))
+
+    @contextmanager
+    def serve(self, service: Service) -> Iterator[Endpoint]:
+        papers = self._papers(service, service.argv(request.PORT), None)
+        child = Child([*CLIENT, str(papers.request)], {}, service.log, service.holds)
+        endpoint = Endpoint(
+            name=service.name,
+            url=f"http://127.0.0.1:{request.PORT}",
+            command=_by_hand(papers.request),
+            log=service.log,
+            exit_code=child.process.poll,
+        )
+        try:
+            _await_start(service, child, papers.state)
+            self._servers[service.name] = papers.name
+            yield endpoint
+        finally:
+            child.stop()
+
+    def interior(self, role: str) -> Interior:
+        if role not in self._interiors:
+            self._interiors[role] = self._ask_inside(role)
+        return self._interiors[role]
+
+    def command(self, step: Step) -> str:
+        return _by_hand(step.log.with_name(container.REQUEST))
+
+    def _ask_inside(self, role: str) -> Interior:
+        """The interior of the image of ``role``, from the image itself or from an earlier answer."""
+        ready = self._images[role]
+        code = value_digest([Path(interior.__file__).read_text(encoding="utf-8"), ready.pin])
+        folder = self._home / "interiors" / code[:32]
+        answer = folder / "interior.json"
+        if not answer.is_file():
+            argv = [ready.python, "-m", interior.__name__]
+            log = folder / "log.txt"
+            log.unlink(missing_ok=True)
+            result = self.run(Step(f"looking into image '{role}'", argv, {}, log, needs=Needs(role)))
+            said = log_tail(log, 1)
+            if result.exit_code != 0 or not said.startswith("{"):
+                raise MachineError(
+                    f"the image of role '{role}' cannot run this project: {result.cause or log_tail(log, 3)}",
+                    hint="take an image from containers/images.yaml, or one with Python 3.10 or newer",
+                    rule="image-program",
+                )
+            write_text(answer, said)
+        return interior.parse(answer.read_text(encoding="utf-8"))._replace(python=ready.python)
+
+    def _papers(self, job: Step | Service, argv: Sequence[str], beside: Endpoint | None) -> Papers:
+        """Write down what the client is to do."""
+        name = f"speculators-{secrets.token_hex(6)}"
+        ready = self._images[job.needs.role]
+        box = request.Box(
+            ready.id,
+            argv,
+            {"HF_HUB_CACHE": str(cache_folder(os.environ)), **job.env},
+            f"{os.getuid()}:{os.getgid()}",
+            job.needs.reads,
+            job.needs.writes,
+            self._run,
+            job.name,
+            job.needs.gpus,
+            self._servers[beside.name] if beside else "",
+        )
+        body = request.create_body(box, self._limits, SOURCE, self._engine.kind, self._engine.version)
+        serves = isinstance(job, Service)
+        # A server and its client leave their papers in one folder.
+        prefix = "server-" if serves else ""
+        papers = Papers(
+            job.log.with_name(prefix + container.REQUEST), job.log.with_name(prefix + container.STATE), name
+        )
+        papers.state.unlink(missing_ok=True)
+        asked = {
+            "name": name,
+            "state": papers.state.name,
+            "time_limit": None if serves else self._limits.time_limit,
+            "secrets": list(self._limits.secrets),
+            "body": body,
+        }
+        write_json(papers.request, asked)
+        return papers
+
+
+def _await_start(service: Service, child: Child, state: Path) -> None:
+    """Wait until the server's container runs: a client cannot join the network of one that does not."""
+    while not (found := known_json(state)) and child.process.poll() is None:
+        time.sleep(POLL_SECONDS)
+    if found.get("state") == "refused":
+        raise _refused(service.name, found)
+
+
+def _by_hand(asked: Path) -> str:
+    return command_text({}, ["python", *CLIENT[1:], str(asked)])
+
+
+def _refused(name: str, state: Mapping[str, Any]) -> SpeculatorsError:
+    """The engine never started the container: that is the machine's affair, or the recipe's."""
+    error = ERRORS.get(int(state["error"]), MachineError)
+    return error(f"{name}: {state['cause']}", hint=state["hint"], rule=state["rule"])

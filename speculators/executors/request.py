@@ -1,0 +1,170 @@
+"""What a container of ours is allowed: the create request as a pure function.
+
+Everything that a stage does not need is closed: no network, no capabilities, no new privileges, a
+read-only root, inputs read-only, one output folder writable by the caller's own user.  What vLLM and torch
+need to live there all the same is in ``INSIDE`` and in the scratch file system.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from speculators.errors import MachineError, StageError
+from speculators.executors.engine import DOCKER, LABEL, OLDEST_PODMAN, PODMAN, numbers
+from speculators.quantities import byte_count
+
+#: Where the project's own source is mounted; images hold dependencies only.
+SOURCE = "/opt/speculators"
+SCRATCH = "/tmp"
+#: The container's own loopback device is all the network that a stage has.
+PORT = 8000
+INSIDE = {
+    "PYTHONPATH": SOURCE,
+    "PYTHONUNBUFFERED": "1",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    # A user id of the host has no home and no name in the image: torch asks for both.
+    "HOME": SCRATCH,
+    "USER": "speculators",
+    "LOGNAME": "speculators",
+    "XDG_CACHE_HOME": f"{SCRATCH}/cache",
+    "TMPDIR": SCRATCH,
+    # Without a network, an engine that asks for its address gets none or waits.
+    "VLLM_HOST_IP": "127.0.0.1",
+    "GLOO_SOCKET_IFNAME": "lo",
+    "NCCL_SOCKET_IFNAME": "lo",
+}
+#: Programs of an image that wait for arguments: ours is the whole command.
+NO_ENTRYPOINT: list[str] = []
+
+
+class Limits(NamedTuple):
+    """The recipe's ``container`` block, in bytes and seconds."""
+
+    gpus: int | str
+    memory: int | None
+    shared_memory: int
+    processes: int
+    time_limit: int | None
+    secrets: tuple[str, ...] = ()
+
+
+class Box(NamedTuple):
+    """One container.  ``image``: the engine's id of it; ``beside``: the container whose network it shares."""
+
+    image: str
+    argv: Sequence[str]
+    env: Mapping[str, str]
+    user: str
+    reads: Sequence[Path]
+    writes: Sequence[Path]
+    run: str
+    name: str
+    gpus: bool = False
+    beside: str = ""
+
+
+def limits(container: Mapping[str, Any]) -> Limits:
+    """The limits in a recipe's resolved ``container`` block."""
+    return Limits(
+        container["gpus"],
+        byte_count(container["memory"]) or None,
+        byte_count(container["shared_memory"]),
+        container["processes"],
+        container["time_limit"],
+        tuple(container["secrets"]),
+    )
+
+
+def create_body(
+    box: Box, limit: Limits, source: Path, kind: str = DOCKER, version: str = ""
+) -> dict[str, Any]:
+    """The body of the engine's ``POST /containers/create``; values of secrets are added by who sends it.
+
+    ``source``: the folder of the installed package.
+
+    Raises:
+        StageError: something that the stage is to read has vanished.
+        MachineError: this engine would ignore the request for GPUs.
+    """
+    wants_gpus = box.gpus and bool(limit.gpus)
+    argv = list(box.argv)
+    if wants_gpus:
+        # An engine may start the container without them (Podman), or with others than asked for.
+        python = argv[0]
+        argv = [python, "-m", "speculators.executors.require_gpus", str(limit.gpus), "--", *argv]
+    host: dict[str, Any] = {
+        "Mounts": [
+            _bind(source, f"{SOURCE}/speculators"),
+            *(_bind(path, str(path)) for path in distinct(box.reads, box.writes)),
+            *(_bind(path, str(path), writable=True) for path in box.writes),
+        ],
+        # Engines compile into the scratch folder and load what they compiled.
+        "Tmpfs": {SCRATCH: "rw,exec,nosuid,nodev,mode=1777"},
+        "NetworkMode": f"container:{box.beside}" if box.beside else "none",
+        "ReadonlyRootfs": True,
+        "CapDrop": ["ALL"],
+        "SecurityOpt": ["no-new-privileges"],
+        "Init": True,  # a first process that passes signals on
+        "PidsLimit": limit.processes,
+        "ShmSize": limit.shared_memory,
+        "RestartPolicy": {"Name": "no"},
+    }
+    if limit.memory:
+        host |= {"Memory": limit.memory, "MemorySwap": limit.memory}  # equal: no swap on top
+    if wants_gpus:
+        host["DeviceRequests"] = [device_request(limit.gpus, kind, version)]
+    return {
+        "Image": box.image,
+        "Entrypoint": NO_ENTRYPOINT,
+        "Cmd": argv,
+        "Env": [f"{name}={value}" for name, value in sorted({**INSIDE, **box.env}.items())],
+        "User": box.user,
+        "WorkingDir": SCRATCH,
+        "Labels": {LABEL: box.run, f"{LABEL}.step": box.name},
+        "HostConfig": host,
+    }
+
+
+def device_request(gpus: int | str, kind: str, version: str) -> dict[str, Any]:
+    """GPUs as the engine understands the wish: Docker by capability, Podman by CDI name.
+
+    Raises:
+        MachineError: Podman before 5 starts without them and says nothing.
+    """
+    if kind != PODMAN:
+        return {"Driver": "", "Count": -1 if gpus == "all" else int(gpus), "Capabilities": [["gpu"]]}
+    if numbers(version) < OLDEST_PODMAN:
+        raise MachineError(
+            f"Podman {version} ignores requests for GPUs",
+            hint="use Podman 5 or newer with CDI (nvidia-ctk cdi generate), or Docker",
+            rule="no-gpu",
+        )
+    names = ["all"] if gpus == "all" else [str(number) for number in range(int(gpus))]
+    return {"Driver": "cdi", "DeviceIDs": [f"nvidia.com/gpu={name}" for name in names]}
+
+
+def distinct(reads: Sequence[Path], writes: Sequence[Path]) -> list[Path]:
+    """``reads`` without what another one of them, or a writable folder, brings along already.
+
+    Raises:
+        StageError: one is not there.
+    """
+    for path in (*reads, *writes):
+        if not path.exists():
+            # An engine would make an empty folder of that name, or mount nothing.
+            raise StageError(
+                f"{path}: gone, or never there",
+                hint="put it back, or run the stage that makes it",
+                rule="vanished",
+            )
+    kept: list[Path] = []
+    for path in sorted(set(reads), key=lambda one: len(one.parts)):
+        if not any(path == other or other in path.parents for other in (*kept, *writes)):
+            kept.append(path)
+    return kept
+
+
+def _bind(source: Path, target: str, *, writable: bool = False) -> dict[str, Any]:
+    return {"Type": "bind", "Source": str(source), "Target": target, "ReadOnly": not writable}

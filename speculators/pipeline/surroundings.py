@@ -1,0 +1,51 @@
+"""Where a recipe's stages run, as keys and plans see it: this environment, or images by their digests.
+
+Planning needs no engine: what an image is stands in ``--image``, in the lock or in ``images.yaml``.  Only of
+an image that was built here and that no lock pins must an engine be asked; where none answers, the plan says
+so of the stages concerned.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from speculators.pipeline.keys import environment, instruction_sets
+from speculators.recipe.recipe import Recipe
+from speculators.stages.table import Stage
+
+
+class Surroundings(NamedTuple):
+    """``pins``: the digest of each role's image, empty while it is unknown; None: this environment."""
+
+    pins: Mapping[str, str] | None = None
+    names: Mapping[str, str] = {}
+
+    def environment(self, stage: Stage) -> dict[str, str]:
+        """What the key of ``stage`` says of them."""
+        return self.of((stage.role,), stage.packages)
+
+    def of(self, roles: tuple[str, ...], packages: tuple[str, ...]) -> dict[str, str]:
+        """The images of ``roles``, or here the versions of ``packages``."""
+        if self.pins is None:
+            return environment(packages)
+        return {
+            "machine": platform.machine(),
+            "instructions": " ".join(instruction_sets()),
+            **{f"image {role}": self.pins[role] for role in roles},
+        }
+
+    def sources(self, recipe: Recipe) -> dict[str, str]:
+        """What the verifier's name stands for; a model that a package ships is part of an image."""
+        found = recipe.verifier_source()
+        return found if self.pins is None else {name: one for name, one in found.items() if name != "version"}
+
+    def unknown(self, stage: Stage) -> str:
+        """Why the stage's key cannot be known yet, or nothing."""
+        if self.pins is None or self.pins[stage.role]:
+            return ""
+        return f"its image {self.names[stage.role]} is neither pinned nor in an engine here"
+
+
+HERE = Surroundings()
