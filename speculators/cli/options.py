@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from speculators.pipeline.choice import Choice
+    from speculators.pipeline.premises import Wanted
     from speculators.recipe.recipe import Recipe
 
 Overrides = Annotated[
@@ -54,6 +55,46 @@ Accept = Annotated[
         show_default=False,
     ),
 ]
+
+ExecutorName = Annotated[
+    str,
+    typer.Option(
+        "--executor",
+        metavar="docker|local",
+        help="Where stages run, instead of the recipe's executor.",
+        show_default=False,
+    ),
+]
+ImageOverrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--image",
+        metavar="NAME=REF",
+        help="Another image for a role (engine, trainer, bench) or a name in images.yaml. Repeatable.",
+        show_default=False,
+    ),
+]
+AllowUntested = Annotated[
+    bool, typer.Option("--allow-untested", help="Take images that this project does not ship.")
+]
+
+
+def overrides_of(overrides: list[str] | None, executor: str) -> list[str]:
+    """``--set`` with ``--executor``, which is short for one of them."""
+    return [*(overrides or []), *([f"executor={executor}"] if executor else [])]
+
+
+def wanted_of(images: list[str] | None, untested: bool, locked: bool = False) -> Wanted:
+    """The options on images and the lock as the pipeline takes them."""
+    from speculators.pipeline.premises import Wanted
+
+    replaced: dict[str, str] = {}
+    for given in images or []:
+        name, sign, reference = given.partition("=")
+        if not (name and sign and reference):
+            raise typer.BadParameter(f"--image {given}: give NAME=REFERENCE")
+        replaced[name] = reference
+    return Wanted(replaced, untested, locked)
 
 
 def choice_of(only: str, start: str, fresh: list[str] | None, accept: list[str] | None) -> Choice:

@@ -8,7 +8,22 @@ from typing import Annotated
 
 import typer
 
-from speculators.cli.options import Accept, Fresh, From, Only, Overrides, RecipePath, RunsDir, choice_of, load
+from speculators.cli.options import (
+    Accept,
+    AllowUntested,
+    ExecutorName,
+    Fresh,
+    From,
+    ImageOverrides,
+    Only,
+    Overrides,
+    RecipePath,
+    RunsDir,
+    choice_of,
+    load,
+    overrides_of,
+    wanted_of,
+)
 from speculators.errors import EXIT_WORK
 
 
@@ -20,6 +35,9 @@ def plan(
     start: From = "",
     fresh: Fresh = None,
     accept: Accept = None,
+    executor: ExecutorName = "",
+    images: ImageOverrides = None,
+    allow_untested: AllowUntested = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
     detailed: Annotated[
         bool, typer.Option("--detailed-exitcode", help="Exit 10 when a stage before the benchmark would run.")
@@ -35,15 +53,17 @@ def plan(
       speculators plan my.yaml --set training.learning_rate=5e-5
       speculators plan my.yaml --detailed-exitcode --json
     """
-    loaded = load(recipe, overrides)
+    loaded = load(recipe, overrides_of(overrides, executor))
     if loaded is None:
         return 2
     from speculators.pipeline import plan_text
     from speculators.pipeline.plan import plan as make_plan
+    from speculators.pipeline.premises import planned_surroundings
     from speculators.pipeline.record import benchmark_seconds
     from speculators.pipeline.store import Store, default_home
 
-    planned = make_plan(loaded, Store(default_home()), choice_of(only, start, fresh, accept))
+    where = planned_surroundings(loaded, wanted_of(images, allow_untested))
+    planned = make_plan(loaded, Store(default_home()), choice_of(only, start, fresh, accept), where)
     seconds = benchmark_seconds(runs_dir, loaded.name)
     if as_json:
         typer.echo(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import signal
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -12,14 +13,19 @@ import typer
 
 from speculators.cli.options import (
     Accept,
+    AllowUntested,
+    ExecutorName,
     Fresh,
     From,
+    ImageOverrides,
     Only,
     Overrides,
     RecipePath,
     RunsDir,
     choice_of,
     load,
+    overrides_of,
+    wanted_of,
 )
 from speculators.errors import EXIT_INTERRUPTED
 
@@ -37,6 +43,12 @@ def run(
     start: From = "",
     fresh: Fresh = None,
     accept: Accept = None,
+    executor: ExecutorName = "",
+    images: ImageOverrides = None,
+    allow_untested: AllowUntested = False,
+    locked: Annotated[
+        bool, typer.Option("--locked", help="Fail when anything differs from the recipe's lock.")
+    ] = False,
     remake: Annotated[
         bool, typer.Option("--remake-damaged", help="Make damaged stored outputs again instead of stopping.")
     ] = False,
@@ -55,11 +67,13 @@ def run(
       speculators run recipes/smollm2-135m-eagle3.yaml
       speculators run my.yaml --set training.learning_rate=5e-5 --set benchmark.rounds=5
       speculators run my.yaml --only benchmark
+      speculators run my.yaml --executor docker --locked
       speculators run my.yaml --from training
     """
     if progress not in ("auto", "plain", "quiet"):
         raise typer.BadParameter(f"--progress is '{progress}': one of auto, plain, quiet")
-    loaded = load(recipe, overrides)
+    given = overrides_of(overrides, executor)
+    loaded = load(recipe, given)
     if loaded is None:
         return 2
     # The pipeline is imported only now: a wrong recipe is refused at once.
@@ -72,7 +86,14 @@ def run(
     options = Options(
         runs_dir,
         choice_of(only, start, fresh, accept)._replace(remake=remake),
-        command_line(recipe, overrides or [], runs_dir, only, accept or []),
+        command_line(
+            recipe,
+            {"--set": given, "--image": images, "--accept": accept},
+            runs_dir,
+            only,
+            [name for name, wish in (("--allow-untested", allow_untested), ("--locked", locked)) if wish],
+        ),
+        wanted_of(images, allow_untested, locked),
     )
     try:
         record = run_recipe(loaded, options, console)
@@ -83,13 +104,14 @@ def run(
     return 0
 
 
-def command_line(recipe: Path, overrides: list[str], runs_dir: Path, only: str, accept: list[str]) -> str:
+def command_line(
+    recipe: Path, repeated: Mapping[str, list[str] | None], runs_dir: Path, only: str, flags: Sequence[str]
+) -> str:
     """The command that continues this run, as a line for a shell."""
     words = ["speculators", "run", str(recipe)]
-    for override in overrides:
-        words += ["--set", override]
+    for name, values in repeated.items():
+        for value in values or []:
+            words += [name, value]
     words += ["--runs-dir", str(runs_dir)] if runs_dir != Path("runs") else []
     words += ["--only", only] if only else []
-    for stage in accept:
-        words += ["--accept", stage]
-    return shlex.join(words)
+    return shlex.join([*words, *flags])

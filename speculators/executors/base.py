@@ -121,6 +121,9 @@ class Executor(Protocol):
     def interior(self, role: str) -> Interior:
         """What the steps of ``role`` find around them: interpreter, packages, engine."""
 
+    def label(self, run: str) -> None:
+        """Mark what is started from now on as belonging to the run of that id."""
+
     def command(self, step: Step) -> str:
         """A line for a shell that runs ``step`` again by hand."""
 

@@ -62,17 +62,16 @@ class DockerExecutor:
         engine: the engine that runs them.
         images: the image of each role.
         limits: what a container may take.
-        run: the run's id, for the label that ``doctor --clean`` looks for.
         home: where answers about images are kept.
     """
 
     def __init__(
-        self, engine: Engine, images: Mapping[str, Ready], limits: request.Limits, run: str, home: Path
+        self, engine: Engine, images: Mapping[str, Ready], limits: request.Limits, home: Path
     ) -> None:
         self._engine = engine
         self._images = images
         self._limits = limits
-        self._run = run
+        self._run_id = ""
         self._home = home
         self._servers: dict[str, str] = {}  # container by the service's name
         self._interiors: dict[str, Interior] = {}
@@ -116,6 +115,9 @@ class DockerExecutor:
             self._interiors[role] = self._ask_inside(role)
         return self._interiors[role]
 
+    def label(self, run: str) -> None:
+        self._run_id = run
+
     def command(self, step: Step) -> str:
         return _by_hand(step.log.with_name(container.REQUEST))
 
@@ -151,7 +153,7 @@ class DockerExecutor:
             f"{os.getuid()}:{os.getgid()}",
             job.needs.reads,
             job.needs.writes,
-            self._run,
+            self._run_id,
             job.name,
             job.needs.gpus,
             self._servers[beside.name] if beside else "",

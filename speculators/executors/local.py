@@ -29,6 +29,9 @@ def free_port() -> int:
 class LocalExecutor:
     """An ``Executor`` whose machine is this one; what a step needs is simply there."""
 
+    def __init__(self) -> None:
+        self._interior: Interior | None = None
+
     def run(self, step: Step, *, on_line: OnLine | None = None, beside: Endpoint | None = None) -> StepResult:
         child = Child([*SUPERVISED, *step.argv], step.env, step.log, step.holds, on_line)
         try:
@@ -63,7 +66,12 @@ class LocalExecutor:
             child.stop()
 
     def interior(self, role: str) -> Interior:
-        return look_inside()
+        if self._interior is None:
+            self._interior = look_inside()
+        return self._interior
+
+    def label(self, run: str) -> None:
+        """Supervisors find their own without a mark."""
 
     def command(self, step: Step) -> str:
         return command_text(step.env, step.argv)

@@ -6,18 +6,22 @@ stop it.
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from speculators.documents import value_digest, write_json
 from speculators.errors import MachineError
-from speculators.pipeline.keys import environment, module_digest
+from speculators.executors.base import Executor, Needs, Step, log_tail
+from speculators.pipeline.keys import module_digest
 from speculators.pipeline.machine.engine import engine_findings
 from speculators.pipeline.machine.findings import Finding, lacking
 from speculators.pipeline.machine.packages import package_findings
 from speculators.pipeline.machine.sources import draft_finding
+from speculators.pipeline.surroundings import HERE, Surroundings
 from speculators.recipe.diagnostics import has_errors
-from speculators.recipe.engine_probe import engine_diagnostics
+from speculators.recipe.engine_probe import EngineAnswer, answer_in, diagnostics_of, engine_diagnostics
 from speculators.recipe.recipe import InvalidRecipeError, Recipe
 from speculators.stages.table import ENGINE_PACKAGES
 
@@ -34,8 +38,10 @@ def check_environment() -> None:
     require([*package_findings(), *engine_findings()], "environment")
 
 
-def check_engine_arguments(recipe: Recipe, home: Path) -> None:
-    """Stop when the installed vLLM's own parser refuses the recipe's ``engine.args``.
+def check_engine_arguments(
+    recipe: Recipe, home: Path, where: Surroundings = HERE, executor: Executor | None = None
+) -> None:
+    """Stop when the parser of the vLLM that will serve refuses the recipe's ``engine.args``.
 
     What it accepted once is remembered below ``home``: asking takes ten seconds or more.
 
@@ -43,15 +49,40 @@ def check_engine_arguments(recipe: Recipe, home: Path) -> None:
         InvalidRecipeError: naming every argument at its place in the recipe.
     """
     args = recipe.data["engine"]["args"]
-    asked = {"args": args, "engine": environment(ENGINE_PACKAGES), "code": module_digest(CHECK)}
+    engine = where.of(("engine",), ENGINE_PACKAGES)
+    asked = {"args": args, "engine": engine, "code": module_digest(CHECK)}
     accepted = home / ACCEPTED / value_digest(asked)
     if accepted.is_file():
         return
-    found = engine_diagnostics(args, recipe.positions)
+    if where.pins is None or executor is None:
+        found = engine_diagnostics(args, recipe.positions)
+    else:
+        folder = home / ACCEPTED / "asked"
+        found = diagnostics_of(ask_engine_inside(executor, args, folder), recipe.positions)
     if has_errors(found):
         raise InvalidRecipeError(found)
     if not found:  # a note would say that nobody was asked
         write_json(accepted, asked)
+
+
+def ask_engine_inside(executor: Executor, args: Mapping[str, object], folder: Path) -> EngineAnswer:
+    """What the vLLM of the engine's image says about ``engine.args``.
+
+    ``folder``: where question and answer are kept.
+    """
+    question, log = folder / "engine-args.json", folder / "log.txt"
+    write_json(question, dict(args))
+    log.unlink(missing_ok=True)
+    argv = [executor.interior("engine").python, "-m", "speculators.recipe.engine_check", str(question)]
+    needs = Needs("engine", reads=[question])
+    result = executor.run(Step("asking the engine about engine.args", argv, {}, log, needs=needs))
+    said = log_tail(log, 1)
+    if result.exit_code != 0:
+        return EngineAnswer("", [], f"vLLM's parser could not be loaded: {said}")
+    try:
+        return answer_in(said)
+    except json.JSONDecodeError:
+        return EngineAnswer("", [], f"vLLM's parser gave no answer: {said}")
 
 
 def check_draft(recipe: Recipe) -> None:

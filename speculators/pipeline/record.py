@@ -26,6 +26,7 @@ from speculators.recipe.recipe import Recipe
 RUN_SCHEMA = "speculators/run/v1"
 RECORD_NAME = "run.json"
 LOCK_NAME = "run.lock"
+LOCK_FILE = "lock.yaml"
 LATEST = "latest"
 #: What is kept of an attempt that ended early.
 ATTEMPT_FIELDS = ("status", "finished", "error", "machine", "stages")
@@ -117,6 +118,12 @@ class RunRecord:
             document.pop(gone, None)
         document |= {"status": "running", "stages": [], "tool": {"version": __version__}}
         document |= {"machine": machine(), "arguments": [without_folders(word) for word in sys.argv]}
+
+    def rest_on(self, premises: dict[str, Any], lock: str) -> None:
+        """Book where stages run and which inputs they get."""
+        self.document |= premises
+        write_text(self.folder / LOCK_FILE, lock)
+        self.write()
 
     def _point_latest_here(self) -> None:
         latest = self.folder.parent / LATEST

@@ -15,15 +15,14 @@ from speculators.benchmark.checks import broken
 from speculators.checkpoint.config import localised
 from speculators.documents import read_json, write_json
 from speculators.errors import MACHINE_ERRNOS, SpeculatorsError, StageError, storage_error
-from speculators.executors.base import Executor
-from speculators.executors.local import LocalExecutor
 from speculators.pipeline.build import build, require_whole
 from speculators.pipeline.choice import Choice
 from speculators.pipeline.console import Console
 from speculators.pipeline.measure import INPUTS, forget_rounds, measure
 from speculators.pipeline.plan import BENCHMARK, RUN, plan, stage_names
 from speculators.pipeline.plan_text import table
-from speculators.pipeline.preflight import check_draft, check_engine_arguments, check_environment
+from speculators.pipeline.preflight import check_draft, check_engine_arguments
+from speculators.pipeline.premises import AS_SHIPPED, Wanted, settle
 from speculators.pipeline.record import RunRecord, benchmark_seconds, copy_model
 from speculators.pipeline.running import Run
 from speculators.pipeline.store import Store, default_home
@@ -41,26 +40,26 @@ class Options(NamedTuple):
     runs_dir: Path
     choice: Choice = Choice()
     command: str = ""
+    wanted: Wanted = AS_SHIPPED
 
 
-def run_recipe(
-    recipe: Recipe, options: Options, console: Console, executor: Executor | None = None
-) -> dict[str, Any]:
+def run_recipe(recipe: Recipe, options: Options, console: Console) -> dict[str, Any]:
     """Run ``recipe`` from the first missing output to its report; the run's record.
 
     Raises:
-        MachineError: a package, memory or disk is missing.
-        RecipeError: the engine refuses a setting, or the choice fits no stage.
+        MachineError: a package, an image, memory or disk is missing.
+        RecipeError: the engine refuses a setting, an input is not as locked, or the choice fits no stage.
         StageError: a stage failed, or a stored output is damaged.
         KeyboardInterrupt: the run was interrupted; everything it started has ended.
     """
-    check_environment()
+    home = default_home()
+    premises = settle(recipe, options.wanted, home, lambda line: console.say("run", line))
     check_draft(recipe)
-    store = Store(default_home())
-    planned = plan(recipe, store, options.choice)
+    store = Store(home)
+    planned = plan(recipe, store, options.choice, premises.where)
     console.show(table(recipe.name, planned, benchmark_seconds(options.runs_dir, recipe.name)))
     if any(one.action == RUN for one in planned) or options.choice.includes(BENCHMARK):
-        check_engine_arguments(recipe, default_home())
+        check_engine_arguments(recipe, home, premises.where, premises.executor)
     choice = options.choice.bound(stage_names(recipe))
     record = RunRecord(
         options.runs_dir,
@@ -69,7 +68,9 @@ def run_recipe(
         anew=bool(choice.fresh or choice.start),
         say=lambda line: console.say("run", line),
     )
-    run = Run(recipe, record, store, executor or LocalExecutor(), console, choice, options.command)
+    record.rest_on(premises.record, premises.lock.text)
+    premises.executor.label(record.id)
+    run = Run(recipe, record, store, premises.executor, console, choice, options.command, premises.where)
     console.say("run", f"{recipe.name} · {'continues ' if record.continued else ''}{record.folder}")
     with booked(run):
         for stage in build_stages(recipe.data):

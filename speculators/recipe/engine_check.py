@@ -3,7 +3,8 @@
 vLLM's arguments change with every release, so only the installed one can say which exist.  Run as
 a process of its own: importing vLLM takes seconds, prints logs and may fail.
 
-Reads the arguments as one JSON object on stdin.  The last line on stdout is one JSON object:
+Reads the arguments as one JSON object on stdin, or in the file that is named.  The last line on stdout is
+one JSON object:
 ``{"vllm": version or null, "problems": [{"key", "about", "message", "hint"}]}``; null means not installed.
 """
 
@@ -15,6 +16,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from speculators.recipe.engine_args import argument
@@ -31,7 +33,8 @@ class _RefusalError(Exception):
 
 
 def main() -> int:
-    args = json.load(sys.stdin)
+    text = Path(sys.argv[1]).read_text(encoding="utf-8") if sys.argv[1:] else sys.stdin.read()
+    args = json.loads(text)
     answer: dict[str, Any] = {"vllm": None, "problems": []}
     if importlib.util.find_spec("vllm"):
         # vLLM logs to stdout, which carries our answer.

@@ -40,7 +40,12 @@ def ask_engine(args: dict[str, Any], python: str = sys.executable) -> EngineAnsw
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no output"])[-1]
         return EngineAnswer("", [], f"vLLM's parser could not be loaded: {last}")
-    answer = json.loads(done.stdout.strip().splitlines()[-1])
+    return answer_in(done.stdout.strip().splitlines()[-1])
+
+
+def answer_in(line: str) -> EngineAnswer:
+    """The answer that ``engine_check`` printed."""
+    answer = json.loads(line)
     if answer["vllm"] is None:
         return EngineAnswer("", [], "vLLM is not installed in this environment")
     return EngineAnswer(answer["vllm"], answer["problems"])
@@ -48,7 +53,11 @@ def ask_engine(args: dict[str, Any], python: str = sys.executable) -> EngineAnsw
 
 def engine_diagnostics(args: dict[str, Any], positions: Positions) -> list[Diagnostic]:
     """Errors at the arguments that the installed vLLM refuses, or a note that none was asked."""
-    answer = ask_engine(args)
+    return diagnostics_of(ask_engine(args), positions)
+
+
+def diagnostics_of(answer: EngineAnswer, positions: Positions) -> list[Diagnostic]:
+    """The same, of an answer that was got elsewhere."""
     if not answer.vllm:
         return [not_checked(positions, answer.reason)]
     return [

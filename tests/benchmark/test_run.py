@@ -30,6 +30,7 @@ class FakeExecutor(LocalExecutor):
     """Remembers what was served and leaves what a client would leave; ``code`` is how clients end."""
 
     def __init__(self, code: int = 0, error: dict[str, str] | None = None, dies_in: int = 0) -> None:
+        super().__init__()
         self.code = code
         self.dies_in = dies_in  # which client is interrupted, counting from 1
         self.error = error

@@ -39,6 +39,7 @@ class FakeExecutor(LocalExecutor):
     """Calls a function in place of a process and counts the calls."""
 
     def __init__(self, inside: Inside) -> None:
+        super().__init__()
         self.inside = inside
         self.ran: list[str] = []
         self.holds: Sequence[int] = ()

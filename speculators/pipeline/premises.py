@@ -1,0 +1,91 @@
+"""What a run rests on, settled before its first stage: where stages run, and the inputs its lock pins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from speculators.executors.base import Executor
+from speculators.executors.local import LocalExecutor
+from speculators.pipeline.lock import ImagePin, Lock
+from speculators.pipeline.locking import LockState, enforce, lock_path, read_lock
+from speculators.pipeline.pins import gather
+from speculators.pipeline.preflight import check_environment
+from speculators.pipeline.surroundings import HERE, Surroundings
+from speculators.recipe.recipe import Recipe
+
+
+class Wanted(NamedTuple):
+    """What the command line says of all this.
+
+    ``images``: from --image, by role or row; ``untested``: --allow-untested; ``locked``: --locked.
+    """
+
+    images: Mapping[str, str] = {}
+    untested: bool = False
+    locked: bool = False
+
+
+AS_SHIPPED = Wanted()
+
+
+class Premises(NamedTuple):
+    """``lock``: the run's own; ``record``: what ``run.json`` says of all this."""
+
+    executor: Executor
+    where: Surroundings
+    lock: LockState
+    record: dict[str, Any]
+
+
+def settle(recipe: Recipe, wanted: Wanted, home: Path, say: Callable[[str], None]) -> Premises:
+    """Make ready where stages run and compare everything with the lock.
+
+    Raises:
+        MachineError: a package, the engine or an image is missing.
+        RecipeError: an image or an input is not the one that the lock pins.
+    """
+    path = lock_path(recipe.path)
+    stored = read_lock(path, recipe)
+    if recipe.data["executor"] == "docker":
+        from speculators.pipeline.containers import containers
+
+        made = containers(recipe, wanted.images, wanted.untested, image_digests(stored), home, say)
+        executor: Executor = made.executor
+        where, pins = made.where, made.pins
+        record: dict[str, Any] = {"executor": "docker", "engine": made.engine}
+        record["images"] = {role: _shown(pin) for role, pin in sorted(pins.items())}
+    else:
+        check_environment()
+        executor, where, pins = LocalExecutor(), HERE, {}
+        record = {"executor": "local"}
+    lock = enforce(recipe, path, gather(recipe, home, pins or None), locked=wanted.locked)
+    for note in lock.notes:
+        say(note)
+    return Premises(executor, where, lock, {**record, "lock": {"sha256": lock.sha256}})
+
+
+def planned_surroundings(recipe: Recipe, wanted: Wanted) -> Surroundings:
+    """Where stages would run, without fetching or starting anything."""
+    if recipe.data["executor"] != "docker":
+        return HERE
+    from speculators.pipeline.containers import surroundings
+
+    pinned = image_digests(read_lock(lock_path(recipe.path), recipe))
+    return surroundings(recipe, wanted.images, wanted.untested, pinned)
+
+
+def image_digests(lock: Lock | None) -> dict[str, str]:
+    """The digest of each role's image in a lock."""
+    pins = lock.pins.items() if lock else ()
+    return {path[1]: str(pin) for path, pin in pins if path[:1] == ("images",) and path[2:] == ("digest",)}
+
+
+def _shown(pin: ImagePin) -> dict[str, Any]:
+    return {
+        "reference": pin.reference,
+        "digest": pin.digest,
+        "platform": pin.platform,
+        "packages": dict(sorted(pin.packages.items())),
+    }
