@@ -1,0 +1,55 @@
+"""The system's packages that tests against real engines need: found, or installed where that is allowed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+
+REQUIRE = "SPECULATORS_REQUIRE_ENGINE"
+NO = ("", "0", "false", "no")
+
+
+class AbsentError(Exception):
+    """What the tests need is not on this machine; the message says what, and why it was not installed."""
+
+
+def required() -> bool:
+    """Whether an absent engine is a failure: in CI, where a skipped test would look like a passed one."""
+    return any(os.environ.get(name, "").lower() not in NO for name in ("CI", REQUIRE))
+
+
+def program(name: str, package: str) -> str:
+    """The path of program ``name``, after installing Debian's ``package`` if it is not there.
+
+    Raises:
+        AbsentError: it is not there and cannot be installed.
+    """
+    found = shutil.which(name)
+    if found:
+        return found
+    apt = shutil.which("apt-get")
+    if apt is None:
+        raise AbsentError(f"{name} is not on PATH, and there is no apt-get to install {package} with")
+    if os.geteuid() != 0:
+        raise AbsentError(f"{name} is not on PATH, and only root can install {package}")
+    _install(apt, package)
+    found = shutil.which(name)
+    if found is None:
+        raise AbsentError(f"{package} was installed, but {name} is not on PATH")
+    return found
+
+
+def _install(apt: str, package: str) -> None:
+    """Install ``package`` without what it only recommends.
+
+    No daemon may start from here: on a machine that lets packages start theirs, the packaged engine would
+    run beside the tests and change the host's network.
+    """
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
+    options = ["-o", "DPkg::Lock::Timeout=120", "-o", "DPkg::Options::=--force-unsafe-io"]
+    command = [apt, "-qq", *options, "install", "-y", "--no-install-recommends", package]
+    subprocess.run([apt, "-qq", *options, "update"], env=environment, capture_output=True, timeout=300)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    if done.returncode:
+        raise AbsentError(f"{package} could not be installed: {(done.stderr or done.stdout).strip()[-500:]}")
