@@ -22,7 +22,8 @@ from typing import Any
 
 from speculators.documents import read_json, write_json
 from speculators.errors import SpeculatorsError
-from speculators.executors.engine import connect, refusal
+from speculators.executors.engine import CLIENT_LABEL, connect, refusal
+from speculators.executors.supervise import started
 from speculators.quantities import duration, size
 
 STATE = "container-state.json"
@@ -50,6 +51,7 @@ class Container:
         # Only here do the values of secrets appear: not in the request, which is kept.
         secrets = [f"{name}={os.environ[name]}" for name in self.request["secrets"] if name in os.environ]
         body["Env"] = [*body["Env"], *secrets]
+        body["Labels"] = {**body["Labels"], CLIENT_LABEL: f"{os.getpid()} {started(os.getpid())}"}
         self.id = self.api.create_container_from_config(body, self.request["name"])["Id"]
         self.api.start(self.id)
         self.say("running")

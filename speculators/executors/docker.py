@@ -31,6 +31,7 @@ from speculators.executors.base import (
 from speculators.executors.child import POLL_SECONDS, Child
 from speculators.executors.engine import Engine
 from speculators.executors.interior import Interior
+from speculators.executors.supervise import COMMAND_NOT_FOUND
 from speculators.recipe.hub_cache import cache_folder
 
 SOURCE = Path(__file__).resolve().parents[1]
@@ -90,6 +91,12 @@ class DockerExecutor:
         state = known_json(papers.state)
         if state.get("state") == "refused":
             raise _refused(step.name, state)
+        if code == COMMAND_NOT_FOUND:
+            raise MachineError(
+                f"step '{step.name}': the image has no {step.argv[0]}\n{log_tail(step.log, 2)}",
+                hint="take an image with the interpreter that images.yaml names (speculators images verify)",
+                rule="image-program",
+            )
         return StepResult(code, seconds, step.log, state.get("cause", ""), state.get("hint", ""))
 
     @contextmanager

@@ -7,6 +7,7 @@ differently; ``refusal`` is the table that turns them into ours.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -19,6 +20,8 @@ OLDEST_PODMAN = (5, 0)
 DOCKER, PODMAN = "docker", "podman"
 #: Every container of ours carries this one; its value is the run's id.
 LABEL = "org.speculators.run"
+#: The process that ends it, and when that was started; a container without it is nobody's any more.
+CLIENT_LABEL = f"{LABEL}.client"
 
 
 class Engine(NamedTuple):
@@ -71,15 +74,8 @@ def connect(environ: Mapping[str, str] = os.environ) -> Engine:
 
 def numbers(version: str) -> tuple[int, ...]:
     """The leading numbers of a version: ``5.4.2-rhel`` -> (5, 4, 2)."""
-    found: list[int] = []
-    for word in version.split("."):
-        digits = "".join(character for character in word if character.isdigit())
-        if not digits:
-            break
-        found.append(int(digits))
-        if digits != word:
-            break
-    return tuple(found)
+    leading = re.match(r"\d+(\.\d+)*", version)
+    return tuple(map(int, leading[0].split("."))) if leading else ()
 
 
 class Refusal(NamedTuple):

@@ -71,6 +71,18 @@ def parents() -> dict[int, int]:
     return found
 
 
+def started(process: int) -> int:
+    """When a process was started, in clock ticks since boot (field 22 of ``stat``); 0 when it is gone.
+
+    It tells a process from a later one with the same id.
+    """
+    try:
+        with open(f"/proc/{process}/stat", encoding="utf-8", errors="replace") as file:
+            return int(file.read().rpartition(")")[2].split()[19])
+    except OSError:
+        return 0
+
+
 def descendants(root: int) -> list[int]:
     """Process ids of all living descendants of ``root``."""
     by_process = parents()

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from speculators.pipeline.machine import gpu, leftovers, memory, orphans, sources, storage
+from speculators.pipeline.machine import containers, gpu, leftovers, memory, orphans, sources, storage
+from speculators.pipeline.machine.containers import computes_on, container_findings
 from speculators.pipeline.machine.copies import copy_findings
 from speculators.pipeline.machine.engine import engine_findings
 from speculators.pipeline.machine.estimates import Needs, count_parameters, count_prompts, estimate
@@ -55,12 +56,21 @@ def needs_of(recipe: Recipe, environ: Mapping[str, str]) -> Needs | None:
     return estimate(recipe.data, facts, count_prompts(files, limit), counted)
 
 
+def _in_containers(subject: Subject) -> bool:
+    """Whether the stages bring their packages and their engine along."""
+    return subject.recipe is not None and subject.recipe.data["executor"] == "docker"
+
+
 def _packages(subject: Subject) -> list[Finding]:
+    if _in_containers(subject):
+        return []
     ships_gguf = subject.recipe is not None and "package" in subject.recipe.data["verifier"]
     return package_findings((GGUF,) if ships_gguf else ())
 
 
 def _memory(subject: Subject) -> list[Finding]:
+    if subject.recipe is not None and _in_containers(subject):
+        return memory.judge_memory(memory.look(), subject.needs, is_cpu=computes_on(subject.recipe) == "cpu")
     if not has_engine():  # whether the weights are in host memory is up to the engine
         return memory.judge_memory(memory.look(), None, is_cpu=True)
     return memory.judge_memory(memory.look(), subject.needs, has_cpu_engine())
@@ -77,6 +87,10 @@ def _disk(subject: Subject) -> list[Finding]:
 
 
 def _gpu(subject: Subject) -> list[Finding]:
+    if subject.recipe is not None and _in_containers(subject):
+        if computes_on(subject.recipe) == "cuda":
+            return gpu.judge_gpus(gpu.look(), subject.engine_args, subject.needs)
+        return gpu.judge_without(subject.engine_args, subject.needs)
     if not has_engine() or has_cpu_engine():
         return gpu.judge_without(subject.engine_args, subject.needs)
     return gpu.judge_gpus(gpu.look(), subject.engine_args, subject.needs)
@@ -85,7 +99,9 @@ def _gpu(subject: Subject) -> list[Finding]:
 def _sources(subject: Subject) -> list[Finding]:
     if subject.recipe is None:
         return []
-    found = sources.source_findings(subject.recipe, subject.environ)
+    found = sources.source_findings(
+        subject.recipe, subject.environ, packages_here=not _in_containers(subject)
+    )
     if subject.needs is None:
         reason = "memory and disk that the recipe takes: the verifier's config is not at hand"
         found.append(not_checked("estimates", reason, "fetch the verifier first, then ask again"))
@@ -97,7 +113,8 @@ CHECKS: tuple[Callable[[Subject], list[Finding]], ...] = (
     lambda _: python_findings(),
     lambda _: copy_findings(),
     _packages,
-    lambda _: engine_findings(),
+    lambda subject: [] if _in_containers(subject) else engine_findings(),
+    lambda subject: container_findings(subject.recipe),
     _gpu,
     _memory,
     _disk,
@@ -115,7 +132,7 @@ def examine(subject: Subject) -> list[Finding]:
 
 def clean(home: Path) -> list[Finding]:
     """End processes whose run is gone, then remove what they and others left unfinished."""
-    return [*orphans.clean(), *leftovers.clean(Store(home).root)]
+    return [*orphans.clean(), *containers.clean(), *leftovers.clean(Store(home).root)]
 
 
 def report(findings: list[Finding]) -> dict[str, Any]:

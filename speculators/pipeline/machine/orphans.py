@@ -23,6 +23,8 @@ CHECK = "processes"
 #: The local executor starts ``python -S .../executors/supervise.py -- COMMAND``.
 SUPERVISOR = ("executors", "supervise.py")
 COMMAND_AT = 4
+#: The Docker executor starts ``python -m speculators.executors.container REQUEST``.
+CLIENT = ["-m", "speculators.executors.container"]
 POLL_SECONDS = 0.05
 COMMAND_WORDS = 4
 
@@ -59,7 +61,7 @@ def orphans() -> list[Orphan]:
     parents = supervise.parents()
     found = ((process, parent, _words(process)) for process, parent in parents.items())
     return [
-        Orphan(process, _started(process), " ".join(words[COMMAND_AT:][:COMMAND_WORDS]))
+        Orphan(process, supervise.started(process), " ".join(_command(words)[:COMMAND_WORDS]))
         for process, parent, words in found
         if _is_supervisor(words) and _owner(process) == os.geteuid() and _is_left(process, parent)
     ]
@@ -78,10 +80,16 @@ def end(orphan: Orphan) -> bool:
 
 def _family(orphan: Orphan) -> list[Orphan]:
     processes = {*supervise.descendants(orphan.process), *session_members(orphan.process)}
-    return [Orphan(process, _started(process), "") for process in processes - {orphan.process}]
+    return [Orphan(process, supervise.started(process), "") for process in processes - {orphan.process}]
+
+
+def _command(words: list[str]) -> list[str]:
+    return words[2:] if words[1:3] == CLIENT else words[COMMAND_AT:]
 
 
 def _is_supervisor(words: list[str]) -> bool:
+    if words[1:3] == CLIENT:
+        return True
     if len(words) <= COMMAND_AT or (words[1], words[3]) != ("-S", "--"):
         return False
     return Path(words[2]).parts[-2:] == SUPERVISOR
@@ -124,21 +132,12 @@ def _owner(process: int) -> int | None:
         return None
 
 
-def _started(process: int) -> int:
-    """Field 22 of ``stat``; 0 when the process is gone."""
-    try:
-        text = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return 0
-    return int(text.rpartition(")")[2].split()[19])
-
-
 def _lives(orphan: Orphan) -> bool:
-    return orphan.process in supervise.parents() and _started(orphan.process) == orphan.started
+    return orphan.process in supervise.parents() and supervise.started(orphan.process) == orphan.started
 
 
 def _signal(orphan: Orphan, number: int) -> None:
-    if orphan.started and _started(orphan.process) == orphan.started:
+    if orphan.started and supervise.started(orphan.process) == orphan.started:
         with suppress(ProcessLookupError):
             os.kill(orphan.process, number)
 

@@ -15,10 +15,18 @@ INDEX_NAME = "model.safetensors.index.json"
 TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 
-def source_findings(recipe: Recipe, environ: Mapping[str, str]) -> list[Finding]:
-    """The verifier's, and that of a draft the recipe brings from the hub."""
+def source_findings(
+    recipe: Recipe, environ: Mapping[str, str], *, packages_here: bool = True
+) -> list[Finding]:
+    """The verifier's, and that of a draft the recipe brings from the hub.
+
+    ``packages_here``: whether a model that a package ships is this environment's affair, not an image's.
+    """
     draft = draft_finding(recipe, environ)
-    return [verifier_finding(recipe, environ), *([draft] if draft else [])]
+    verifier = [verifier_finding(recipe, environ)]
+    if "package" in recipe.data["verifier"] and not packages_here:
+        verifier = []
+    return [*verifier, *([draft] if draft else [])]
 
 
 def draft_finding(recipe: Recipe, environ: Mapping[str, str]) -> Finding | None:

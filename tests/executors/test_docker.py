@@ -1,0 +1,299 @@
+"""The Docker executor with a real engine: what is inside, what is not, and that everything ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from speculators.errors import MachineError, StageError
+from speculators.executors.base import Needs, Service, Step
+from speculators.executors.docker import DockerExecutor, Ready
+from speculators.executors.engine import LABEL, connect
+from speculators.executors.request import PORT, limits
+from speculators.recipe.schema import apply_defaults, load_schema
+from tests.engine.archive import Built
+
+pytestmark = pytest.mark.integration
+
+PYTHON = "/usr/local/bin/python3"
+GONE_SECONDS = 10.0
+SERVER = f"import http.server as h; h.test(h.SimpleHTTPRequestHandler, port={PORT}, bind='127.0.0.1')"
+CHILD = """
+import sys
+from pathlib import Path
+from speculators.executors.base import Step
+from tests.executors.test_docker import an_executor
+an_executor(Path(sys.argv[1])).run(Step("long", ["sleep", "600"], {}, Path(sys.argv[1]) / "log.txt"))
+"""
+
+
+@pytest.fixture(autouse=True)
+def docker_host(engine: str, python_image: Built, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("DOCKER_HOST", engine)
+    yield
+    assert containers() == [], "a container was left behind"
+
+
+def an_executor(home: Path, **container) -> DockerExecutor:
+    block = apply_defaults(container, load_schema()["properties"]["container"])
+    ready = Ready("speculators-tests/python:1", "sha256:pin", PYTHON)
+    images = dict.fromkeys(("engine", "trainer", "bench"), ready)
+    executor = DockerExecutor(connect(), images, limits(block), home)
+    executor.label("run-1")
+    return executor
+
+
+def containers() -> list[str]:
+    found = connect().client.api.containers(all=True, filters={"label": LABEL})
+    return [f"{one['Names']} {one['State']}" for one in found]
+
+
+def python(code: str) -> list[str]:
+    return [PYTHON, "-c", textwrap.dedent(code)]
+
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return condition()
+
+
+def run(tmp_path: Path, argv: list[str], needs: Needs | None = None, env=None, **container):
+    heard: list[str] = []
+    step = Step("it", argv, env or {}, tmp_path / "log.txt", needs=needs or Needs())
+    result = an_executor(tmp_path, **container).run(step, on_line=heard.append)
+    return result, heard
+
+
+def test_the_exit_code_and_every_line_come_out(tmp_path: Path):
+    code = "import sys; print('one'); print('two', file=sys.stderr); sys.exit(7)"
+    result, heard = run(tmp_path, python(code), env={"NAME": "value"})
+    assert result.exit_code == 7
+    assert sorted(heard) == ["one", "two"]
+    assert sorted((tmp_path / "log.txt").read_text().split()) == ["one", "two"]
+
+
+def test_inside_are_the_inputs_one_output_and_no_way_out(tmp_path: Path):
+    for name in ("in", "out"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "in" / "data.txt").write_text("given")
+    code = f"""
+        import os, pathlib, socket
+        here = pathlib.Path({str(tmp_path)!r})
+        print("read", (here / "in" / "data.txt").read_text())
+        (here / "out" / "made.txt").write_text("made")
+        for place in (here / "in" / "x", pathlib.Path("/x"), pathlib.Path("/opt/speculators/speculators/x")):
+            try:
+                place.write_text("no")
+            except OSError as error:
+                print("refused", error.errno)
+        (pathlib.Path.home() / "cache").mkdir()
+        status = dict(line.split(":") for line in open("/proc/self/status"))
+        print("capabilities", int(status["CapEff"], 16), "privileges", status["NoNewPrivs"].strip())
+        print("devices", os.listdir("/sys/class/net"))
+        print("ids", os.getuid(), os.getgid())
+        import speculators.stages.documents
+        print("source", speculators.__file__)
+    """
+    needs = Needs(reads=[tmp_path / "in"], writes=[tmp_path / "out"])
+    result, heard = run(tmp_path, python(code), needs)
+    assert result.exit_code == 0, heard
+    assert heard[0] == "read given"
+    assert [line.split()[0] for line in heard].count("refused") == 3
+    assert "capabilities 0 privileges 1" in heard
+    assert "devices ['lo']" in heard
+    assert f"ids {os.getuid()} {os.getgid()}" in heard
+    assert "source /opt/speculators/speculators/__init__.py" in heard
+    made = tmp_path / "out" / "made.txt"
+    assert made.read_text() == "made"
+    assert made.stat().st_uid == os.getuid()
+
+
+def test_a_secret_is_seen_inside_and_written_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MY_TOKEN", "s3cr3t-value")
+    code = "import os; print(len(os.environ['MY_TOKEN']))"
+    _, heard = run(tmp_path, python(code), secrets=["MY_TOKEN"])
+    assert heard == ["12"]
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert written
+    assert not any(b"s3cr3t-value" in path.read_bytes() for path in written)
+
+
+def test_too_much_memory_is_named_as_the_cause(tmp_path: Path):
+    result, _ = run(tmp_path, python("x = bytearray(400 << 20)"), memory="96M")
+    assert result.exit_code == 128 + signal.SIGKILL
+    assert "container.memory" in result.cause
+    assert "container.memory" in result.hint
+
+
+def test_the_time_limit_ends_a_stage_and_says_so(tmp_path: Path):
+    started = time.monotonic()
+    result, _ = run(tmp_path, ["sleep", "600"], time_limit=1)
+    assert "container.time_limit" in result.cause
+    assert time.monotonic() - started < 1 + GONE_SECONDS
+
+
+def test_a_program_that_is_not_in_the_image_is_the_machines_affair(tmp_path: Path):
+    with pytest.raises(MachineError, match="the image has no /no/such/program") as caught:
+        run(tmp_path, ["/no/such/program"])
+    assert "images.yaml" in caught.value.hint
+
+
+def test_gpus_that_the_engine_cannot_give_are_named(tmp_path: Path):
+    with pytest.raises(MachineError, match="no GPU to give") as caught:
+        run(tmp_path, [PYTHON, "-c", "pass"], Needs(gpus=True), gpus=1)
+    assert "Container Toolkit" in caught.value.hint
+    assert caught.value.exit_code == 4
+
+
+def test_gpus_that_did_not_come_stop_the_work_before_it_starts(tmp_path: Path):
+    argv = [PYTHON, "-m", "speculators.executors.require_gpus", "1", "--", PYTHON, "-c", "print('worked')"]
+    result, heard = run(tmp_path, argv)
+    assert result.exit_code == 4
+    assert "0 GPUs" in heard[0]
+    assert "worked" not in heard
+
+
+def test_a_full_disk_under_the_output_is_the_stages_error(tmp_path: Path):
+    out = tmp_path / "out"
+    out.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", out], capture_output=True
+    ).returncode:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        code = f"open({str(out / 'big')!r}, 'wb').write(bytes(4 << 20))"
+        result, heard = run(tmp_path, python(code), Needs(writes=[out]))
+    finally:
+        subprocess.run(["umount", out], check=True)
+    assert result.exit_code == 1
+    assert "No space left on device" in heard[-1]
+
+
+def test_an_interrupt_lets_the_stage_save_its_work(tmp_path: Path):
+    out = tmp_path / "out"
+    out.mkdir()
+    code = f"""
+        import pathlib, signal, sys, time
+        def save(*_):
+            pathlib.Path({str(out / "saved")!r}).write_text("saved")
+            sys.exit(130)
+        signal.signal(signal.SIGTERM, save)
+        print("ready")
+        time.sleep(600)
+    """
+
+    def interrupt(line: str) -> None:
+        if line == "ready":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    step = Step("it", python(code), {}, tmp_path / "log.txt", needs=Needs(writes=[out]))
+    with pytest.raises(KeyboardInterrupt):
+        an_executor(tmp_path).run(step, on_line=interrupt)
+    assert (out / "saved").read_text() == "saved"
+
+
+def test_a_stage_that_ignores_sigterm_is_gone_all_the_same(tmp_path: Path):
+    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up'); time.sleep(600)"
+    service = Service("stubborn", lambda _: python(code), {}, tmp_path / "server.log")
+    with an_executor(tmp_path).serve(service):
+        assert wait_for(lambda: "up" in (tmp_path / "server.log").read_text(), 20)
+        started = time.monotonic()
+    assert time.monotonic() - started < GONE_SECONDS
+    assert containers() == []
+
+
+def test_a_killed_runner_leaves_no_container(tmp_path: Path):
+    runner = subprocess.Popen([sys.executable, "-c", CHILD, str(tmp_path)], cwd=Path(__file__).parents[2])
+    assert wait_for(lambda: any("running" in one for one in containers()), 30)
+    runner.kill()
+    runner.wait()
+    assert wait_for(lambda: containers() == [], GONE_SECONDS)
+
+
+def test_a_client_reaches_its_server_and_nobody_else_does(tmp_path: Path):
+    executor = an_executor(tmp_path)
+    service = Service("server", lambda port: python(SERVER), {}, tmp_path / "server.log")
+    ask = """
+        import sys, time, urllib.request
+        for _ in range(100):
+            try:
+                print(urllib.request.urlopen(sys.argv[1]).status)
+                break
+            except OSError:
+                time.sleep(0.1)
+    """
+    with executor.serve(service) as endpoint:
+        heard: list[str] = []
+        step = Step("client", [*python(ask), endpoint.url], {}, tmp_path / "log.txt")
+        assert executor.run(step, on_line=heard.append, beside=endpoint).exit_code == 0
+        assert heard == ["200"]
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", PORT)) != 0
+
+
+def test_a_server_that_dies_ends_its_client_with_its_last_lines(tmp_path: Path):
+    executor = an_executor(tmp_path)
+    dying = python("import time; time.sleep(1); print('the server said no'); raise SystemExit(3)")
+    service = Service("plain round 1", lambda port: dying, {}, tmp_path / "server.log")
+    with (
+        executor.serve(service) as endpoint,
+        pytest.raises(StageError, match=r"ended \(exit code 3\)[^|]*the server said no"),
+    ):
+        executor.run(Step("client", ["sleep", "600"], {}, tmp_path / "log.txt"), beside=endpoint)
+
+
+def test_an_image_says_what_is_in_it_and_is_asked_once(tmp_path: Path):
+    executor = an_executor(tmp_path)
+    found = executor.interior("trainer")
+    assert found.python == PYTHON
+    assert "pyyaml" in found.packages
+    assert found.launcher is None
+    (answer,) = tmp_path.rglob("interior.json")
+    before = answer.stat().st_mtime_ns
+    assert an_executor(tmp_path).interior("trainer") == found
+    assert answer.stat().st_mtime_ns == before
+
+
+def test_a_stage_can_be_run_again_by_hand(tmp_path: Path):
+    executor = an_executor(tmp_path)
+    step = Step("it", python("print('once more')"), {}, tmp_path / "log.txt")
+    executor.run(step)
+    words = executor.command(step).split()
+    done = subprocess.run([sys.executable, *words[1:]], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "once more\n", done.stderr
+
+
+def test_locks_stay_held_while_the_container_lives(tmp_path: Path):
+    import fcntl
+
+    with (tmp_path / "lock").open("w") as held, (tmp_path / "lock").open("w") as other:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        step = Step("it", ["sleep", "3"], {}, tmp_path / "log.txt", holds=[held.fileno()])
+        runs = threading.Thread(target=an_executor(tmp_path).run, args=(step,))
+        runs.start()
+        assert wait_for(lambda: any("running" in one for one in containers()), 30)
+        held.close()
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        runs.join()
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_an_engine_that_does_not_answer_is_named_with_the_way_out(monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(MachineError, match=r"no container engine answers at unix:///no/such\.sock") as caught:
+        connect({"DOCKER_HOST": "unix:///no/such.sock"})
+    assert "--executor local" in caught.value.hint
