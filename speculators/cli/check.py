@@ -27,7 +27,8 @@ def check(
     """Check recipes before anything runs.
 
     Keys, types, values and how they fit together: every problem is shown at once,
-    with its place. Exit code 2 when there is an error.
+    with its place. Exit code 2 when there is an error. Of a lock only the form is
+    checked here: 'speculators lock --check' compares it.
 
     \b
     Examples:
@@ -43,10 +44,13 @@ def check(
 
 
 def _load(path: Path, overrides: list[str], engine: bool) -> Loaded:
+    from speculators.pipeline.locking import ENDING, lock_diagnostics
     from speculators.recipe.diagnostics import ordered
     from speculators.recipe.engine_probe import engine_diagnostics, not_checked
-    from speculators.recipe.recipe import load_recipe
+    from speculators.recipe.recipe import Loaded, load_recipe
 
+    if path.name.endswith(ENDING):  # recipes/*.yaml names locks too
+        return Loaded(None, lock_diagnostics(path))
     loaded = load_recipe(path, overrides)
     args = loaded.recipe.data["engine"]["args"] if loaded.recipe else {}
     if not args or not loaded.recipe:

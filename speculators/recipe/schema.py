@@ -23,10 +23,15 @@ SCHEMA_FILE = "schemas/recipe.v1.json"
 @cache
 def schema_text() -> str:
     """The schema as published: package data when installed, else the checkout's file."""
-    packaged = resources.files("speculators") / SCHEMA_FILE
+    return published(SCHEMA_FILE)
+
+
+def published(file: str) -> str:
+    """The text of a file in one of the checkout's top-level folders, which a wheel takes along."""
+    packaged = resources.files("speculators") / file
     if packaged.is_file():
         return packaged.read_text(encoding="utf-8")
-    return (FilePath(__file__).parents[2] / SCHEMA_FILE).read_text(encoding="utf-8")
+    return (FilePath(__file__).parents[2] / file).read_text(encoding="utf-8")
 
 
 @cache

@@ -120,7 +120,10 @@ def test_every_failure_has_its_exit_code(
     assert ("Traceback" in shown) == (code == 70)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["check", SMOLLM], ["plan", SMOLLM], ["schema"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["check", SMOLLM], ["plan", SMOLLM], ["schema"], ["lock", SMOLLM, "--check"]],
+)
 def test_light_verbs_import_nothing_heavy(arguments: list[str]) -> None:
     program = (
         "import sys\nfrom speculators.cli.app import main\n"

@@ -1,0 +1,88 @@
+"""What was found in a large file, remembered until the file changes.
+
+Reading a model of 16 GB takes as long as starting its server, and every run wants its digest.  What was
+found is kept in one small file below ``$SPECULATORS_HOME``, with the device, inode, size and times
+of the file that it was found in.  A file that was written just now is not remembered: it may change
+again within one tick of the clock.  Whatever is wrong with the memory, the file itself is read.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from speculators.documents import file_digest, known_json, write_json
+from speculators.pipeline.store import Lock
+
+MEMORY_NAME = "file-facts.json"
+#: Smaller ones are read faster than looked up safely.
+LARGE = 1 << 20
+SETTLED_SECONDS = 2
+MOST_FILES = 500
+
+Fact = TypeVar("Fact", str, int, dict[str, str])
+
+
+def digest(path: Path, home: Path) -> str:
+    """SHA-256 (hex) of the file's bytes."""
+    return remembered(path, "sha256", file_digest, home)
+
+
+def rows(path: Path, home: Path) -> int:
+    """How many lines of the file are not blank."""
+    return remembered(path, "rows", _count_rows, home)
+
+
+def _count_rows(path: Path) -> int:
+    with path.open("rb") as file:
+        return sum(1 for line in file if line.strip())
+
+
+def remembered(path: Path, name: str, read: Callable[[Path], Fact], home: Path) -> Fact:
+    """What ``read`` finds in the file; of a large one that has not changed, what it found last time.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    before = path.stat()
+    if before.st_size < LARGE:
+        return read(path)
+    memory, place, stamp = home / MEMORY_NAME, f"{before.st_dev}:{before.st_ino}", _stamp(before)
+    known = _entry(known_json(memory), place, stamp)
+    if name in known:
+        found: Fact = known[name]
+        return found
+    started = time.time()
+    fact = read(path)
+    settled = started - max(before.st_mtime, before.st_ctime) > SETTLED_SECONDS
+    if settled and _stamp(path.stat()) == stamp:
+        with suppress(OSError):  # a home that cannot be written costs time, nothing else
+            _remember(memory, place, stamp, {name: fact})
+    return fact
+
+
+def _stamp(status: os.stat_result) -> list[int]:
+    # The time of change cannot be set back, as that of modification can.
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def _entry(document: dict[str, Any], place: str, stamp: list[int]) -> dict[str, Any]:
+    entry = document.get(place)
+    return entry if isinstance(entry, dict) and entry.get("stamp") == stamp else {}
+
+
+def _remember(memory: Path, place: str, stamp: list[int], facts: dict[str, Any]) -> None:
+    lock = Lock(memory.with_suffix(".lock"))
+    try:
+        lock.take(alone=True)
+        document = known_json(memory)
+        entry = _entry(document, place, stamp)
+        document.pop(place, None)
+        document[place] = {"stamp": stamp, **entry, **facts}  # the newest at the end
+        write_json(memory, dict(list(document.items())[-MOST_FILES:]))
+    finally:
+        lock.close()

@@ -1,0 +1,355 @@
+"""The lock: what the names in a recipe stood for, by digest, one pin a line.
+
+A recipe says what is wanted, its lock says which bytes that was: models, prompts, images, package
+versions.  It holds inputs only, never results, and is made by a machine, so that a changed line in it is
+a changed input.
+
+Pure: text in, text out.  ``pins.py`` looks at the disk, ``locking.py`` at the file beside the recipe.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import yaml
+
+from speculators.errors import RecipeError
+from speculators.recipe.diagnostics import Diagnostic, diagnostic, ordered, render_all
+from speculators.recipe.positions import Mark, Path, Positions, dotted
+from speculators.recipe.schema import published
+from speculators.recipe.suggestions import nearest
+from speculators.recipe.yaml_loader import load_yaml
+from speculators.recipe.yaml_scalars import is_plain_string
+
+if TYPE_CHECKING:
+    from jsonschema import ValidationError
+
+LOCK_SCHEMA = "speculators/lock/v1"
+SCHEMA_FILE = "schemas/lock.v1.json"
+HEADER = """\
+# Made by `speculators lock`: what the recipe beside this file stands for.  Not for editing:
+# `speculators lock RECIPE` writes it anew, and with `--update PATH` only the part below PATH.
+"""
+
+Pin = str | int
+Kind = str
+
+IMAGE, MODEL, DATA, TOKENIZER = "image", "model", "data", "tokenizer"
+PACKAGE, RECIPE, TOOL = "package", "recipe", "tool"
+#: A stage with another one of these would make something else under the same name.
+INPUTS = frozenset({IMAGE, MODEL, DATA, TOKENIZER})
+BLOCK_KINDS = {"prompts": DATA, "packages": PACKAGE, "name": RECIPE, "recipe": RECIPE, "tool": TOOL}
+#: Of an image, the digest says what it is, and the reference only where it comes from: a mirror is no
+#: other image.
+IMAGE_KINDS = {"packages": PACKAGE, "reference": RECIPE}
+TOKENIZER_PINS = ("tokenizer", "chat_template")
+TOKENIZER_FILES = re.compile(
+    r"tokenizer.*|chat_template.*|special_tokens_map\.json|added_tokens\.json|vocab\..*|merges\.txt"
+)
+
+NAME: Path = ("name",)
+RECIPE_DIGEST: Path = ("recipe",)
+#: A lock without it is no staler for that: one that is committed beside a checkout's recipe cannot name
+#: the digest of sources that change with every commit.
+TOOL_DIGEST: Path = ("tool", "sha256")
+
+DIGEST_SHOWN = 12
+DIGEST = re.compile(r"(?:sha256:)?([0-9a-f]{40,64})")
+PLAIN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_./@+:-]*[A-Za-z0-9_/@+-])?")
+
+
+class ImagePin(NamedTuple):
+    """What the image of a role is: where it comes from, its digest, and what is installed in it."""
+
+    role: str
+    reference: str
+    digest: str
+    platform: str
+    packages: Mapping[str, str]
+
+
+class Unseen(NamedTuple):
+    """Why pins could not be looked at.  ``mend``: the way out; where there is one, no lock is written."""
+
+    reason: str
+    mend: str = ""
+
+
+class Pins(NamedTuple):
+    """What a recipe stands for now, by path into the lock.
+
+    ``unseen``: blocks that could not be looked at.  ``elsewhere``: blocks that only the other executor
+    uses or sees.  A lock may have more to say in both.  ``checkout``: the tool runs from sources under
+    development.
+    """
+
+    values: Mapping[Path, Pin]
+    unseen: Mapping[Path, Unseen] = MappingProxyType({})
+    elsewhere: frozenset[Path] = frozenset()
+    checkout: bool = False
+
+    def hides(self, path: Path) -> bool:
+        """Whether ``path`` may be pinned though nothing was found there."""
+        return within(path, (*self.unseen, *self.elsewhere))
+
+    def to_commit(self) -> dict[Path, Pin]:
+        """What belongs into a file beside the recipe."""
+        return {path: pin for path, pin in self.values.items() if not (self.checkout and path == TOOL_DIGEST)}
+
+
+class Lock(NamedTuple):
+    """A lock as it was read: its pins, and where in the file they stand."""
+
+    pins: Mapping[Path, Pin]
+    positions: Positions
+
+
+class Difference(NamedTuple):
+    """A pin that does not hold any more.  ``was`` or ``now`` is None where there is none."""
+
+    path: Path
+    kind: Kind
+    was: Pin | None
+    now: Pin | None
+    mark: Mark
+
+    @property
+    def name(self) -> str:
+        return dotted(self.path)
+
+    @property
+    def text(self) -> str:
+        return f"{self.name} {shown(self.was)} -> {shown(self.now)}"
+
+    @property
+    def line(self) -> str:
+        """``file:line:col: path was -> now``."""
+        return f"{self.mark.file}:{self.mark.line}:{self.mark.col}: {self.text}"
+
+
+class InvalidLockError(RecipeError):
+    """A file that is no lock, or none of this version; the message is all of its diagnostics."""
+
+    rule = "invalid-lock"
+
+    def __init__(self, diagnostics: Sequence[Diagnostic]) -> None:
+        super().__init__(
+            f"{diagnostics[0].file} cannot be read as a lock\n{render_all(diagnostics)}",
+            hint="no hand need mend it, after a merge neither: write it anew with: speculators lock RECIPE",
+        )
+        self.diagnostics = tuple(diagnostics)
+
+
+def render(pins: Mapping[Path, Pin]) -> str:
+    """The lock's text: a header, then one pin a line in the order of their names."""
+    tree: dict[str, Any] = {}
+    for path, pin in pins.items():
+        *blocks, last = path
+        block = tree
+        for name in blocks:
+            block = block.setdefault(str(name), {})
+        block[str(last)] = pin
+    return f"{HEADER}schema: {LOCK_SCHEMA}\n" + "".join(f"{line}\n" for line in _lines(tree))
+
+
+def _lines(block: Mapping[str, Any], indent: str = "") -> Iterator[str]:
+    for name in sorted(block):
+        value = block[name]
+        if isinstance(value, dict):
+            yield f"{indent}{_scalar(name)}:"
+            yield from _lines(value, indent + "  ")
+        else:
+            yield f"{indent}{_scalar(name)}: {_scalar(value)}"
+
+
+def _scalar(value: Pin) -> str:
+    """``value`` on one line, read the same by YAML 1.1 and 1.2."""
+    if isinstance(value, int):
+        return str(value)
+    if PLAIN.fullmatch(value) and is_plain_string(value) and _is_string_in_1_1(value):
+        return value
+    quoted: str = yaml.dump(value, default_style='"', allow_unicode=True, width=float("inf"))
+    return quoted.strip()
+
+
+def _is_string_in_1_1(word: str) -> bool:
+    resolver: Any = yaml.resolver.Resolver()
+    return bool(resolver.resolve(yaml.ScalarNode, word, (True, False)) == resolver.DEFAULT_SCALAR_TAG)
+
+
+def parse(text: str, file: str) -> Lock:
+    """The lock in ``text``; ``file`` is the name that errors carry.
+
+    Raises:
+        InvalidLockError: with every fault at its place.
+    """
+    document = load_yaml(text, file)
+    found = list(document.diagnostics)
+    if not found:
+        found += _faults(document.data, document.positions)
+    if found:
+        raise InvalidLockError(ordered(found))
+    pins = {path: pin for path, pin in _leaves(document.data) if path != ("schema",)}
+    return Lock(pins, document.positions)
+
+
+def _leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Pin]]:
+    if isinstance(value, dict):
+        for name, child in value.items():
+            yield from _leaves(child, (*path, name))
+    else:
+        yield path, value
+
+
+@cache
+def schema() -> dict[str, Any]:
+    """The lock's JSON Schema.  Shared: do not change it."""
+    parsed: dict[str, Any] = json.loads(published(SCHEMA_FILE))
+    return parsed
+
+
+@cache
+def _validator() -> Any:
+    from jsonschema import Draft7Validator
+
+    return Draft7Validator(schema())
+
+
+def _faults(data: Any, positions: Positions) -> Iterator[Diagnostic]:
+    version = data.get("schema") if isinstance(data, dict) else None
+    if version not in (None, LOCK_SCHEMA):
+        message = f"this version of speculators reads '{LOCK_SCHEMA}', not '{version}'"
+        hint = "the version of speculators that made this lock reads it"
+        yield diagnostic("error", "schema-version", message, positions.value(("schema",)), hint)
+        return  # all else would be a consequence
+    for error in _validator().iter_errors(data):
+        yield from _explain(error, positions)
+
+
+def _explain(error: ValidationError, positions: Positions) -> Iterator[Diagnostic]:
+    path = tuple(error.absolute_path)
+    where = dotted(path) or "the lock"
+    found: Any = error.instance
+    rules: Any = error.schema
+    if error.validator == "additionalProperties":
+        for key in [key for key in found if key not in rules["properties"]]:
+            mark = positions.key((*path, key))
+            yield diagnostic("error", "unknown-key", f"unknown key '{key}' in {where}", mark)
+    elif error.validator == "required":
+        for name in [name for name in rules["required"] if name not in found]:
+            yield diagnostic("error", "missing-key", f"{where} lacks the key '{name}'", positions.key(path))
+    else:
+        text = json.dumps(found, ensure_ascii=False)
+        text = text if len(text) <= 60 else text[:57] + "..."
+        wanted = rules.get("description", "a lock").rstrip(".")
+        message = f"{where} is {text}, but must be: {wanted[0].lower()}{wanted[1:]}"
+        yield diagnostic("error", "bad-value", message, positions.value(path))
+
+
+def kind_of(path: Path) -> Kind:
+    """What sort of input the pin at ``path`` is."""
+    block, *below = map(str, path)
+    if block == "images":
+        return IMAGE_KINDS.get(below[1], IMAGE)
+    if block == "models":
+        is_file = below[1] == "files"
+        name = below[2] if is_file else below[1]
+        is_tokenizer = TOKENIZER_FILES.fullmatch(name) if is_file else name in TOKENIZER_PINS
+        return TOKENIZER if is_tokenizer else MODEL
+    return BLOCK_KINDS[block]
+
+
+def compare(lock: Lock, pins: Pins) -> list[Difference]:
+    """Every pin of ``lock`` that does not hold any more, and every one that it lacks, by line."""
+    found = []
+    for path in {*lock.pins, *pins.values}:
+        was, now = lock.pins.get(path), pins.values.get(path)
+        if was == now or (was is None and path == TOOL_DIGEST) or (now is None and pins.hides(path)):
+            continue
+        found.append(Difference(path, kind_of(path), was, now, lock.positions.key(path)))
+    return sorted(found, key=lambda one: (one.mark.line, one.name))
+
+
+def is_new(lock: Lock, path: Path) -> bool:
+    """Whether ``path`` is in a block that the lock says nothing of yet.
+
+    A lock that was made where stages run locally knows no images, and one from a machine without the
+    model not its files; the first run that does completes it.
+    """
+    block = _completable(path)
+    return bool(block) and not any(known[: len(block)] == block for known in lock.pins)
+
+
+def _completable(path: Path) -> Path:
+    """The block around ``path`` that may be added as a whole; empty when it must be there."""
+    block, *below = path
+    if block in ("images", "packages"):
+        return (block,)
+    return (block, below[0], "files") if block == "models" else ()
+
+
+def names(pins: Iterable[Path]) -> dict[str, set[Path]]:
+    """Every dotted name of a pin or of a block of pins, with the paths that are written so."""
+    found: dict[str, set[Path]] = {}
+    for path in pins:
+        for end in range(1, len(path) + 1):
+            found.setdefault(dotted(path[:end]), set()).add(path[:end])
+    return found
+
+
+def updated(lock: Lock, pins: Pins, chosen: Sequence[str]) -> dict[Path, Pin]:
+    """The pins of ``lock`` with those at or below the dotted paths ``chosen`` taken from ``pins``.
+
+    Raises:
+        RecipeError: a path names nothing.
+    """
+    blocks = blocks_of(chosen, {*lock.pins, *pins.values})
+    present = pins.to_commit()
+    kept = {path: pin for path, pin in lock.pins.items() if not within(path, blocks) or pins.hides(path)}
+    return kept | {path: pin for path, pin in present.items() if within(path, blocks)}
+
+
+def blocks_of(chosen: Sequence[str], pins: Iterable[Path]) -> set[Path]:
+    """The paths that the dotted names ``chosen`` stand for.
+
+    Raises:
+        RecipeError: a name is none of ``pins`` or of their blocks.
+    """
+    known = names(pins)
+    for name in chosen:
+        if name not in known:
+            top = sorted(text for text in known if "." not in text)
+            match = nearest(name, known)
+            hint = f"did you mean '{match}'?" if match else f"the blocks of a lock are {', '.join(top)}"
+            raise RecipeError(f"--update {name}: the lock has no such pin", hint=hint, rule="unknown-pin")
+    return {path for name in chosen for path in known[name]}
+
+
+def within(path: Path, blocks: Iterable[Path]) -> bool:
+    """Whether ``path`` is one of ``blocks`` or below one."""
+    return any(path[: len(block)] == block for block in blocks)
+
+
+def renewed(lock: Lock | None, pins: Pins) -> dict[Path, Pin]:
+    """All present pins, and of the old lock what could not be looked at now."""
+    old = lock.pins if lock else {}
+    return {path: pin for path, pin in old.items() if pins.hides(path)} | pins.to_commit()
+
+
+def update_paths(differences: Iterable[Difference]) -> list[str]:
+    """What to give ``--update`` so that just these pins are renewed: few blocks, not many pins."""
+    depth = {"models": 2, "prompts": 2}
+    return sorted({dotted(one.path[: depth.get(str(one.path[0]), 1)]) for one in differences})
+
+
+def shown(pin: Pin | None) -> str:
+    """A pin in a message: of a digest the first digits."""
+    if pin is None:
+        return "(none)"
+    found = DIGEST.fullmatch(str(pin))
+    return found[1][:DIGEST_SHOWN] if found else str(pin)

@@ -1,0 +1,254 @@
+"""The lock as text: whatever is pinned reads back, and whatever changes is found at its line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jsonschema import Draft7Validator
+
+from speculators.errors import RecipeError
+from speculators.pipeline import lock
+from speculators.pipeline.lock import Lock, Pins
+from speculators.recipe.yaml_loader import load_yaml
+
+FILE = "x.lock.yaml"
+HEX = "0123456789abcdef"
+PINS: dict[tuple[str, ...], str | int] = {
+    ("name",): "x",
+    ("recipe",): "1" * 64,
+    ("tool", "version"): "0.1.0",
+    ("tool", "sha256"): "12e4" + "0" * 60,
+    ("models", "verifier", "repository"): "owner/name",
+    ("models", "verifier", "revision"): "c" * 40,
+    ("models", "verifier", "files", "config.json"): "a" * 64,
+    ("models", "verifier", "files", "tokenizer.json"): "b" * 64,
+    ("models", "verifier", "tokenizer"): "b" * 64,
+    ("models", "verifier", "chat_template"): "d" * 64,
+    ("prompts", "benchmark", "b.jsonl", "rows"): 12,
+    ("prompts", "benchmark", "b.jsonl", "sha256"): "e" * 64,
+    ("packages", "torch"): "2.13.0+cpu",
+    ("packages", "python"): "3.11",
+    ("images", "engine", "digest"): "sha256:" + "f" * 64,
+    ("images", "engine", "platform"): "linux/amd64",
+    ("images", "engine", "reference"): "speculators/cpu:0.32.0",
+    ("images", "engine", "packages", "torch"): "2.13.0+cpu",
+}
+KINDS = {
+    "name": "recipe",
+    "recipe": "recipe",
+    "tool.version": "tool",
+    "tool.sha256": "tool",
+    "models.verifier.repository": "model",
+    "models.verifier.revision": "model",
+    "models.verifier.files.config.json": "model",
+    "models.verifier.files.tokenizer.json": "tokenizer",
+    "models.verifier.tokenizer": "tokenizer",
+    "models.verifier.chat_template": "tokenizer",
+    "prompts.benchmark.b.jsonl.rows": "data",
+    "prompts.benchmark.b.jsonl.sha256": "data",
+    "packages.torch": "package",
+    "packages.python": "package",
+    "images.engine.digest": "image",
+    "images.engine.platform": "image",
+    "images.engine.reference": "recipe",
+    "images.engine.packages.torch": "package",
+}
+
+DIGESTS = st.text(HEX, min_size=64, max_size=64) | st.integers(0, 10**20).map(lambda n: f"{n:064d}")
+WORDS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
+AWKWARD = st.sampled_from(
+    [
+        "off",
+        "1e5",
+        "012",
+        "1.0",
+        "null",
+        "<<",
+        "a: b",
+        "a #b",
+        "- x",
+        "&a",
+        "a\nb",
+        "12:30",
+        "2026-01-01",
+        "=",
+        "~",
+    ]
+)
+NAMES = WORDS | AWKWARD
+
+
+@st.composite
+def pins(draw: st.DrawFn) -> dict[tuple[str, ...], str | int]:
+    """The pins of some recipe, with names as odd as file systems allow."""
+    found: dict[tuple[str, ...], str | int] = {
+        ("name",): draw(NAMES),
+        ("recipe",): draw(DIGESTS),
+        ("tool", "version"): draw(NAMES),
+        ("models", "verifier", "package"): draw(NAMES),
+    }
+    for name in draw(st.sets(NAMES, max_size=4)):
+        found[("models", "verifier", "files", name)] = draw(DIGESTS)
+    for block in ("benchmark", *draw(st.sampled_from([(), ("train",)]))):
+        for name in draw(st.sets(NAMES, min_size=1, max_size=3)):
+            found[("prompts", block, name, "rows")] = draw(st.integers(0, 10**9))
+            found[("prompts", block, name, "sha256")] = draw(DIGESTS)
+    for name in draw(st.sets(NAMES, max_size=3)):
+        found[("packages", name)] = draw(NAMES)
+    return found
+
+
+@settings(max_examples=50, deadline=None)
+@given(pins())
+def test_every_lock_reads_back_as_it_was_written(written: dict[tuple[str, ...], str | int]) -> None:
+    text = lock.render(written)
+    read = lock.parse(text, FILE)
+    assert read.pins == written
+    assert lock.render(read.pins) == text
+    Draft7Validator(lock.schema()).validate(load_yaml(text, FILE).data)
+
+
+@settings(max_examples=50, deadline=None)
+@given(pins())
+def test_other_yaml_readers_read_the_same(written: dict[tuple[str, ...], str | int]) -> None:
+    text = lock.render(written)
+    assert yaml.safe_load(text) == load_yaml(text, FILE).data
+
+
+@settings(max_examples=50, deadline=None)
+@given(pins())
+def test_there_is_one_pin_a_line_and_the_order_does_not_matter(
+    written: dict[tuple[str, ...], str | int],
+) -> None:
+    text = lock.render(written)
+    read = lock.parse(text, FILE)
+    assert len({read.positions.key(path).line for path in written}) == len(written)
+    assert lock.render(dict(reversed(written.items()))) == text
+
+
+@settings(max_examples=50, deadline=None)
+@given(pins(), st.data())
+def test_every_single_change_is_found_at_its_line(
+    written: dict[tuple[str, ...], str | int], data: st.DataObject
+) -> None:
+    path = data.draw(st.sampled_from(sorted(written)))
+    text = lock.render(written)
+    now = {**written, path: written[path] + 1 if path[-1] == "rows" else f"{written[path]}0"}  # type: ignore[operator]
+    (found,) = lock.compare(lock.parse(text, FILE), Pins(now))
+    assert (found.path, found.was, found.now) == (path, written[path], now[path])
+    assert load_yaml(text.split("\n")[found.mark.line - 1].strip(), "").data == {path[-1]: written[path]}
+
+
+def test_every_kind_of_pin_has_its_kind() -> None:
+    changed = {path: pin + 1 if isinstance(pin, int) else f"{pin}x" for path, pin in PINS.items()}
+    found = lock.compare(lock.parse(lock.render(PINS), FILE), Pins(changed))
+    assert {one.name: one.kind for one in found} == KINDS
+
+
+@pytest.mark.parametrize("path", [path for path in PINS if path != lock.TOOL_DIGEST], ids=".".join)
+def test_a_pin_that_came_or_went_is_a_difference(path: tuple[str, ...]) -> None:
+    fewer = {known: pin for known, pin in PINS.items() if known != path}
+    whole = Lock(PINS, lock.parse(lock.render(PINS), FILE).positions)
+    (gone,) = lock.compare(whole, Pins(fewer))
+    assert (gone.was, gone.now, gone.mark.line > 3) == (PINS[path], None, True)
+    (come,) = lock.compare(whole._replace(pins=fewer), Pins(PINS))
+    assert (come.was, come.now) == (None, PINS[path])
+
+
+def test_a_lock_without_the_tools_digest_is_not_stale_for_that() -> None:
+    without = lock.parse(lock.render({p: v for p, v in PINS.items() if p != lock.TOOL_DIGEST}), FILE)
+    assert lock.compare(without, Pins(PINS)) == []
+    other = {**PINS, lock.TOOL_DIGEST: "9" * 64}
+    assert [one.name for one in lock.compare(lock.parse(lock.render(PINS), FILE), Pins(other))] == [
+        "tool.sha256"
+    ]
+
+
+def test_what_was_not_looked_at_is_no_difference_and_is_kept() -> None:
+    seen = {path: pin for path, pin in PINS.items() if path[0] != "images"}
+    present = Pins(seen, {}, frozenset({("images",)}))
+    stored = lock.parse(lock.render(PINS), FILE)
+    assert lock.compare(stored, present) == []
+    assert lock.renewed(stored, present) == PINS
+    assert ("images", "engine", "digest") not in lock.renewed(stored, Pins(seen))
+
+
+def test_only_what_is_named_is_updated() -> None:
+    stored = lock.parse(lock.render(PINS), FILE)
+    now = {path: pin + 1 if isinstance(pin, int) else pin.swapcase() + "0" for path, pin in PINS.items()}
+    for name in ("models", "models.verifier", "models.verifier.files.config.json", "prompts.benchmark"):
+        wanted = lock.updated(stored, Pins(now), [name])
+        chosen = {path for path in PINS if ".".join(path).startswith(name)}
+        assert chosen
+        assert wanted == {path: (now if path in chosen else PINS)[path] for path in PINS}
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("modls.verifier", "did you mean 'models.verifier'?"),
+        ("package", "did you mean 'packages'?"),
+        ("", "the blocks of a lock are images, models, name, packages, prompts, recipe, tool"),
+    ],
+)
+def test_an_unknown_path_is_refused_with_a_way_out(name: str, hint: str) -> None:
+    with pytest.raises(RecipeError, match="the lock has no such pin") as caught:
+        lock.updated(lock.parse(lock.render(PINS), FILE), Pins(PINS), [name])
+    assert (caught.value.hint, caught.value.exit_code) == (hint, 2)
+
+
+TEXT = lock.render(PINS)
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "words"),
+    [
+        (TEXT.replace("lock/v1", "lock/v2"), "3:9", "reads 'speculators/lock/v1', not 'speculators/lock/v2'"),
+        (TEXT.replace("name: x", "name: [x"), "21:9", "not valid YAML"),
+        (TEXT.replace("recipe: ", "recpe: "), ":1", "unknown key 'recpe' in the lock"),
+        (TEXT.replace("recipe: ", "recpe: "), "1:1", "the lock lacks the key 'recipe'"),
+        (TEXT.replace("rows: 12", "rows: many"), 'rows is "many", but must be: how many rows', ""),
+        (TEXT.replace("c" * 40, "main"), 'revision is "main", but must be: the commit', ""),
+        (TEXT + "name: y\n", "key 'name' is set twice", ""),
+        (f"<<<<<<< HEAD\n{TEXT}", "4:1", "not valid YAML"),
+        ("", "the lock is null, but must be: a block", ""),
+        ("[]", "the lock is [], but must be: a block", ""),
+    ],
+)
+def test_what_is_no_lock_is_refused_with_its_place(text: str, place: str, words: str) -> None:
+    with pytest.raises(lock.InvalidLockError) as caught:
+        lock.parse(text, FILE)
+    message = str(caught.value)
+    assert message.startswith(f"{FILE} cannot be read as a lock\n{FILE}:")
+    assert place in message
+    assert words in message
+    assert re.search(r"x\.lock\.yaml:\d+:\d+: error: ", message)
+    assert "speculators lock RECIPE" in caught.value.hint
+
+
+def nodes(value: Any, name: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every schema in the schema, with the name of what it describes."""
+    yield name, value
+    for key in ("properties", "definitions"):
+        for child, schema in value.get(key, {}).items():
+            yield from nodes(schema, f"{name}.{child}")
+    if isinstance(value.get("additionalProperties"), dict):
+        yield from nodes(value["additionalProperties"], f"{name}.*")
+
+
+def test_the_schema_is_documented_and_closed() -> None:
+    schema = lock.schema()
+    Draft7Validator.check_schema(schema)
+    for name, node in nodes(schema):
+        if "$ref" not in node:
+            assert node["title"], name
+            assert node["description"].endswith("."), name
+        if node.get("type") == "object":
+            extra = node["additionalProperties"]
+            assert extra is False or "properties" not in node, name
