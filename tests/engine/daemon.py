@@ -69,7 +69,7 @@ class Daemon:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=_end_with_parent if bound else None,
+                preexec_fn=end_with_parent if bound else None,
             )
         deadline = time.monotonic() + START_SECONDS
         while not answers(self.base_url):
@@ -180,7 +180,8 @@ def remove_containers(base_url: str) -> None:
         engine.close()
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """For a new process, before it becomes the daemon: let it end with the one that started it."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 

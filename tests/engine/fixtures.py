@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -12,28 +13,37 @@ from tests.engine import images
 from tests.engine.archive import Built
 from tests.engine.daemon import client, running_engine
 from tests.engine.packages import AbsentError, required
+from tests.engine.registry import Registry, running_registry
 
+T = TypeVar("T")
 LOAD_SECONDS = 900.0
 
 
-def absent(error: AbsentError) -> None:
-    """End the test for want of what it needs: as a failure where its absence would hide failures."""
-    if required():
-        pytest.fail(f"no container engine, and one is required here: {error}", pytrace=False)
-    pytest.skip(f"no container engine: {error}")
+@contextmanager
+def present(what: AbstractContextManager[T], name: str) -> Iterator[T]:
+    """``what``, or the test's end for want of it: as a failure where a skipped test would hide one."""
+    with ExitStack() as stack:
+        try:
+            found = stack.enter_context(what)
+        except AbsentError as error:
+            if required():
+                pytest.fail(f"no {name}, and one is required here: {error}", pytrace=False)
+            pytest.skip(f"no {name}: {error}")
+        yield found
 
 
 @pytest.fixture(scope="session")
 def engine() -> Iterator[str]:
     """The base URL of a running engine."""
-    engines = running_engine()
-    try:
-        base_url = engines.__enter__()
-    except AbsentError as error:
-        absent(error)
-        raise
-    yield base_url
-    engines.__exit__(None, None, None)
+    with present(running_engine(), "container engine") as base_url:
+        yield base_url
+
+
+@pytest.fixture(scope="session")
+def registry() -> Iterator[Registry]:
+    """A running registry that engines of this machine can pull from."""
+    with present(running_registry(), "registry") as running:
+        yield running
 
 
 @pytest.fixture(scope="session")
