@@ -79,7 +79,9 @@ def planned_surroundings(recipe: Recipe, wanted: Wanted) -> Surroundings:
 def image_digests(lock: Lock | None) -> dict[str, str]:
     """The digest of each role's image in a lock."""
     pins = lock.pins.items() if lock else ()
-    return {path[1]: str(pin) for path, pin in pins if path[:1] == ("images",) and path[2:] == ("digest",)}
+    return {
+        str(path[1]): str(pin) for path, pin in pins if path[:1] == ("images",) and path[2:] == ("digest",)
+    }
 
 
 def _shown(pin: ImagePin) -> dict[str, Any]:
