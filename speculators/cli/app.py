@@ -18,6 +18,7 @@ from speculators.cli.check import check
 from speculators.cli.doctor import doctor
 from speculators.cli.errors import bug_text, error_text
 from speculators.cli.plan import plan
+from speculators.cli.render import render
 from speculators.cli.run import run
 from speculators.cli.schema import schema
 from speculators.errors import (
@@ -75,7 +76,7 @@ def build_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(epilog=EPILOG)(root)
-    for verb in (check, doctor, plan, run, schema):
+    for verb in (check, doctor, plan, render, run, schema):
         app.command(verb.__name__)(verb)
     return app
 
