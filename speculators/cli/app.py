@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from speculators import __version__
+from speculators.cli.cache import cache
 from speculators.cli.check import check
 from speculators.cli.doctor import doctor
 from speculators.cli.errors import bug_text, error_text
@@ -78,6 +79,7 @@ def build_app() -> typer.Typer:
     app.callback(epilog=EPILOG)(root)
     for verb in (check, doctor, plan, render, run, schema):
         app.command(verb.__name__)(verb)
+    app.add_typer(cache(), name="cache")
     return app
 
 
