@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,17 @@ def compare_golden(folder: Path, texts: dict[str, str]) -> None:
     assert sorted(texts) == sorted(known)
     for name, text in texts.items():
         assert text == known[name], name
+
+
+def required(command: str, package: str) -> str:
+    """The path of ``command``, which Debian's ``package`` brings; root installs it where it is missing."""
+    if not shutil.which(command) and shutil.which("apt-get") and os.geteuid() == 0:
+        install = ["apt-get", "-qq", "install", "-y", "--no-install-recommends", package]
+        for words in (["apt-get", "-qq", "update"], install):
+            subprocess.run(words, stdout=subprocess.DEVNULL, timeout=300, check=False)
+    if not (found := shutil.which(command)):
+        absent(package)
+    return str(found)
 
 
 def absent(what: str) -> None:

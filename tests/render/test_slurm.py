@@ -20,12 +20,12 @@ from speculators.render import slurm
 from speculators.render.jobs import Options, jobs_of
 from tests.render.rendered import (
     SMOLLM,
-    absent,
     compare_golden,
     cpu_images,
     cuda_images,
     on_gpus,
     program,
+    required,
 )
 
 GOLDEN = Path(__file__).parent / "golden" / "sbatch"
@@ -185,24 +185,13 @@ def test_options_that_a_job_would_misread_are_refused(options: Options) -> None:
     assert caught.value.rule == "usage"
 
 
-@pytest.fixture(scope="session")
-def shellcheck() -> str:
-    if not shutil.which("shellcheck") and shutil.which("apt-get") and os.geteuid() == 0:
-        install = ["apt-get", "-qq", "install", "-y", "--no-install-recommends", "shellcheck"]
-        for command in (["apt-get", "-qq", "update"], install):
-            subprocess.run(command, stdout=subprocess.DEVNULL, timeout=300, check=False)
-    if not (found := shutil.which("shellcheck")):
-        absent("shellcheck")
-    return str(found)
-
-
 @pytest.mark.integration
 @pytest.mark.parametrize("room", ["sbatch", "k8s"])
-def test_shellcheck_finds_nothing(shellcheck: str, room: str) -> None:
+def test_shellcheck_finds_nothing(room: str) -> None:
     files = [*GOLDEN.parent.glob(f"{room}/*.s*")]
     assert files
     done = subprocess.run(
-        [shellcheck, "--enable=all", "--exclude=SC2312,SC2250", *files],
+        [required("shellcheck", "shellcheck"), *files],
         capture_output=True,
         text=True,
         check=False,
