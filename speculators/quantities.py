@@ -1,7 +1,8 @@
-"""Durations and sizes: one spelling for consoles, errors and reports, one reading of sizes in recipes."""
+"""Durations and sizes: one spelling for consoles, errors and reports; how recipes and options write them."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 #: As vLLM reads them: small letters are powers of 1000, capitals of 1024.
@@ -9,6 +10,8 @@ SUFFIXES = {
     **{letter: 1000**power for power, letter in enumerate("kmgt", 1)},
     **{letter: 1024**power for power, letter in enumerate("KMGT", 1)},
 }
+SECONDS = {"m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+BYTES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
 def duration(seconds: float) -> str:
@@ -39,3 +42,21 @@ def byte_count(value: Any) -> int:
         return int(float(number) * factor)
     except ValueError:
         return 0
+
+
+def age(seconds: float) -> str:
+    """``7320`` -> ``2 h 02 min ago``, ``259200`` -> ``3 d ago``."""
+    days = int(seconds // SECONDS["d"])
+    return f"{days} d ago" if days > 1 else f"{duration(max(0.0, seconds))} ago"
+
+
+def parse_duration(text: str) -> float | None:
+    """Seconds of ``90m``, ``12h``, ``30d`` or ``2w``; None when it is no duration."""
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([mhdw])", text)
+    return float(found[1]) * SECONDS[found[2]] if found else None
+
+
+def parse_size(text: str) -> int | None:
+    """Bytes of ``500M`` or ``1.5 GB`` (powers of 1000, as ``size`` writes them); None when it is no size."""
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([kKMGT]?)B?", text)
+    return round(float(found[1]) * BYTES[found[2].upper()]) if found else None

@@ -14,11 +14,13 @@ from typing import Annotated, Any
 import typer
 
 from speculators import __version__
+from speculators.cli.cache import cache
 from speculators.cli.check import check
 from speculators.cli.doctor import doctor
 from speculators.cli.errors import bug_text, error_text
 from speculators.cli.lock import lock
 from speculators.cli.plan import plan
+from speculators.cli.render import render
 from speculators.cli.run import run
 from speculators.cli.schema import schema
 from speculators.errors import (
@@ -76,8 +78,9 @@ def build_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(epilog=EPILOG)(root)
-    for verb in (check, doctor, lock, plan, run, schema):
+    for verb in (check, doctor, lock, plan, render, run, schema):
         app.command(verb.__name__)(verb)
+    app.add_typer(cache(), name="cache")
     return app
 
 

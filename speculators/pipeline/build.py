@@ -49,6 +49,7 @@ def reuse(run: Run, planned: StagePlan) -> tuple[Path, str]:
     if planned.action == ACCEPT:
         run.store.accept(planned.name, planned.key, planned.output)
         share(run, planned)
+    run.store.mark_used(planned.output)
     action = "accepted" if planned.action == ACCEPT else "reused"
     run.console.say(planned.name, f"{action} {planned.key[:12]}")
     return planned.output, action

@@ -2,7 +2,8 @@
 
 ``$SPECULATORS_HOME`` (by default the user's cache directory) holds ``store/<stage>/<key>/``.  An
 output is filled under ``<key>.partial`` and renamed when it is complete, so a folder without an ending
-is whole; ``key.json`` in it says what the key was made of.  A link stands where a user
+is whole; ``key.json`` in it says what the key was made of, and its time when the output was last
+used.  A link stands where a user
 accepted an output for another key.
 
 Who uses an output holds its lock shared, who makes it holds it alone.  Locks are ``flock``: the
@@ -16,7 +17,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -156,6 +157,11 @@ class Store:
                 continue  # damaged, or of another version
             found.append(Kept(Path(entry.path), parts, entry.stat().st_mtime))
         return sorted(found, key=lambda kept: kept.made, reverse=True)
+
+    def mark_used(self, output: Path) -> None:
+        """Note that a run uses ``output`` now; where that cannot be written, it cannot be removed either."""
+        with suppress(OSError):
+            os.utime(output / KEY_NAME)
 
     def set_aside(self, stage: str, key: str) -> None:
         """Take a finished output out of the way, so that an interrupted remake of it continues."""

@@ -15,6 +15,7 @@ HEAVY = ("torch", "vllm", "docker", "transformers", "guidellm", "numpy", "scipy"
     [
         "speculators.cli.app",
         "speculators.pipeline.run",
+        "speculators.render.folder",
         "speculators.report.document",
         "speculators.benchmark.run",
         "speculators.serving.command",

@@ -51,10 +51,16 @@ def clean(root: Path) -> list[Finding]:
     return found
 
 
-def stale_partials(root: Path) -> list[Partial]:
+def clean_replaced(root: Path) -> None:
+    """Remove what a killed run or removal had only set aside: unlike unfinished work it is of no use."""
+    for partial in stale_partials(root, UNFINISHED[1:]):
+        _remove(partial)
+
+
+def stale_partials(root: Path, patterns: tuple[str, ...] = UNFINISHED) -> list[Partial]:
     return [
-        Partial(folder, _bytes(folder))
-        for folder in sorted(found for pattern in UNFINISHED for found in root.glob(pattern))
+        Partial(folder, folder_bytes(folder))
+        for folder in sorted(found for pattern in patterns for found in root.glob(pattern))
         if folder.is_dir() and is_free(_lock_of(folder))
     ]
 
@@ -108,7 +114,7 @@ def _lock_of(folder: Path) -> Path:
     return folder.with_name(folder.name.partition(".")[0] + LOCK)
 
 
-def _bytes(folder: Path) -> int:
+def folder_bytes(folder: Path) -> int:
     """Size of all files below; one that vanishes meanwhile counts nothing, a link only itself."""
     total = 0
     for parent, _, names in os.walk(folder):
