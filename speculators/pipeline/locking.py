@@ -196,6 +196,8 @@ def enforce(recipe: Recipe, path: Path, pins: Pins, *, locked: bool) -> LockStat
         if locked:
             hint = f"write it with: {command(recipe)}"
             raise RecipeError(f"{path} is not there, but --locked was given", hint=hint, rule="no-lock")
+        if lacking := [unseen.reason for unseen in pins.unseen.values() if unseen.mend]:
+            return LockState(text, (f"{path} is not written: {'; '.join(lacking)}",))
         return _written(LockState(text), recipe, path, pins.to_commit(), f"{path} written")
     differences = compare(lock, pins)
     if stale := [one for one in differences if _stops(one, lock, recipe, locked)]:

@@ -127,6 +127,16 @@ def test_another_input_than_locked_does_not_start(
     assert run(given, locked=True).notes == ()
 
 
+def test_a_file_that_came_to_a_locked_model_is_not_taken_for_a_first_look(given: Recipe) -> None:
+    right = run(given).text
+    (given.path.parent / "model" / "generation_config.json").write_text("{}")
+    with pytest.raises(RecipeError, match=r"files\.generation_config\.json \(none\) -> ") as caught:
+        run(given)
+    block = 1 + text_of(given).split("  verifier:")[0].count("\n") + 2  # below it: chat_template, files
+    assert f"{lock_path(given.path)}:{block}:5: models.verifier.files.generation" in caught.value.message
+    assert text_of(given) == right
+
+
 def test_every_stale_pin_has_its_line(given: Recipe) -> None:
     run(given)
     edit_weights(given)
@@ -242,6 +252,9 @@ def test_a_model_that_is_not_here_is_not_compared_but_said_and_nothing_is_lost(g
     before = text_of(given)
     assert not renew(given, lock_path(given.path), absent, ["prompts"]).written
     assert text_of(given) == before
+    lock_path(given.path).unlink()
+    assert run(given, absent).notes == (f"{lock_path(given.path)} is not written: it is not here",)
+    assert not lock_path(given.path).exists()
 
 
 @pytest.mark.parametrize(

@@ -128,8 +128,8 @@ def test_prompt_files_are_named_as_seen_from_the_recipe(tmp_path: Path) -> None:
     assert names == ["a/p.jsonl", "b/p.jsonl", "p.jsonl", "p.jsonl#2"]
 
 
-def test_the_packages_are_those_of_every_stage() -> None:
-    found = at(gather(require_recipe(SMOLLM), Path("/nonexistent")), "packages")
+def test_the_packages_are_those_of_every_stage(tmp_path: Path) -> None:
+    found = at(gather(require_recipe(SMOLLM), tmp_path), "packages")
     assert found.pop("python") == ".".join(map(str, sys.version_info[:2]))
     assert found == {name: metadata.version(name) for name in found}
     assert set(found) <= set(pins.PACKAGES)
@@ -144,8 +144,8 @@ IMAGES = {
 }
 
 
-def test_in_containers_the_images_are_pinned_and_not_this_environment() -> None:
-    found = gather(require_recipe(SMOLLM, ["executor=docker"]), Path("/nonexistent"), IMAGES)
+def test_in_containers_the_images_are_pinned_and_not_this_environment(tmp_path: Path) -> None:
+    found = gather(require_recipe(SMOLLM, ["executor=docker"]), tmp_path, IMAGES)
     assert at(found, "images.engine") == {
         "digest": "sha256:" + "a" * 64,
         "platform": "linux/amd64",
@@ -160,8 +160,8 @@ def test_in_containers_the_images_are_pinned_and_not_this_environment() -> None:
     assert parse(render(found.values), "x.lock.yaml").pins == found.values
 
 
-def test_images_that_nobody_asked_for_are_unseen() -> None:
-    found = gather(require_recipe(SMOLLM, ["executor=docker"]), Path("/nonexistent"))
+def test_images_that_nobody_asked_for_are_unseen(tmp_path: Path) -> None:
+    found = gather(require_recipe(SMOLLM, ["executor=docker"]), tmp_path)
     assert ("images",) in found.unseen
     assert not found.unseen[("images",)].mend
 
