@@ -17,6 +17,7 @@ from speculators import __version__
 from speculators.cli.check import check
 from speculators.cli.doctor import doctor
 from speculators.cli.errors import bug_text, error_text
+from speculators.cli.images import images
 from speculators.cli.plan import plan
 from speculators.cli.run import run
 from speculators.cli.schema import schema
@@ -77,6 +78,7 @@ def build_app() -> typer.Typer:
     app.callback(epilog=EPILOG)(root)
     for verb in (check, doctor, plan, run, schema):
         app.command(verb.__name__)(verb)
+    app.add_typer(images, name="images")
     return app
 
 
