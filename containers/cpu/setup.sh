@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
-# Make a virtual environment that runs every stage on the CPU:  setup.sh VENV
+# Make a virtual environment that runs every stage on the CPU:  setup.sh [--dependencies-only] VENV
 # Linux x86-64 and Python 3.11, which is what the pinned engine wheel is built for.
+# --dependencies-only leaves this project itself out, as images do: it is mounted when a stage runs.
 set -euo pipefail
-venv=${1:?usage: setup.sh VENV}
+project=yes
+if [ "${1:-}" = --dependencies-only ]; then project=; shift; fi
+venv=${1:?usage: setup.sh [--dependencies-only] VENV}
 here=$(cd "$(dirname "$0")" && pwd)
 python=${PYTHON:-python3.11}
 
@@ -20,5 +23,5 @@ if ! "$venv/bin/python" -c 'import sys, importlib.metadata as m; sys.exit(not m.
   "${pip[@]}" --retries 1 --extra-index-url https://download.pytorch.org/whl/cpu torch==2.13.0
 fi
 "${pip[@]}" -r "$here/requirements.txt"
-"${pip[@]}" -e "$here/../.."
+[ -z "$project" ] || "${pip[@]}" -e "$here/../.."
 "$venv/bin/python" -c 'import torch, sys; sys.exit("+cpu" not in torch.__version__)' || fail "torch is not the CPU build: the engine would not start"

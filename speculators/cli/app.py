@@ -18,6 +18,7 @@ from speculators.cli.cache import cache
 from speculators.cli.check import check
 from speculators.cli.doctor import doctor
 from speculators.cli.errors import bug_text, error_text
+from speculators.cli.images import images
 from speculators.cli.lock import lock
 from speculators.cli.plan import plan
 from speculators.cli.render import render
@@ -81,6 +82,7 @@ def build_app() -> typer.Typer:
     for verb in (check, doctor, lock, plan, render, run, schema):
         app.command(verb.__name__)(verb)
     app.add_typer(cache(), name="cache")
+    app.add_typer(images, name="images")
     return app
 
 
