@@ -14,12 +14,14 @@ from typing import Annotated, Any
 import typer
 
 from speculators import __version__
+from speculators.cli.bundle import bundle
 from speculators.cli.check import check
 from speculators.cli.doctor import doctor
 from speculators.cli.errors import bug_text, error_text
 from speculators.cli.plan import plan
 from speculators.cli.run import run
 from speculators.cli.schema import schema
+from speculators.cli.verify import verify
 from speculators.errors import (
     EXIT_BUG,
     EXIT_INTERRUPTED,
@@ -75,7 +77,7 @@ def build_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(epilog=EPILOG)(root)
-    for verb in (check, doctor, plan, run, schema):
+    for verb in (check, doctor, plan, run, bundle, verify, schema):
         app.command(verb.__name__)(verb)
     return app
 
