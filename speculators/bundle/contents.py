@@ -1,8 +1,8 @@
 """Which files of a run folder a bundle holds, and what it says of the others.
 
 In: what repeating and judging need.  Out: logs, commands and stage inputs, which say where things lay on one
-machine (a stage's key holds all that its output depends on), and weights, which are named by digest unless they
-are wished.
+machine (a stage's key holds all that its output depends on), and weights, which are named by digest unless
+they are wished.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from speculators.documents import file_digest, known_json, read_json, value_dige
 from speculators.errors import RecipeError
 from speculators.pipeline.record import RECORD_NAME
 from speculators.pipeline.store import default_home
+from speculators.recipe.source_rules import REPOSITORY_AT
 from speculators.recipe.yaml_loader import load_yaml
 
 RESOLVED_NAME = "resolved.yaml"
@@ -228,6 +229,7 @@ def needs(run: Path, recipe: dict[str, Any]) -> dict[str, str | None]:
     }
     for key in sorted(run.glob("stages/*/key.json")):
         for path, digests in read_json(key).get("files", {}).items():
-            if path not in prompts and digests:
+            on_hub = path == "draft" and REPOSITORY_AT.fullmatch(str(recipe.get("draft")))
+            if path not in prompts and digests and not on_hub:
                 found[path] = digests[0] if len(digests) == 1 else value_digest(digests)
     return found

@@ -89,12 +89,9 @@ def test_a_flipped_byte_anywhere_is_found_and_its_file_is_named(
         verify(tmp_path / "bad.tar")
     assert found.value.exit_code == 2
     member = member_at(whole, offset)
-    after = member_at(whole, min(offset + 2 * BLOCK, len(content) - 1))
-    # Of the empty blocks at the end nobody can say whether a file should have been there.
+    # What stands in the empty blocks at the end can only be named by what is before it.
     end = max(one.offset + one.size for one in read_archive(whole).members.values())
-    assert member in found.value.message or (offset >= end and "the member after" in found.value.message), (
-        after
-    )
+    assert member in found.value.message or (offset >= end and "the member after" in found.value.message)
 
 
 def test_every_single_flipped_byte_of_a_small_archive_is_found(tmp_path: Path):
@@ -127,7 +124,7 @@ def test_a_bundle_cut_short_is_refused(whole: Path, tmp_path: Path, length: int)
 def test_bytes_behind_the_end_are_refused(whole: Path, tmp_path: Path):
     for more in (b"x" * 512, b"\0" * 512):
         (tmp_path / "more.tar").write_bytes(whole.read_bytes() + more)
-        with pytest.raises(DamagedBundleError, match="at its end|other bytes"):
+        with pytest.raises(DamagedBundleError, match=r"at its end|other bytes"):
             verify(tmp_path / "more.tar")
 
 

@@ -9,9 +9,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from speculators.benchmark.statistics import mean_ratio
 from speculators.checkpoint.config import localised
-from speculators.documents import file_digest, read_json, value_digest, write_json, write_text
+from speculators.documents import read_json, tree_digest, value_digest, write_json, write_text
 from speculators.pipeline.store import KEY_NAME
 from speculators.recipe.recipe import Recipe, require_recipe
 from speculators.report.document import write_report
@@ -22,6 +21,7 @@ from speculators.stages.table import build_stages, select
 DATA = Path(__file__).parents[1] / "report" / "data"
 RECIPE = Path(__file__).parents[2] / "recipes" / "smollm2-135m-eagle3.yaml"
 RUN_ID = "20260102-030405-abcd"
+SPEEDS = {1: [1.02, 1.03], 4: [0.90, 0.91]}  # more than its acceptance length is no speedup
 VERIFIER = {"name_or_path": "pkg==1/m.gguf", "id": "pkg==1/m.gguf", "digest": "d" * 64}
 WEIGHTS = b"not really weights" * 10
 
@@ -36,7 +36,7 @@ def a_recipe(folder: Path) -> Recipe:
     return require_recipe(folder / "my.yaml")
 
 
-def a_run(root: Path, recipe: Recipe | None = None, *, speeds: dict[int, list[float]] | None = None) -> Path:
+def a_run(root: Path, recipe: Recipe | None = None, *, speeds: dict[int, list[float]] = SPEEDS) -> Path:
     """A finished run below ``root``: its folder; the store it used is ``root/home``.
 
     ``speeds``: throughput of the draft over that of plain serving by concurrency, one a round.
@@ -72,7 +72,7 @@ def _stage(
         "values": select(recipe.data, stage),
         "inputs": {name: value_digest(name) for name in stage.inputs},
         "files": {
-            name: [file_digest(path) for path in paths]
+            name: [tree_digest(path) for path in paths]
             for name, paths in recipe.files().items()
             if name in stage.files
         },
@@ -102,8 +102,8 @@ def _stage(
     return key, finished
 
 
-def _benchmark(run: Path, speeds: dict[int, list[float]] | None) -> None:
-    """The measured benchmark, one client folder a launch; with other throughputs if they are given."""
+def _benchmark(run: Path, speeds: dict[int, list[float]]) -> None:
+    """The measured benchmark, one client folder a launch; with other throughputs of the draft."""
     for name, place in {
         "benchmark.json": "bench/output.json",
         "replay.json": "stages/replay/output/replay.json",
@@ -113,7 +113,7 @@ def _benchmark(run: Path, speeds: dict[int, list[float]] | None) -> None:
         shutil.copy(DATA / name, run / place)
     document = read_json(run / "bench" / "output.json")
     result = document["result"]
-    for concurrency, ratios in (speeds or {}).items():
+    for concurrency, ratios in speeds.items():
         _pretend(result["samples"], concurrency, ratios)
     for one in result["rounds"]:
         one.setdefault("folder", f"round-{one['round']:02d}/{one['arm']}")
@@ -171,10 +171,3 @@ def _model(run: Path, outputs: dict[str, Path]) -> None:
     shutil.copytree(outputs["package"] / "model", run / "model")
     config = localised(read_json(run / "model" / "config.json"), outputs["verifier"] / "model")
     write_json(run / "model" / "config.json", config)
-
-
-def interval(ratios: list[float]) -> tuple[float, float]:
-    found = mean_ratio(ratios)
-    assert found.low is not None
-    assert found.high is not None
-    return found.low, found.high
