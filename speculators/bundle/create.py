@@ -27,7 +27,7 @@ def bundle(
     """
     run = run.resolve()  # "latest" is a link
     contents = gather(run, with_weights=with_weights, files_from=files_from)
-    target = output or Path(f"{contents.record['recipe']['name']}-{contents.record['id']}{SUFFIX}")
+    target = output or Path(bundle_name(contents))
     members = dict(contents.members)
     digests = {name: content_digest(content) for name, content in members.items()}
     for name, statement in (
@@ -41,6 +41,11 @@ def bundle(
     members[SUMS_NAME] = sums_text(digests).encode()
     write_archive(target, members)
     return read_archive(target)
+
+
+def bundle_name(contents: Contents) -> str:
+    """What a bundle is called unless somebody names it."""
+    return f"{contents.record['recipe']['name']}-{contents.record['id']}{SUFFIX}"
 
 
 def description(contents: Contents, digests: dict[str, str], names: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ by ``verify``.  Plain http is refused but for this machine itself.
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 import urllib.error
@@ -24,6 +25,7 @@ from speculators.errors import MachineError, RecipeError
 SILENCE_SECONDS = 60.0
 LARGEST_BYTES = 16 << 30
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
+ENDPOINT = "HF_ENDPOINT"  # the Hub's own variable
 HUB = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^/]+))?/(?P<file>.+)")
 
 
@@ -121,7 +123,11 @@ def from_hub(address: str, folder: Path) -> Path:
         raise RecipeError(f"{address}: not a file on the Hub", hint=hint, rule="bundle-address")
     try:
         from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RepositoryNotFoundError
+        from huggingface_hub.errors import (
+            EntryNotFoundError,
+            LocalEntryNotFoundError,
+            RepositoryNotFoundError,
+        )
     except ModuleNotFoundError as error:
         hint = "install it: pip install huggingface-hub"
         raise MachineError(f"{address}: needs huggingface_hub", hint=hint, rule="package") from error
@@ -131,11 +137,29 @@ def from_hub(address: str, folder: Path) -> Path:
             match["file"],
             revision=match["revision"],
             local_dir=folder,
+            endpoint=os.environ.get(ENDPOINT) or None,
             etag_timeout=SILENCE_SECONDS,
         )
+    except LocalEntryNotFoundError as error:  # neither in a cache nor to be had: the Hub did not answer
+        raise MachineError(f"{address}: the Hub cannot be reached", rule="unreachable") from error
     except (EntryNotFoundError, RepositoryNotFoundError) as error:
         hint = "is it private? HF_TOKEN names a token to the Hub's own client"
         raise RecipeError(f"{address}: not found", hint=hint, rule="no-bundle") from error
-    except (HfHubHTTPError, OSError) as error:
-        raise MachineError(f"{address}: {str(error).splitlines()[0]}", rule="unreachable") from error
+    except Exception as error:
+        if not is_failed_request(error):
+            raise
+        raise MachineError(f"{address}: {first_line(error)}", rule="unreachable") from error
     return Path(path)
+
+
+def is_failed_request(error: Exception) -> bool:
+    """Whether the Hub's client failed for what it met on the way, not for a bug.
+
+    Its versions speak through different libraries, whose errors have no base in common.
+    """
+    libraries = {base.__module__.partition(".")[0] for base in type(error).__mro__}
+    return isinstance(error, OSError) or bool(libraries & {"httpx", "httpx2", "huggingface_hub"})
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

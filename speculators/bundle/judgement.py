@@ -29,6 +29,7 @@ MADE = ("run", "adopted")
 ACCOUNTS = ("ledger.json", "probe.json", "metrics.jsonl", "README.md")
 #: What of a machine or of an environment is worth saying but leaves a speedup comparable.
 REMARKS = ("memory_bytes", "system", "python", "speculators")
+NAMED = 2
 EXIT_CODES = {SAME: 0, CONSISTENT: 0, DIFFERS: 1, NOT_COMPARABLE: 0}
 EXIT_UNDECIDED = 5
 
@@ -95,7 +96,7 @@ class Verdict(NamedTuple):
         return "\n".join([*lines, *(f"  note         {remark}" for remark in self.remarks)])
 
     def _artefacts_text(self) -> str:
-        different = [f"{one.stage}/{name}" for one in self.artefacts for name in one.differing]
+        different = [differing_text(one) for one in self.artefacts if one.differing]
         if different:
             return f"differs: {', '.join(different)}"
         count = sum(one.files for one in self.artefacts if one.made)
@@ -137,6 +138,13 @@ def compare_artefacts(published: Evidence, repeated: Evidence) -> Iterator[Artef
             yield Artefact(stage, len(names), differing, repeated.stage(stage).get("action") in MADE)
 
 
+def differing_text(one: Artefact) -> str:
+    """Which files of a stage differ; many are counted."""
+    if len(one.differing) > NAMED:
+        return f"{one.stage} ({len(one.differing)} of {one.files} files)"
+    return ", ".join(f"{one.stage}/{name}" for name in one.differing)
+
+
 def made_files(sealed: Mapping[str, Any]) -> dict[str, str]:
     """The files that a stage made, by name, with their digests."""
     return {
@@ -161,8 +169,11 @@ def differences_that_matter(published: Evidence, repeated: Evidence) -> Iterator
     for name, one in (("published", published), ("repeated", repeated)):
         for check in broken(one.report["summary"]["checks"]):
             yield f"the {name} comparison is broken: {check['name']}: {check['detail']}"
-    yield from differences(measured_thing(published), measured_thing(repeated))
-    yield from differences(*environments(published, repeated), ignored=REMARKS)
+        if not one.sitting:
+            yield f"the {name} run does not say under which conditions it was measured (bench/key.json)"
+    if published.sitting and repeated.sitting:
+        yield from differences(measured_thing(published), measured_thing(repeated))
+        yield from differences(*environments(published, repeated), ignored=REMARKS)
 
 
 def measured_thing(one: Evidence) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from speculators.cli.check import check
 from speculators.cli.doctor import doctor
 from speculators.cli.errors import bug_text, error_text
 from speculators.cli.plan import plan
+from speculators.cli.publish import publish
 from speculators.cli.run import run
 from speculators.cli.schema import schema
 from speculators.cli.verify import verify
@@ -77,7 +78,7 @@ def build_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(epilog=EPILOG)(root)
-    for verb in (check, doctor, plan, run, bundle, verify, schema):
+    for verb in (check, doctor, plan, run, bundle, verify, publish, schema):
         app.command(verb.__name__)(verb)
     return app
 

@@ -163,6 +163,20 @@ def test_a_broken_comparison_is_no_measurement(published: Evidence):
     assert "the repeated comparison is broken" in judge(published, other).text()
 
 
+def test_a_run_that_does_not_say_how_it_was_measured_is_not_compared(published: Evidence):
+    verdict = judge(published._replace(sitting={}), published)
+    assert verdict.reasons == (
+        "the published run does not say under which conditions it was measured (bench/key.json)",
+    )
+
+
+def test_many_differing_files_are_counted(published: Evidence):
+    other, names = again(published), [f"shard-{number}" for number in range(5)]
+    for one, digest in ((published, "1"), (other, "2")):
+        one.outputs["responses"].update({name: {"sha256": digest * 64, "bytes": 1} for name in names})
+    assert "differs: responses (5 of 6 files)" in judge(published, other).text()
+
+
 def test_more_rounds_other_memory_and_another_kernel_do_not_matter_but_are_noted(published: Evidence):
     other = again(published)
     other.record["machine"] |= {"memory_bytes": 1, "system": "Linux 7"}
