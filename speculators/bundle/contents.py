@@ -86,7 +86,7 @@ def gather(run: Path, *, with_weights: bool = False, files_from: Path | None = N
     text = (run / RESOLVED_NAME).read_text(encoding="utf-8")
     recipe = load_yaml(text, RESOLVED_NAME).data
     steps = [read_json(path) for path in sorted(run.glob("**/input.json"))]
-    words = words_for_paths(recipe, steps, run, (Path.home(), default_home()))
+    words = words_for_paths(recipe, steps, run, (Path(os.path.expanduser("~")), default_home()))
     members: dict[str, Content] = {}
     was: dict[str, str] = {}
     for name in kept_files(run):
