@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from speculators import __version__
+from speculators.cli.bundle import bundle
 from speculators.cli.cache import cache
 from speculators.cli.check import check
 from speculators.cli.doctor import doctor
@@ -21,9 +22,11 @@ from speculators.cli.errors import bug_text, error_text
 from speculators.cli.images import images
 from speculators.cli.lock import lock
 from speculators.cli.plan import plan
+from speculators.cli.publish import publish
 from speculators.cli.render import render
 from speculators.cli.run import run
 from speculators.cli.schema import schema
+from speculators.cli.verify import verify
 from speculators.errors import (
     EXIT_BUG,
     EXIT_INTERRUPTED,
@@ -79,7 +82,7 @@ def build_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(epilog=EPILOG)(root)
-    for verb in (check, doctor, lock, plan, render, run, schema):
+    for verb in (check, doctor, plan, run, lock, bundle, verify, publish, render, schema):
         app.command(verb.__name__)(verb)
     app.add_typer(cache(), name="cache")
     app.add_typer(images, name="images")

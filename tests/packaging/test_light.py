@@ -8,6 +8,7 @@ import sys
 import pytest
 
 HEAVY = ("torch", "vllm", "docker", "transformers", "guidellm", "numpy", "scipy", "datasets")
+HEAVY += ("huggingface_hub",)
 
 
 @pytest.mark.parametrize(
@@ -19,6 +20,9 @@ HEAVY = ("torch", "vllm", "docker", "transformers", "guidellm", "numpy", "scipy"
         "speculators.report.document",
         "speculators.benchmark.run",
         "speculators.serving.command",
+        "speculators.bundle.verify",
+        "speculators.bundle.repeat",
+        "speculators.bundle.publish",
     ],
 )
 def test_importing_the_host_side_pulls_in_nothing_heavy(module: str):
