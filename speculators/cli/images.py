@@ -51,13 +51,14 @@ def list_images(as_json: AsJson = False) -> int:
     """
     from speculators.errors import MachineError
     from speculators.executors import image_store
+    from speculators.executors.engine import connect
     from speculators.executors.images import load_images
 
     table = load_images()
     found: dict[str, Found | None] | None = None
     reason = ""
     try:
-        client = image_store.connected()
+        client = connect().client
         found = {name: image_store.find(image, client) for name, image in table.images.items()}
     except MachineError as error:
         reason = error.message
@@ -123,7 +124,7 @@ def build(
       speculators images build cuda-trainer --platform linux/arm64
     """
     from speculators.errors import RecipeError
-    from speculators.executors import image_build, image_store
+    from speculators.executors import image_build
 
     chosen = [image for image in _chosen(names) if names or image.build]
     if base and len(chosen) != 1:
@@ -134,7 +135,9 @@ def build(
             hint="use an index that needs none from this machine, or build on a base that is set up for it",
             rule="secret",
         )
-    client = image_store.connected()
+    from speculators.executors.engine import connect
+
+    client = connect().client
     options = image_build.BuildOptions(base, platform, network, index_url)
     made = {image.name: image_build.build(image, client, options, tell=_tell) for image in chosen}
     if as_json:
@@ -161,11 +164,12 @@ def verify(names: Names = None, as_json: AsJson = False) -> int:
       speculators images verify
       speculators images verify cpu
     """
-    from speculators.executors import image_check, image_store
+    from speculators.executors import image_check
+    from speculators.executors.engine import connect
     from speculators.executors.images import load_images
 
     chosen, table = _chosen(names), load_images()
-    client = image_store.connected()
+    client = connect().client
     verdicts = [image_check.check(image, image_check.roles_of(image.name, table), client) for image in chosen]
     if as_json:
         document: dict[str, Any] = {verdict.image: verdict._asdict() for verdict in verdicts}

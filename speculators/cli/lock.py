@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from speculators.cli.options import Overrides, RecipePath, load
+from speculators.cli.options import (
+    AllowUntested,
+    ExecutorName,
+    ImageOverrides,
+    Overrides,
+    RecipePath,
+    load,
+    overrides_of,
+    wanted_of,
+)
+from speculators.errors import MachineError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,28 +43,42 @@ def lock(
             show_default=False,
         ),
     ] = None,
+    executor: ExecutorName = "",
+    images: ImageOverrides = None,
+    allow_untested: AllowUntested = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> int:
-    """Pin the recipe's models, prompts and packages in a lock beside it.
+    """Pin the recipe's models, prompts, packages and images in a lock beside it.
 
-    The lock of my.yaml is my.lock.yaml: commit both. No network, GPU or engine is needed.
+    The lock of my.yaml is my.lock.yaml: commit both. No GPU is needed, and a container engine only to pin
+    images.
 
     \b
     Examples:
       speculators lock my.yaml
       speculators lock my.yaml --check
       speculators lock my.yaml --update models.verifier --update prompts
+      speculators lock my.yaml --executor docker
     """
     if check and update:
         raise typer.BadParameter("--check writes nothing, --update does: give one of them")
-    loaded = load(recipe, overrides)
+    loaded = load(recipe, overrides_of(overrides, executor))
     if loaded is None:
         return 2
     from speculators.pipeline import locking
     from speculators.pipeline.pins import gather
+    from speculators.pipeline.premises import pins_to_lock
     from speculators.pipeline.store import default_home
 
-    path, pins = locking.lock_path(recipe), gather(loaded, default_home())
+    path, home = locking.lock_path(recipe), default_home()
+    try:
+        pins = pins_to_lock(
+            loaded, wanted_of(images, allow_untested), home, lambda line: typer.echo(line, err=True)
+        )
+    except MachineError:
+        if not check:  # what is to be pinned must be seen; what is compared is compared as far as it is
+            raise
+        pins = gather(loaded, home)
     notes = _unseen(pins)
     if check:
         stale = locking.check(loaded, path, pins)

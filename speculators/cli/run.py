@@ -7,7 +7,7 @@ import shlex
 import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,7 +20,6 @@ from speculators.cli.options import (
     ImageOverrides,
     Only,
     Overrides,
-    RecipePath,
     RunsDir,
     choice_of,
     load,
@@ -29,6 +28,9 @@ from speculators.cli.options import (
 )
 from speculators.errors import EXIT_INTERRUPTED
 
+if TYPE_CHECKING:
+    from speculators.bundle.repeat import Repeat
+
 Progress = Annotated[
     str,
     typer.Option("--progress", metavar="auto|plain|quiet", help="A live line on a terminal, or plain lines."),
@@ -36,7 +38,14 @@ Progress = Annotated[
 
 
 def run(
-    recipe: RecipePath,
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            metavar="RECIPE|BUNDLE",
+            help="A recipe, or a bundle to repeat: a file, https:// or hf:// address.",
+            show_default=False,
+        ),
+    ],
     overrides: Overrides = None,
     runs_dir: RunsDir = Path("runs"),
     only: Only = "",
@@ -49,6 +58,9 @@ def run(
     locked: Annotated[
         bool, typer.Option("--locked", help="Fail when anything differs from the recipe's lock.")
     ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Of a bundle: exit 5 when nothing can be compared.")
+    ] = False,
     remake: Annotated[
         bool, typer.Option("--remake-damaged", help="Make damaged stored outputs again instead of stopping.")
     ] = False,
@@ -60,7 +72,8 @@ def run(
     """Run a recipe, from data to report.
 
     Finished stages are reused and interrupted ones continue, so the same command goes on where a run
-    stopped.
+    stopped. Of a bundle everything is made anew, and the verdict says whether it came out as published: same
+    bytes, consistent, differs (exit code 1) or not comparable.
 
     \b
     Examples:
@@ -69,11 +82,13 @@ def run(
       speculators run my.yaml --only benchmark
       speculators run my.yaml --executor docker --locked
       speculators run my.yaml --from training
+      speculators run my-recipe-20261122-115112-2aab.speculators.tar
     """
     if progress not in ("auto", "plain", "quiet"):
         raise typer.BadParameter(f"--progress is '{progress}': one of auto, plain, quiet")
     given = overrides_of(overrides, executor)
-    loaded = load(recipe, given)
+    repeat = published(recipe, runs_dir, given)
+    loaded = load(repeat.recipe if repeat else Path(recipe), given)
     if loaded is None:
         return 2
     # The pipeline is imported only now: a wrong recipe is refused at once.
@@ -94,21 +109,44 @@ def run(
             [name for name, wish in (("--allow-untested", allow_untested), ("--locked", locked)) if wish],
         ),
         wanted_of(images, allow_untested, locked),
+        repeat.recipe.parent / "home" if repeat else None,
     )
     try:
         record = run_recipe(loaded, options, console)
     except KeyboardInterrupt as interrupt:  # typer would drop the words
         typer.echo("\n".join(interrupt.args), err=True)
         return EXIT_INTERRUPTED
+    if repeat:
+        return verdict_of(repeat, runs_dir / record["recipe"]["name"] / record["id"], as_json, strict)
     typer.echo(json.dumps(record, indent=2, ensure_ascii=False) if as_json else record["verdict"])
     return 0
 
 
+def published(source: str, runs_dir: Path, overrides: list[str]) -> Repeat | None:
+    """The bundle ``source``, verified and unpacked below ``runs_dir``; None when it is a recipe."""
+    from speculators.bundle.fetch import is_bundle
+
+    if not is_bundle(source):
+        return None
+    from speculators.bundle.repeat import prepare
+
+    return prepare(source, runs_dir / "repeats", overrides)
+
+
+def verdict_of(repeat: Repeat, folder: Path, as_json: bool, strict: bool) -> int:
+    """Print how the repeated run in ``folder`` compares with the published one; the exit code for it."""
+    from speculators.bundle.repeat import conclude
+
+    verdict = conclude(repeat.published, folder)
+    typer.echo(json.dumps(verdict.document(), indent=2, ensure_ascii=False) if as_json else verdict.text())
+    return verdict.exit_code(strict=strict)
+
+
 def command_line(
-    recipe: Path, repeated: Mapping[str, list[str] | None], runs_dir: Path, only: str, flags: Sequence[str]
+    recipe: str, repeated: Mapping[str, list[str] | None], runs_dir: Path, only: str, flags: Sequence[str]
 ) -> str:
     """The command that continues this run, as a line for a shell."""
-    words = ["speculators", "run", str(recipe)]
+    words = ["speculators", "run", recipe]
     for name, values in repeated.items():
         for value in values or []:
             words += [name, value]

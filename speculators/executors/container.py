@@ -22,7 +22,7 @@ from typing import Any
 
 from speculators.documents import read_json, write_json
 from speculators.errors import SpeculatorsError
-from speculators.executors.engine import CLIENT_LABEL, connect, refusal
+from speculators.executors.engine import CLIENT_LABEL, connect, refusal, sentence
 from speculators.executors.supervise import started
 from speculators.quantities import duration, size
 
@@ -109,7 +109,7 @@ def main(path: Path) -> int:
         container.create()
         return attend(container, request["time_limit"], wake, wake_write)
     except Exception as error:
-        known = error if isinstance(error, SpeculatorsError) else refusal(error)
+        known = error if isinstance(error, SpeculatorsError) else refusal(sentence(error))
         print(f"error: {known.message} [{known.rule}]", file=sys.stderr)
         write_json(
             state,

@@ -56,7 +56,7 @@ def connect(environ: Mapping[str, str] = os.environ) -> Engine:
         known = client.version()
     except (docker.errors.DockerException, OSError) as error:
         raise MachineError(
-            f"no container engine answers at {place}: {_reason(error)}",
+            f"no container engine answers at {place}: {sentence(error)}",
             hint="start Docker or Podman's socket, name it with DOCKER_HOST, see that this user may use it; "
             "or run with --executor local",
             rule="no-container-engine",
@@ -125,18 +125,17 @@ REFUSALS = (
 )
 
 
-def refusal(error: Exception) -> SpeculatorsError:
-    """What an engine's error means, with its own words at the end."""
-    said = _reason(error)
+def refusal(said: str, doing: str = "") -> SpeculatorsError:
+    """What an engine's words mean, with the words themselves at the end; ``doing``: what it was to do."""
+    place = f"{doing}: " if doing else ""
     for row in REFUSALS:
         if any(words in said.lower() for words in row.words):
-            return row.error(f"{row.message} ({said})", hint=row.hint, rule=row.rule)
-    return StageError(f"the container engine refused: {said}", rule="engine")
+            return row.error(f"{place}{row.message} ({said})", hint=row.hint, rule=row.rule)
+    return StageError(f"{place}the container engine refused: {said}", rule="engine")
 
 
-def _reason(error: Exception) -> str:
-    """The engine's own sentence, without the request around it."""
-    explanation = getattr(error, "explanation", None) or str(error)
-    if isinstance(explanation, bytes):
-        explanation = explanation.decode("utf-8", errors="replace")
-    return " ".join(str(explanation).split())
+def sentence(error: Exception) -> str:
+    """The engine's own words, without the request around them."""
+    said = getattr(error, "explanation", None) or str(error)
+    text = said.decode("utf-8", errors="replace") if isinstance(said, bytes) else str(said)
+    return " ".join(text.split())

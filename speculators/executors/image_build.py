@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from speculators.errors import RecipeError, SpeculatorsError, StageError
+from speculators.executors.engine import refusal
 from speculators.executors.image_pins import by_digest
 from speculators.executors.image_store import (
     FULL,
@@ -19,7 +20,6 @@ from speculators.executors.image_store import (
     find,
     pull_failure,
     refusals,
-    refused,
     require_platform,
     silent,
     stream_error,
@@ -132,7 +132,7 @@ def build(
 def build_failure(image: Image, base: str, step: str, lines: Iterable[str], message: str) -> SpeculatorsError:
     """Why a build ended, with the failing step and what it said last."""
     if FULL in message.lower():
-        return refused(f"building image '{image.name}'", message)
+        return refusal(message, f"building image '{image.name}'")
     if not step or "FROM " in step:
         return pull_failure(base, message)
     quoted = "\n".join(f"  | {line}" for line in lines)

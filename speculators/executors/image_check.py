@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from speculators.errors import RecipeError
+from speculators.executors.engine import sentence
 from speculators.executors.image_store import (
     LABEL,
     Found,
@@ -19,7 +20,6 @@ from speculators.executors.image_store import (
     find,
     refusals,
     require_same,
-    sentence,
 )
 from speculators.executors.images import Image, Images, containers_folder
 

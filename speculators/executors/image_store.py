@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
-from speculators.errors import MachineError, RecipeError, SpeculatorsError, StageError
+from speculators.errors import MachineError, RecipeError, SpeculatorsError
+from speculators.executors.engine import refusal, sentence
 from speculators.executors.image_pins import by_digest, contents_digest, refuse_mutable, repository
 from speculators.executors.images import Image
 from speculators.quantities import duration, size
@@ -62,31 +63,6 @@ def silent(line: str) -> None:
     """Tell nobody."""
 
 
-def connected() -> Any:
-    """The engine's client.
-
-    Raises:
-        MachineError: there is no SDK, or no engine answers.
-    """
-    try:
-        import docker
-        from docker.errors import DockerException
-    except ModuleNotFoundError as error:
-        raise MachineError(
-            "the Python package 'docker' is not installed",
-            hint="pip install docker",
-            rule="no-container-engine",
-        ) from error
-    try:
-        return docker.from_env()
-    except (DockerException, OSError) as error:
-        raise MachineError(
-            f"no container engine answers: {sentence(error)}",
-            hint="start Docker, or set DOCKER_HOST to the engine's address",
-            rule="no-container-engine",
-        ) from error
-
-
 def find(image: Image, client: Any) -> Found | None:
     """``image`` if the engine has it: by its digest under whatever name, or by its tag."""
     from docker.errors import NotFound
@@ -102,20 +78,22 @@ def find(image: Image, client: Any) -> Found | None:
     return None
 
 
-def ensure(image: Image, client: Any, *, pinned: str = "", tell: Tell = silent) -> Found:
+def ensure(image: Image, client: Any, *, pinned: str | None = "", tell: Tell = silent) -> Found:
     """``image`` in the engine, pulled if need be, and proved to be the one that is meant.
 
     Args:
         image: what the recipe's set or ``--image`` says.
         client: the engine's.
-        pinned: the digest that a lock holds for it, of its manifest or of its contents.
+        pinned: the digest that a lock holds for it, of its manifest or of its contents; empty when there is
+            none, None when one is about to be written.
         tell: gets a line when a pull starts and one when it ends.
 
     Raises:
         RecipeError: a bare tag without a pin; or the registry or the engine has something else.
         MachineError: an image that is built here has not been; the registry does not answer; wrong platform.
     """
-    refuse_mutable(image, pinned)
+    if pinned is not None:
+        refuse_mutable(image, pinned)
     require_platform(image, client)
     found = find(image, client)
     if found is None and image.build:
@@ -124,7 +102,7 @@ def ensure(image: Image, client: Any, *, pinned: str = "", tell: Tell = silent) 
             hint=f"speculators images build {image.name}",
             rule="no-image",
         )
-    return require_same(image, found or pull(image, client, tell), pinned)
+    return require_same(image, found or pull(image, client, tell), pinned or "")
 
 
 def require_same(image: Image, found: Found, pinned: str) -> Found:
@@ -193,7 +171,7 @@ def refusals(doing: str, reference: str = "") -> Iterator[None]:
         yield
     except api_error() as error:
         said = sentence(error)
-        raise pull_failure(reference, said) if reference else refused(doing, said) from error
+        raise pull_failure(reference, said) if reference else refusal(said, doing) from error
     except RequestException as error:
         raise MachineError(
             f"{doing}: the container engine went away: {sentence(error)}",
@@ -206,7 +184,7 @@ def pull_failure(reference: str, said: str) -> SpeculatorsError:
     """Why ``reference`` did not come, from the engine's words."""
     lowered = said.lower()
     if FULL in lowered:
-        return refused(f"pulling {reference}", said)
+        return refusal(said, f"pulling {reference}")
     if any(words in lowered for words in UNREACHABLE):
         hint = (
             "check the network, or name a mirror that has the same digest: --image NAME=MIRROR/NAME@sha256:…"
@@ -222,7 +200,7 @@ def pull_failure(reference: str, said: str) -> SpeculatorsError:
     if any(words in lowered for words in UNKNOWN):
         hint = "check its name and digest; a mirror may not have this image yet"
         return RecipeError(f"no registry has {reference}: {said}", hint=hint, rule="unknown-images")
-    return refused(f"pulling {reference}", said)
+    return refusal(said, f"pulling {reference}")
 
 
 def _found(inspected: dict[str, Any]) -> Found:
@@ -245,23 +223,9 @@ def stream_error(part: dict[str, Any]) -> str:
     return " ".join(str((part.get("errorDetail") or {}).get("message") or part.get("error") or "").split())
 
 
-def refused(doing: str, said: str) -> SpeculatorsError:
-    if FULL in said.lower():
-        hint = "make room where the engine keeps its data (docker system df)"
-        return MachineError(f"{doing}: the engine's disk is full ({said})", hint=hint, rule="storage")
-    return StageError(f"{doing}: the container engine refused: {said}", rule="engine")
-
-
 def api_error() -> type[Exception]:
     """The SDK's class for a refusal; the SDK is not loaded before it is used."""
     from docker.errors import APIError
 
     error: type[Exception] = APIError
     return error
-
-
-def sentence(error: Exception) -> str:
-    """The engine's own words, without the request around them."""
-    said = getattr(error, "explanation", None) or str(error)
-    text = said.decode("utf-8", errors="replace") if isinstance(said, bytes) else str(said)
-    return " ".join(text.split())

@@ -78,11 +78,13 @@ def containers(
     recipe: Recipe,
     replaced: Mapping[str, str],
     untested: bool,
-    pinned: Mapping[str, str],
+    pinned: Mapping[str, str] | None,
     home: Path,
     say: Callable[[str], None],
 ) -> Containers:
     """Fetch what is to be fetched, look into every image, and make the executor.
+
+    ``pinned``: the digest of each role's image in the lock; None when a lock is about to be written.
 
     Raises:
         MachineError: no engine, an image cannot be had, or it lacks what its stages import.
@@ -91,7 +93,9 @@ def containers(
     connected = engine.connect()
     images = wanted_images(recipe, replaced, untested)
     found = {
-        role: image_store.ensure(image, connected.client, pinned=pinned.get(role, ""), tell=say)
+        role: image_store.ensure(
+            image, connected.client, pinned=None if pinned is None else pinned.get(role, ""), tell=say
+        )
         for role, image in images.items()
     }
     ready = {

@@ -233,6 +233,7 @@ def _images(image_pins: Mapping[str, ImagePin]) -> Values:
         values[(*at, "digest")] = image.digest
         values[(*at, "platform")] = image.platform
         values[(*at, "reference")] = image.reference
-        for name, version in image.packages.items():
-            values[(*at, "packages", name)] = version
+        for name in PACKAGES:
+            if name in image.packages:
+                values[(*at, "packages", name)] = image.packages[name]
     return values

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from speculators.documents import value_digest, write_json
 from speculators.errors import MachineError
 from speculators.executors.base import Executor, Needs, Step, log_tail
+from speculators.executors.images import ROLES
 from speculators.pipeline.keys import module_digest
 from speculators.pipeline.machine.engine import engine_findings
 from speculators.pipeline.machine.findings import Finding, lacking
@@ -29,13 +30,14 @@ ACCEPTED = "accepted-engine-args"
 CHECK = "speculators.recipe.engine_check"
 
 
-def check_environment() -> None:
-    """Stop when this environment cannot run the stages.
+def check_environment(roles: Collection[str] = ROLES) -> None:
+    """Stop when this environment cannot run the stages of ``roles``.
 
     Raises:
         MachineError: naming everything that is missing at once.
     """
-    require([*package_findings(), *engine_findings()], "environment")
+    engine = engine_findings() if "engine" in roles else []
+    require([*package_findings(roles=roles), *engine], "environment")
 
 
 def check_engine_arguments(

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from speculators.executors.base import Executor
 from speculators.executors.local import LocalExecutor
-from speculators.pipeline.lock import ImagePin, Lock
+from speculators.pipeline.lock import ImagePin, Lock, Pins
 from speculators.pipeline.locking import LockState, enforce, lock_path, read_lock
 from speculators.pipeline.pins import gather
 from speculators.pipeline.preflight import check_environment
-from speculators.pipeline.surroundings import HERE, Surroundings
+from speculators.pipeline.surroundings import Surroundings, given
 from speculators.recipe.recipe import Recipe
 
 
@@ -39,8 +40,10 @@ class Premises(NamedTuple):
     record: dict[str, Any]
 
 
-def settle(recipe: Recipe, wanted: Wanted, home: Path, say: Callable[[str], None]) -> Premises:
-    """Make ready where stages run and compare everything with the lock.
+def settle(
+    recipe: Recipe, wanted: Wanted, roles: Collection[str], home: Path, say: Callable[[str], None]
+) -> Premises:
+    """Make ready where the stages of ``roles`` run and compare everything with the lock.
 
     Raises:
         MachineError: a package, the engine or an image is missing.
@@ -57,8 +60,8 @@ def settle(recipe: Recipe, wanted: Wanted, home: Path, say: Callable[[str], None
         record: dict[str, Any] = {"executor": "docker", "engine": made.engine}
         record["images"] = {role: _shown(pin) for role, pin in sorted(pins.items())}
     else:
-        check_environment()
-        executor, where, pins = LocalExecutor(), HERE, {}
+        check_environment(roles)
+        executor, where, pins = LocalExecutor(), given(os.environ), {}
         record = {"executor": "local"}
     lock = enforce(recipe, path, gather(recipe, home, pins or None), locked=wanted.locked)
     for note in lock.notes:
@@ -69,11 +72,24 @@ def settle(recipe: Recipe, wanted: Wanted, home: Path, say: Callable[[str], None
 def planned_surroundings(recipe: Recipe, wanted: Wanted) -> Surroundings:
     """Where stages would run, without fetching or starting anything."""
     if recipe.data["executor"] != "docker":
-        return HERE
+        return given(os.environ)
     from speculators.pipeline.containers import surroundings
 
     pinned = image_digests(read_lock(lock_path(recipe.path), recipe))
     return surroundings(recipe, wanted.images, wanted.untested, pinned)
+
+
+def pins_to_lock(recipe: Recipe, wanted: Wanted, home: Path, say: Callable[[str], None]) -> Pins:
+    """What a lock of ``recipe`` holds now, the images that the engine has or gets included.
+
+    Raises:
+        MachineError: the engine or an image is missing.
+    """
+    if recipe.data["executor"] != "docker":
+        return gather(recipe, home)
+    from speculators.pipeline.containers import containers
+
+    return gather(recipe, home, containers(recipe, wanted.images, wanted.untested, None, home, say).pins)
 
 
 def image_digests(lock: Lock | None) -> dict[str, str]:

@@ -35,12 +35,17 @@ OWN_WAY_ON = ("damaged", "comparison")
 
 
 class Options(NamedTuple):
-    """How a run is asked for.  ``command``: what continues it, as a shell line."""
+    """How a run is asked for.
+
+    ``command``: what continues it, as a shell line; ``home``: instead of the user's, so that nothing of an
+    earlier run is reused.
+    """
 
     runs_dir: Path
     choice: Choice = Choice()
     command: str = ""
     wanted: Wanted = AS_SHIPPED
+    home: Path | None = None
 
 
 def run_recipe(recipe: Recipe, options: Options, console: Console) -> dict[str, Any]:
@@ -52,15 +57,17 @@ def run_recipe(recipe: Recipe, options: Options, console: Console) -> dict[str, 
         StageError: a stage failed, or a stored output is damaged.
         KeyboardInterrupt: the run was interrupted; everything it started has ended.
     """
-    home = default_home()
-    premises = settle(recipe, options.wanted, home, lambda line: console.say("run", line))
+    home = options.home or default_home()
+    choice = options.choice.bound(stage_names(recipe))
+    premises = settle(
+        recipe, options.wanted, roles(recipe, choice), home, lambda line: console.say("run", line)
+    )
     check_draft(recipe)
     store = Store(home)
     planned = plan(recipe, store, options.choice, premises.where)
     console.show(table(recipe.name, planned, benchmark_seconds(options.runs_dir, recipe.name)))
     if any(one.action == RUN for one in planned) or options.choice.includes(BENCHMARK):
         check_engine_arguments(recipe, home, premises.where, premises.executor)
-    choice = options.choice.bound(stage_names(recipe))
     record = RunRecord(
         options.runs_dir,
         recipe,
@@ -79,6 +86,12 @@ def run_recipe(recipe: Recipe, options: Options, console: Console) -> dict[str, 
         verdict = finish(run) if choice.includes(BENCHMARK) else f"stage '{choice.only}' is there"
         record.finish("ok", verdict=verdict)  # before the run's lock is given back
     return record.document
+
+
+def roles(recipe: Recipe, choice: Choice) -> set[str]:
+    """The roles of the stages that may run."""
+    build = {stage.role for stage in build_stages(recipe.data) if choice.includes(stage.name)}
+    return build | ({"engine", "bench"} if choice.includes(BENCHMARK) else set())
 
 
 @contextmanager

@@ -15,6 +15,9 @@ from speculators.pipeline.keys import environment, instruction_sets
 from speculators.recipe.recipe import Recipe
 from speculators.stages.table import Stage
 
+#: ``engine=sha256:… trainer=sha256:… bench=sha256:…``
+IMAGES_VARIABLE = "SPECULATORS_IMAGES"
+
 
 class Surroundings(NamedTuple):
     """``pins``: the digest of each role's image, empty while it is unknown; None: this environment."""
@@ -49,3 +52,15 @@ class Surroundings(NamedTuple):
 
 
 HERE = Surroundings()
+
+
+def given(environ: Mapping[str, str]) -> Surroundings:
+    """Where this process runs: in an image whose digest whoever started it names, or just here.
+
+    A cluster starts the containers itself, one a stage; then every job has to know all images, for its keys
+    reach back to the first stage.
+    """
+    if not (text := environ.get(IMAGES_VARIABLE)):
+        return HERE
+    pins = dict(word.split("=", 1) for word in text.split())
+    return Surroundings(pins, pins)

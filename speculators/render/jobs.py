@@ -14,16 +14,17 @@ from typing import NamedTuple
 from speculators.errors import RecipeError
 from speculators.executors.images import Image
 from speculators.pipeline.plan import BENCHMARK
+from speculators.pipeline.surroundings import IMAGES_VARIABLE
 from speculators.recipe.recipe import Recipe
 from speculators.serving.environment import OFFLINE
-from speculators.stages.table import TRAINING, Stage, build_stages
+from speculators.stages.table import build_stages
 
 RECIPE_NAME = "recipe.yaml"
 PACKAGE_NAME = "package"
 RUNS_NAME = "runs"
 #: A name that no shell, batch system or YAML reader takes for anything else.
 PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-#: What every job's environment says: fetch nothing, and leave the user's own packages alone.
+#: Fetch nothing, and leave the user's own packages alone.
 ENVIRONMENT = {**OFFLINE, "PYTHONNOUSERSITE": "1", "PYTHONUNBUFFERED": "1"}
 ASSUMPTIONS = (
     "The image holds dependencies only; this project's code comes from package/.  Its command line needs",
@@ -49,12 +50,18 @@ class Options(NamedTuple):
 
 
 class Job(NamedTuple):
-    """One stage: ``image`` is ``repository@sha256:digest``."""
+    """One stage: ``image`` is ``repository@sha256:digest``, ``pins`` the digests of all roles' images."""
 
     stage: str
     image: str
     gpus: int
     argv: tuple[str, ...]
+    pins: str
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What every job's environment says, whoever starts it."""
+        return {**ENVIRONMENT, IMAGES_VARIABLE: self.pins}
 
 
 def jobs_of(recipe: Recipe, images: Mapping[str, Image]) -> list[Job]:
@@ -66,16 +73,12 @@ def jobs_of(recipe: Recipe, images: Mapping[str, Image]) -> list[Job]:
     stages = build_stages(recipe.data)
     require_digests(images[role] for role in (*(stage.role for stage in stages), "bench"))
     gpus = gpu_count(recipe, images)
-    build = [(stage.name, images[stage.role], gpus if computes(stage) else 0) for stage in stages]
+    pins = " ".join(f"{role}={image.digest}" for role, image in images.items())
+    build = [(stage.name, images[stage.role], gpus if stage.gpus else 0) for stage in stages]
     return [
-        Job(name, pulled(image), count, run_words(image.python, name))
+        Job(name, pulled(image), count, run_words(image.python, name), pins)
         for name, image, count in [*build, (BENCHMARK, images["bench"], gpus)]
     ]
-
-
-def computes(stage: Stage) -> bool:
-    """Whether ``stage`` works on the GPUs."""
-    return stage.engine or stage.name == TRAINING.name
 
 
 def run_words(python: str, stage: str) -> tuple[str, ...]:

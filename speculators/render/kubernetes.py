@@ -15,7 +15,7 @@ from speculators.documents import value_digest
 from speculators.errors import EXIT_BUG, MachineError, RecipeError, StageError
 from speculators.recipe.recipe import Recipe
 from speculators.recipe.yaml_writer import dump_yaml
-from speculators.render.jobs import ASSUMPTIONS, ENVIRONMENT, Job, Options, uses_hub
+from speculators.render.jobs import ASSUMPTIONS, Job, Options, uses_hub
 
 SUBMIT_NAME = "submit.sh"
 JOB_NAME = "job.yaml"
@@ -169,17 +169,17 @@ def container(recipe: Recipe, job: Job, options: Options) -> dict[str, Any]:
         "image": job.image,
         "command": list(job.argv),
         "workingDir": JOB,
-        "env": environment(recipe, options),
+        "env": environment(recipe, job, options),
         "resources": {"requests": {"cpu": str(options.cpus)}, **({"limits": limits} if limits else {})},
         "securityContext": UNPRIVILEGED,
         "volumeMounts": mounts(recipe),
     }
 
 
-def environment(recipe: Recipe, options: Options) -> list[dict[str, Any]]:
+def environment(recipe: Recipe, job: Job, options: Options) -> list[dict[str, Any]]:
     """Plain values, and references to secrets: never a secret itself."""
     plain = {
-        **ENVIRONMENT,
+        **job.environment,
         "HOME": "/tmp",
         "USER": "speculators",  # torch asks for it, and a foreign user id has no name
         "PYTHONPATH": f"{JOB}/package",

@@ -12,7 +12,6 @@ from speculators.errors import RecipeError
 from speculators.recipe.recipe import Recipe
 from speculators.render.jobs import (
     ASSUMPTIONS,
-    ENVIRONMENT,
     PACKAGE_NAME,
     RUNS_NAME,
     Job,
@@ -67,7 +66,7 @@ def batch_script(recipe: Recipe, job: Job, options: Options) -> str:
         "fi",
         'mkdir -p -- "$store/home"',
         "",
-        *(f"export APPTAINERENV_{name}={shlex.quote(value)}" for name, value in ENVIRONMENT.items()),
+        *(f"export APPTAINERENV_{name}={shlex.quote(value)}" for name, value in job.environment.items()),
         f"export APPTAINERENV_PYTHONPATH={INSIDE}",
         'export APPTAINERENV_SPECULATORS_HOME="$store"',
         *(['export APPTAINERENV_HF_HUB_CACHE="$hub"'] if hub else []),

@@ -106,6 +106,9 @@ REPLAY = Stage(
     gpus=True,
 )
 
+#: Recipe paths whose values say where files lie on this machine.
+FILES = frozenset(file for stage in (VERIFIER, PROMPTS, PACKAGE) for file in stage.files)
+
 #: The stages whose outputs are kept and reused, in order.  Benchmark and replay are measured anew.
 BUILD_STAGES = (VERIFIER, PROMPTS, RESPONSES, HIDDEN_STATES, TRAINING, PACKAGE)
 BROUGHT_DRAFT_STAGES = (VERIFIER, PROMPTS, PACKAGE)
@@ -133,15 +136,15 @@ def select(data: dict[str, Any], stage: Stage) -> dict[str, Any]:
         target = chosen
         for name in parents:
             target = target.setdefault(name, {})
-        target[last] = _without_files(source, path, stage.files)
+        target[last] = _without_files(source, path)
     return chosen
 
 
-def _without_files(value: Any, path: str, files: tuple[str, ...]) -> Any:
+def _without_files(value: Any, path: str) -> Any:
     if not isinstance(value, dict):
         return value
     return {
-        name: _without_files(item, f"{path}.{name}", files)
+        name: _without_files(item, f"{path}.{name}")
         for name, item in value.items()
-        if f"{path}.{name}" not in files
+        if f"{path}.{name}" not in FILES
     }

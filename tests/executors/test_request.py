@@ -117,7 +117,7 @@ def test_a_vanished_input_is_named_before_an_engine_makes_an_empty_folder_of_it(
     ],
 )
 def test_an_engines_refusal_becomes_a_cause_with_a_way_out(said: str, rule: str, exit_code: int):
-    found = refusal(RuntimeError(said))
+    found = refusal(said)
     assert (found.rule, found.exit_code) == (rule, exit_code)
     assert said in found.message
     assert found.hint or rule == "engine"

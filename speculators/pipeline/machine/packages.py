@@ -9,10 +9,11 @@ from __future__ import annotations
 import importlib.util
 import platform
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from importlib import metadata
 from typing import NamedTuple
 
+from speculators.executors.images import ROLES
 from speculators.pipeline.machine.findings import Finding, missing, ok, warning
 from speculators.serving.launcher import ENGINE_DISTRIBUTIONS, has_engine
 
@@ -22,26 +23,27 @@ CPU_ENGINE_SYSTEM = ("Linux", "x86_64")
 
 
 class Package(NamedTuple):
-    """A module that stages import, the distributions that may hold it, the extra that brings it."""
+    """A module that stages of ``roles`` import, distributions that may hold it, the extra that brings it."""
 
     module: str
     distributions: tuple[str, ...]
     extra: str
+    roles: tuple[str, ...]
     check: str = "package"
 
 
 NEEDED = (
-    Package("torch", ("torch",), "train"),
-    Package("transformers", ("transformers",), "train"),
-    Package("safetensors", ("safetensors",), "train"),
-    Package("huggingface_hub", ("huggingface-hub",), "datagen"),
-    Package("guidellm", ("guidellm",), "bench"),
-    Package("prometheus_client", ("prometheus-client",), "bench"),
-    Package("scipy", ("scipy",), "bench"),
-    Package("vllm", ENGINE_DISTRIBUTIONS, "cuda", check="engine"),
+    Package("torch", ("torch",), "train", ("engine", "trainer")),
+    Package("transformers", ("transformers",), "train", ("engine", "trainer")),
+    Package("safetensors", ("safetensors",), "train", ("engine", "trainer")),
+    Package("huggingface_hub", ("huggingface-hub",), "datagen", ("engine", "trainer")),
+    Package("guidellm", ("guidellm",), "bench", ("bench",)),
+    Package("prometheus_client", ("prometheus-client",), "bench", ("bench",)),
+    Package("scipy", ("scipy",), "bench", ("bench",)),
+    Package("vllm", ENGINE_DISTRIBUTIONS, "cuda", ("engine",), check="engine"),
 )
 #: Needed only where the verifier is a GGUF file inside a distribution.
-GGUF = Package("gguf", ("gguf",), "datagen")
+GGUF = Package("gguf", ("gguf",), "datagen", ("trainer",))
 
 
 class Installed(NamedTuple):
@@ -71,9 +73,10 @@ def is_importable(module: str) -> bool:
     return spec is not None and spec.origin is not None
 
 
-def package_findings(also: Iterable[Package] = ()) -> list[Finding]:
-    """What is amiss with the packages of the stages, and one line on those that are sound."""
-    return judge_packages({package: look(package) for package in (*NEEDED, *also)})
+def package_findings(also: Iterable[Package] = (), roles: Collection[str] = ROLES) -> list[Finding]:
+    """What is amiss with the packages of the stages of ``roles``, and one line on those that are sound."""
+    needed = [package for package in (*NEEDED, *also) if set(package.roles) & set(roles)]
+    return judge_packages({package: look(package) for package in needed})
 
 
 def judge_packages(found: dict[Package, Installed]) -> list[Finding]:
