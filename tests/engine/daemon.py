@@ -130,12 +130,17 @@ def running_engine() -> Iterator[str]:
         yield named
         return
     sweep()
-    daemon = Daemon(Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-")))
+    daemon = Daemon(own_folder())
     try:
         daemon.start(bound=True)
         yield daemon.base_url
     finally:
         daemon.stop()
+
+
+def own_folder() -> Path:
+    """A new folder that names the process that has to remove it."""
+    return Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
 
 
 def sweep() -> None:
