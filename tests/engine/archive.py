@@ -116,9 +116,12 @@ class Built(NamedTuple):
 
 
 def write_image(
-    archive: Path, reference: str, layers: Iterable[Layer], settings: dict[str, Any] | None = None
+    archive: Path, repository: str, layers: Iterable[Layer], settings: dict[str, Any] | None = None
 ) -> Built:
-    """Write ``layers`` as image ``reference`` (name:tag) to ``archive``; nothing is compressed."""
+    """Write ``layers`` as an image of ``repository`` to ``archive``; nothing is compressed.
+
+    Its tag comes from its digest, so that loading one image never takes the name from another.
+    """
     architecture = ARCHITECTURES[platform.machine()]
     with archive.open("wb") as file:
         sizes = dict(_write_layer(file, layer) for layer in layers)
@@ -132,6 +135,7 @@ def write_image(
                 "history": [{"created": CREATED, "created_by": "speculators tests"} for _ in sizes],
             }
         )
+        reference = f"{repository}:{_digest(config).partition(':')[2][:12]}"
         media = "application/vnd.oci.image"
         manifest = _canonical(
             {

@@ -43,19 +43,19 @@ Added = tuple[Path, str]
 
 def small_image(archive: Path, add: Iterable[Added] = ()) -> Built:
     """A shell and the common programs; for tests of engines."""
-    return write_image(archive, f"{REPOSITORY}/small:1", [_system(), *_folders(add)], SETTINGS)
+    return write_image(archive, f"{REPOSITORY}/small", [_system(), *_folders(add)], SETTINGS)
 
 
 def python_image(archive: Path, add: Iterable[Added] = ()) -> Built:
     """The interpreter that runs the tests, with the packages of the project's host side; no torch."""
     layers = [_system(), _interpreter(), _light_packages()]
-    return write_image(archive, f"{REPOSITORY}/python:1", [*layers, *_folders(add)], SETTINGS)
+    return write_image(archive, f"{REPOSITORY}/python", [*layers, *_folders(add)], SETTINGS)
 
 
 def environment_image(archive: Path, add: Iterable[Added] = ()) -> Built:
     """The virtual environment that runs the tests, whole, at the path that it has on the host."""
     layers = [_system(), _interpreter(), _environment(Path(sys.prefix))]
-    return write_image(archive, f"{REPOSITORY}/environment:1", [*layers, *_folders(add)], SETTINGS)
+    return write_image(archive, f"{REPOSITORY}/environment", [*layers, *_folders(add)], SETTINGS)
 
 
 IMAGES: dict[str, Callable[[Path], Built]] = {
