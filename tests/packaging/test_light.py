@@ -14,6 +14,8 @@ HEAVY = ("torch", "vllm", "docker", "transformers", "guidellm", "numpy", "scipy"
     "module",
     [
         "speculators.cli.app",
+        "speculators.executors.image_build",
+        "speculators.executors.image_check",
         "speculators.pipeline.run",
         "speculators.report.document",
         "speculators.benchmark.run",
