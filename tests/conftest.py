@@ -1,5 +1,23 @@
 """Fixtures that tests of several rooms share."""
 
-from tests.engine.fixtures import engine, python_image, registry, small_image, whole_image
+from tests.engine.fixtures import (
+    engine,
+    newer_docker_root,
+    newer_engine,
+    oci_engine,
+    python_image,
+    registry,
+    small_image,
+    whole_image,
+)
 
-__all__ = ["engine", "python_image", "registry", "small_image", "whole_image"]
+__all__ = [
+    "engine",
+    "newer_docker_root",
+    "newer_engine",
+    "oci_engine",
+    "python_image",
+    "registry",
+    "small_image",
+    "whole_image",
+]

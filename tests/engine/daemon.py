@@ -55,7 +55,7 @@ class Daemon:
         """
         if answers(self.base_url):
             return
-        command = [program("dockerd", "docker.io"), *self._options()]
+        command = self.command()
         if os.geteuid() != 0:
             raise AbsentError("dockerd is installed, but only root can start an engine of its own")
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -91,7 +91,11 @@ class Daemon:
             subprocess.run(["umount", "--lazy", mount], capture_output=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _options(self) -> list[str]:
+    def command(self) -> list[str]:
+        """What starts it."""
+        return [program("dockerd", "docker.io"), *self.options()]
+
+    def options(self) -> list[str]:
         # No storage driver is named: where overlay2 cannot work, the engine knows what can.
         places = {"data-root": "data", "exec-root": "exec", "pidfile": "docker.pid"}
         return [
@@ -130,12 +134,17 @@ def running_engine() -> Iterator[str]:
         yield named
         return
     sweep()
-    daemon = Daemon(Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-")))
+    daemon = Daemon(own_folder())
     try:
         daemon.start(bound=True)
         yield daemon.base_url
     finally:
         daemon.stop()
+
+
+def own_folder() -> Path:
+    """A new folder that names the process that has to remove it."""
+    return Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
 
 
 def sweep() -> None:

@@ -12,6 +12,7 @@ import pytest
 from tests.engine import images
 from tests.engine.archive import Built
 from tests.engine.daemon import client, running_engine
+from tests.engine.newer import newer_root, running_newer_engine
 from tests.engine.packages import AbsentError, required
 from tests.engine.registry import Registry, running_registry
 
@@ -36,6 +37,27 @@ def present(what: AbstractContextManager[T], name: str) -> Iterator[T]:
 def engine() -> Iterator[str]:
     """The base URL of a running engine."""
     with present(running_engine(), "container engine") as base_url:
+        yield base_url
+
+
+@pytest.fixture(scope="session")
+def newer_docker_root() -> Iterator[Path]:
+    """The root that newer engines run from."""
+    with present(newer_root(), "newer container engine") as root:
+        yield root
+
+
+@pytest.fixture(scope="session")
+def newer_engine(newer_docker_root: Path) -> Iterator[str]:
+    """The base URL of a newer engine that knows the fake graphics cards nvidia.com/gpu=0 and =all by CDI."""
+    with present(running_newer_engine(newer_docker_root), "newer container engine") as base_url:
+        yield base_url
+
+
+@pytest.fixture(scope="session")
+def oci_engine(newer_docker_root: Path) -> Iterator[str]:
+    """The base URL of a newer engine that keeps images in containerd's store, by their manifests' digests."""
+    with present(running_newer_engine(newer_docker_root, oci=True), "newer container engine") as base_url:
         yield base_url
 
 

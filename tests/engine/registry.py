@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import socket
 import subprocess
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -14,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.engine.archive import Built
-from tests.engine.daemon import client, end_with_parent
+from tests.engine.daemon import client, end_with_parent, own_folder
 from tests.engine.packages import AbsentError, program
 
 START_SECONDS = 20.0
@@ -77,7 +76,7 @@ def running_registry() -> Iterator[Registry]:
         AbsentError: it cannot be installed, or does not start.
     """
     command = program("docker-registry", "docker-registry")
-    folder = Path(tempfile.mkdtemp(prefix="speculators-registry-"))
+    folder = own_folder()
     address = f"127.0.0.1:{_free_port()}"
     (folder / "config.yml").write_text(
         f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {folder / 'data'}}}}}\n"

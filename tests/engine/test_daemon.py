@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.engine.archive import Built
-from tests.engine.daemon import Daemon, client, running_engine
+from tests.engine.daemon import Daemon, client, own_folder, running_engine, sweep
 from tests.engine.fixtures import load
 from tests.engine.images import small_image as write_small_image
 from tests.engine.packages import REQUIRE, AbsentError, program
@@ -44,6 +45,20 @@ def test_a_missing_program_is_named_with_its_package(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(AbsentError, match=r"docker-registry .* no apt-get to install docker-registry"):
         program("docker-registry", "docker-registry")
+
+
+def test_what_a_killed_session_left_is_removed_and_what_a_living_one_has_stays(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    left = tmp_path / f"speculators-engine-{ended.pid}-left"
+    (left / "data").mkdir(parents=True)
+    kept = own_folder()
+    sweep()
+    assert not left.exists()
+    assert kept.exists()
 
 
 @pytest.mark.integration
