@@ -62,8 +62,8 @@ class BuildLog:
         self._begun = ""
 
     def add(self, piece: str) -> None:
-        *whole, self._begun = (self._begun + COLOUR.sub("", piece)).split("\n")
-        for line in filter(None, map(str.rstrip, whole)):
+        *whole, self._begun = (self._begun + piece).split("\n")
+        for line in filter(None, (COLOUR.sub("", text).rstrip() for text in whole)):
             self._tell(line)
             if line.startswith(STEP):
                 self.step = line
@@ -105,7 +105,7 @@ def build(
     base = options.base or _base(image, client, options, tell)
     arguments = {"BASE": base} | ({"PIP_INDEX_URL": options.packages} if options.packages else {})
     log = BuildLog(tell)
-    with refusals(f"building image '{image.name}'", base):
+    with refusals(f"building image '{image.name}'"):
         for part in client.api.build(
             path=str(folder or containers_folder()),
             dockerfile=f"{image.build}/Dockerfile",

@@ -15,6 +15,8 @@ HEAVY += ("huggingface_hub",)
     "module",
     [
         "speculators.cli.app",
+        "speculators.executors.image_build",
+        "speculators.executors.image_check",
         "speculators.pipeline.run",
         "speculators.render.folder",
         "speculators.report.document",
