@@ -21,6 +21,12 @@ class Difference(NamedTuple):
     new: Any
 
     def __str__(self) -> str:
+        if isinstance(self.old, list) and isinstance(self.new, list):
+            gone = [item for item in self.old if item not in self.new]
+            added = [item for item in self.new if item not in self.old]
+            if gone or added:
+                changes = [*(f"-{item}" for item in gone), *(f"+{item}" for item in added)]
+                return f"{self.place}: {', '.join(changes)}"
         return f"{self.place}: {_shown(self.old)} -> {_shown(self.new)}"
 
 

@@ -63,15 +63,15 @@ def package() -> Path:
     return Path(importlib.import_module("vllm").__file__ or "").parent
 
 
-def signature(function: Any) -> str:
-    """Names, defaults and kinds of the parameters, without annotations."""
-    found = inspect.signature(_plain(function))
-    bare = [
-        parameter.replace(annotation=inspect.Parameter.empty, default=_default(parameter.default))
-        for parameter in found.parameters.values()
-    ]
-    text = str(found.replace(parameters=bare, return_annotation=inspect.Signature.empty))
-    return re.sub(r" at 0x[0-9a-f]+", "", text)
+def signature(function: Any) -> list[str]:
+    """The parameters with defaults and kinds, without annotations."""
+    kinds = {"VAR_POSITIONAL": "*", "VAR_KEYWORD": "**"}
+    shown = []
+    for parameter in inspect.signature(_plain(function)).parameters.values():
+        default = "" if parameter.default is inspect.Parameter.empty else f"={_default(parameter.default)}"
+        keyword = " (by name only)" if parameter.kind is inspect.Parameter.KEYWORD_ONLY else ""
+        shown.append(f"{kinds.get(parameter.kind.name, '')}{parameter.name}{default}{keyword}")
+    return shown
 
 
 def takes(function: Any, positional: int, keywords: tuple[str, ...]) -> str:
@@ -119,18 +119,8 @@ def _plain(function: Any) -> Any:
     return getattr(function, "__func__", function)
 
 
-def _default(value: Any) -> Any:
-    return value if value is inspect.Parameter.empty or isinstance(value, _SIMPLE) else _Unnamed()
-
-
-_SIMPLE = (str, int, float, bool, type(None), tuple, list, dict)
-
-
-class _Unnamed:
-    """A default that is an object: shown by three dots."""
-
-    def __repr__(self) -> str:
-        return "..."
+def _default(value: Any) -> str:
+    return repr(value) if isinstance(value, str | int | float | bool | None | tuple | list | dict) else "..."
 
 
 def _assigned(cls: type) -> set[str]:

@@ -27,6 +27,8 @@ def test_differences_name_the_place_and_both_values() -> None:
     ]
     assert differences(OLD.facts, OLD.facts) == []
     assert str(Difference("a", None, 1)) == "a: nothing -> 1"
+    assert str(Difference("a", [1, 2], [2, 4])) == "a: -1, +4"
+    assert str(Difference("a", [1, 2], [2, 1])) == "a: [1, 2] -> [2, 1]"
 
 
 def test_missing_outweighs_a_difference() -> None:
