@@ -23,7 +23,11 @@ from speculators.recipe.engine_args import argument
 from speculators.recipe.suggestions import did_you_mean
 
 #: Where releases of vLLM keep ``make_arg_parser``, newest first.
-PARSER_MODULES = ("vllm.entrypoints.launchers.cli_args", "vllm.entrypoints.openai.cli_args")
+PARSER_MODULES = (
+    "vllm.entrypoints.common.cli_args",
+    "vllm.entrypoints.launchers.cli_args",
+    "vllm.entrypoints.openai.cli_args",
+)
 #: ... and their ``FlexibleArgumentParser``.
 PARSER_CLASS_MODULES = ("vllm.utils.argparse_utils", "vllm.utils")
 

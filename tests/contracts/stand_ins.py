@@ -1,0 +1,87 @@
+"""The model folders that a shipped recipe's command lines name: configurations without weights.
+
+vLLM reads ``config.json`` and nothing else before it has a device.  The verifier's is made of the facts that
+``check`` uses, the draft's by the code that packages one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from speculators.checkpoint.config import VerifierName, localised, to_document
+from speculators.checkpoint.shape import Eagle3Config
+from speculators.documents import write_json
+from speculators.recipe.facts import VerifierFacts, find_facts
+from speculators.recipe.recipe import Recipe, require_recipe
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+DIGEST = "0" * 64
+
+
+class StandIn:
+    """One recipe with a verifier and a draft of the right shape in ``folder``."""
+
+    def __init__(self, recipe: Recipe, folder: Path) -> None:
+        self.recipe = recipe
+        self.facts = known_facts(recipe)
+        self.verifier = folder / recipe.name / "verifier"
+        self.draft = folder / recipe.name / "draft"
+        for path, document in ((self.verifier, self._verifier()), (self.draft, self.draft_document())):
+            path.mkdir(parents=True, exist_ok=True)
+            write_json(path / "config.json", document)
+
+    @property
+    def engine_args(self) -> dict[str, Any]:
+        args: dict[str, Any] = self.recipe.data["engine"]["args"]
+        return args
+
+    @property
+    def speculative_tokens(self) -> int:
+        tokens: int = self.recipe.data["algorithm"]["speculative_tokens"]
+        return tokens
+
+    @property
+    def layers(self) -> list[int]:
+        """The layers that capture asks for: the draft's, and the last (``stages/hidden_states.py``)."""
+        return [*self.recipe.data["algorithm"]["aux_layers"], self.facts.num_hidden_layers]
+
+    def draft_document(self) -> dict[str, Any]:
+        """``config.json`` of the packaged draft, its verifier local."""
+        name = VerifierName(self.recipe.name, DIGEST, self.facts.architecture)
+        return localised(to_document(self._shape(), self.speculative_tokens, name), self.verifier)
+
+    def _shape(self) -> Eagle3Config:
+        algorithm, facts = self.recipe.data["algorithm"], self.facts
+        flags = ("norm_before_residual", "norm_before_fc", "fc_norm", "norm_output")
+        return Eagle3Config(
+            hidden_size=facts.hidden_size,
+            intermediate_size=facts.intermediate_size,
+            num_attention_heads=facts.num_attention_heads,
+            num_key_value_heads=facts.num_key_value_heads,
+            head_dim=facts.head_dim,
+            rms_norm_eps=facts.rms_norm_eps,
+            rope_theta=facts.rope_parameters["rope_theta"],
+            max_position_embeddings=facts.max_position_embeddings,
+            layers=algorithm["layers"],
+            aux_layers=tuple(algorithm["aux_layers"]),
+            vocab_size=facts.vocab_size,
+            draft_vocab_size=algorithm["draft_vocabulary"],
+            **{flag: algorithm[flag] for flag in flags},
+        )
+
+    def _verifier(self) -> dict[str, Any]:
+        facts = self.facts._asdict()
+        del facts["source"]
+        return {"architectures": [facts.pop("architecture")], **facts, "torch_dtype": "bfloat16"}
+
+
+def recipes() -> list[Recipe]:
+    """The recipes that ship."""
+    return [require_recipe(path) for path in sorted(RECIPES.glob("*.yaml")) if ".lock." not in path.name]
+
+
+def known_facts(recipe: Recipe) -> VerifierFacts:
+    facts = find_facts(recipe.data["verifier"], RECIPES, {})
+    assert facts, f"{recipe.name}: no facts of its verifier are committed (speculators/recipe/verifier_facts)"
+    return facts
