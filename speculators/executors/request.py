@@ -141,6 +141,11 @@ def device_request(gpus: int | str, kind: str, version: str) -> dict[str, Any]:
             hint="use Podman 5 or newer with CDI (nvidia-ctk cdi generate), or Docker",
             rule="no-gpu",
         )
+    return by_name(gpus)
+
+
+def by_name(gpus: int | str) -> dict[str, Any]:
+    """GPUs by their names in the Container Device Interface."""
     names = ["all"] if gpus == "all" else [str(number) for number in range(int(gpus))]
     return {"Driver": "cdi", "DeviceIDs": [f"nvidia.com/gpu={name}" for name in names]}
 

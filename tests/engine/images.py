@@ -20,6 +20,8 @@ from tests.engine.libraries import libraries
 
 CHECKOUT = Path(__file__).parents[2]
 REPOSITORY = "speculators-tests"
+#: Where ``containers/cpu/Dockerfile`` puts it.
+OUR_ENVIRONMENT = Path("/opt/venv")
 SETTINGS: dict[str, Any] = {
     "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"],
     "Cmd": ["/bin/sh"],
@@ -53,7 +55,7 @@ def python_image(archive: Path, add: Iterable[Added] = ()) -> Built:
 
 
 def environment_image(archive: Path, add: Iterable[Added] = ()) -> Built:
-    """The virtual environment that runs the tests, whole, at the path that it has on the host."""
+    """The virtual environment that runs the tests, at its path on the host and where our image has it."""
     layers = [_system(), _interpreter(), _environment(Path(sys.prefix))]
     return write_image(archive, f"{REPOSITORY}/environment", [*layers, *_folders(add)], SETTINGS)
 
@@ -124,6 +126,9 @@ def _environment(prefix: Path) -> Layer:
     layer = Layer()
     layer.add_tree(prefix)
     _add_libraries(layer)
+    if prefix != OUR_ENVIRONMENT:
+        layer.put(str(OUR_ENVIRONMENT.parent), Folder())
+        layer.put(str(OUR_ENVIRONMENT), Link(str(prefix)))
     return layer
 
 

@@ -16,37 +16,45 @@ from pathlib import Path
 import pytest
 
 from speculators.errors import MachineError, StageError
+from speculators.executors import request
 from speculators.executors.base import Needs, Service, Step
 from speculators.executors.docker import DockerExecutor, Ready
 from speculators.executors.engine import LABEL, connect
 from speculators.executors.request import PORT, limits
 from speculators.recipe.schema import apply_defaults, load_schema
 from tests.engine.archive import Built
+from tests.engine.fixtures import load
+from tests.engine.images import python_image as write_python_image
 
 pytestmark = pytest.mark.integration
 
 PYTHON = "/usr/local/bin/python3"
+#: The reference of the image, once it is loaded.
+IMAGE = ""
 GONE_SECONDS = 10.0
 SERVER = f"import http.server as h; h.test(h.SimpleHTTPRequestHandler, port={PORT}, bind='127.0.0.1')"
 CHILD = """
 import sys
 from pathlib import Path
 from speculators.executors.base import Step
-from tests.executors.test_docker import an_executor
-an_executor(Path(sys.argv[1])).run(Step("long", ["sleep", "600"], {}, Path(sys.argv[1]) / "log.txt"))
+from tests.executors import test_docker
+test_docker.IMAGE = sys.argv[2]
+folder = Path(sys.argv[1])
+test_docker.an_executor(folder).run(Step("long", ["sleep", "600"], {}, folder / "log.txt"))
 """
 
 
 @pytest.fixture(autouse=True)
 def docker_host(engine: str, python_image: Built, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("DOCKER_HOST", engine)
+    monkeypatch.setattr(sys.modules[__name__], "IMAGE", python_image.reference)
     yield
     assert containers() == [], "a container was left behind"
 
 
 def an_executor(home: Path, **container) -> DockerExecutor:
     block = apply_defaults(container, load_schema()["properties"]["container"])
-    ready = Ready("speculators-tests/python:1", "sha256:pin", PYTHON)
+    ready = Ready(IMAGE, "sha256:pin", PYTHON)
     images = dict.fromkeys(("engine", "trainer", "bench"), ready)
     executor = DockerExecutor(connect(), images, limits(block), home)
     executor.label("run-1")
@@ -217,7 +225,9 @@ def test_a_stage_that_ignores_sigterm_is_gone_all_the_same(tmp_path: Path):
 
 
 def test_a_killed_runner_leaves_no_container(tmp_path: Path):
-    runner = subprocess.Popen([sys.executable, "-c", CHILD, str(tmp_path)], cwd=Path(__file__).parents[2])
+    runner = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(tmp_path), IMAGE], cwd=Path(__file__).parents[2]
+    )
     assert wait_for(lambda: any("running" in one for one in containers()), 30)
     runner.kill()
     runner.wait()
@@ -297,3 +307,22 @@ def test_an_engine_that_does_not_answer_is_named_with_the_way_out(monkeypatch: p
     with pytest.raises(MachineError, match=r"no container engine answers at unix:///no/such\.sock") as caught:
         connect({"DOCKER_HOST": "unix:///no/such.sock"})
     assert "--executor local" in caught.value.hint
+
+
+def test_a_new_engine_gives_the_gpus_that_are_named_and_they_are_found_inside(
+    newer_engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The cards are made up: the engine's way of handing them over is real."""
+    block = apply_defaults({"gpus": "all"}, load_schema()["properties"]["container"])
+    monkeypatch.setenv("DOCKER_HOST", newer_engine)
+    built = write_python_image(tmp_path / "image.tar")
+    load(newer_engine, built)
+    ready = Ready(built.reference, "sha256:pin", PYTHON)
+    executor = DockerExecutor(connect(), {"engine": ready}, limits(block), tmp_path)
+    heard: list[str] = []
+    step = Step("it", python("print('worked')"), {}, tmp_path / "log.txt", needs=Needs(gpus=True))
+    with monkeypatch.context() as patched:
+        # Docker takes a CDI name too; asking it so is how made-up cards can be had.
+        patched.setattr(request, "device_request", lambda *_: request.by_name("all"))
+        result = executor.run(step, on_line=heard.append)
+    assert (result.exit_code, heard) == (0, ["worked"])

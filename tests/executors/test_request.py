@@ -10,6 +10,7 @@ from speculators.errors import MachineError, StageError
 from speculators.executors.engine import DOCKER, PODMAN, Refusal, numbers, refusal
 from speculators.executors.request import PORT, Box, create_body, device_request, distinct, limits
 from speculators.recipe.schema import apply_defaults, load_schema
+from tests.contracts.docker_api import problems
 
 BLOCK = load_schema()["properties"]["container"]
 
@@ -135,3 +136,9 @@ def test_every_refusal_has_words_in_small_letters():
     from speculators.executors.engine import REFUSALS
 
     assert all(isinstance(row, Refusal) and row.words == tuple(map(str.lower, row.words)) for row in REFUSALS)
+
+
+@pytest.mark.parametrize("container", [{}, {"memory": "8G", "gpus": "all", "secrets": ["HF_TOKEN"]}])
+def test_the_engines_published_schema_knows_everything_that_is_asked(tmp_path: Path, container):
+    for box in (a_box(tmp_path, gpus=True), a_box(tmp_path, beside="server")):
+        assert problems(create_body(box, a_limit(**container), tmp_path)) == []
