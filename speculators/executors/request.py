@@ -109,7 +109,6 @@ def create_body(
         "Init": True,  # a first process that passes signals on
         "PidsLimit": limit.processes,
         "ShmSize": limit.shared_memory,
-        "RestartPolicy": {"Name": "no"},
     }
     if limit.memory:
         host |= {"Memory": limit.memory, "MemorySwap": limit.memory}  # equal: no swap on top
