@@ -103,8 +103,7 @@ CONFIG = "vllm.transformers_utils.configs.speculators"
 #: Code that ours repeats or whose inside we depend on.
 IMITATED = (
     f"{EAGLE3}:LlamaDecoderLayer",
-    f"{EAGLE3}:LlamaModel.__init__",
-    f"{EAGLE3}:LlamaModel.forward",
+    f"{EAGLE3}:LlamaModel",
     f"{EAGLE3}:Eagle3LlamaForCausalLM.combine_hidden_states",
     f"{EAGLE3}:Eagle3LlamaForCausalLM.compute_logits",
     f"{EAGLE3}:Eagle3LlamaForCausalLM.load_weights",
@@ -176,7 +175,7 @@ def connector() -> Answer:
     )
     facts["constructor"] = looking.signature(stock.__init__)
     facts["code"] = {
-        name: looking.code_digest(looking.resolve(f"{STOCK}.{name}"))
+        name: looking.code_digest(f"{STOCK}.{name}")
         for name in ("_submit_async_write", "_write_tensors", "request_finished", "get_finished")
     }
     return Answer(facts, missing)
@@ -218,7 +217,7 @@ def imitated() -> Answer:
     facts, missing = {}, []
     for name in IMITATED:
         try:
-            facts[_short(name)] = looking.code_digest(looking.resolve(name))
+            facts[_short(name)] = looking.code_digest(name)
         except looking.GoneError as gone:
             missing.append(str(gone))
     return Answer(facts, tuple(missing))

@@ -103,8 +103,15 @@ def literals(thing: Any) -> set[str]:
     return {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
 
 
-def code_digest(thing: Any) -> str:
-    """A short digest of the code of a function or class: comments, docstrings and layout left out."""
+def code_digest(name: str) -> str:
+    """A short digest of the code called ``name``: comments, docstrings and layout left out.
+
+    Raises:
+        GoneError: it is not there, or a decorator has put other code in its place.
+    """
+    thing, module = resolve(name), importlib.import_module(name.partition(":")[0])
+    if inspect.getsourcefile(inspect.unwrap(_plain(thing))) != inspect.getsourcefile(module):
+        raise GoneError(f"{name}: its code is in another file")
     tree = _tree(thing)
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.contracts import looking
@@ -16,6 +18,8 @@ class Base:
     def method(self, first: int, *, late: bool = False) -> None:
         """Says something."""
         print("hidden_states")  # a comment
+
+    borrowed = json.JSONDecoder.decode
 
     @staticmethod
     def still(first: int, second: int) -> None: ...
@@ -47,8 +51,14 @@ def test_attributes_are_found_however_they_are_given() -> None:
 
 
 def test_a_digest_ignores_words_about_code_and_sees_the_code() -> None:
-    assert looking.code_digest(Base.method) == looking.code_digest(Child.method)
-    assert looking.code_digest(Base.method) != looking.code_digest(Base.__init__)
+    method, other = (looking.code_digest(f"{__name__}:{name}.method") for name in ("Base", "Child"))
+    assert method == other
+    assert method != looking.code_digest(f"{__name__}:Base.__init__")
+
+
+def test_a_digest_is_refused_where_a_decorator_has_put_other_code() -> None:
+    with pytest.raises(looking.GoneError, match="its code is in another file"):
+        looking.code_digest(f"{__name__}:Base.borrowed")
 
 
 def test_texts_of_code_are_found() -> None:
