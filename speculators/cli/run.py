@@ -93,7 +93,7 @@ def run(
         return 2
     # The pipeline is imported only now: a wrong recipe is refused at once.
     from speculators.pipeline.console import QUIET, Console, Voice
-    from speculators.pipeline.run import Options, run_recipe
+    from speculators.pipeline.run import Options, run_recipe, way_on
 
     # Being told to end is like ^C: servers are stopped and the record is closed.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -113,8 +113,8 @@ def run(
     )
     try:
         record = run_recipe(loaded, options, console)
-    except KeyboardInterrupt as interrupt:  # typer would drop the words
-        typer.echo("\n".join(interrupt.args), err=True)
+    except KeyboardInterrupt:  # said here: a second one may end whatever handles the first
+        typer.echo(way_on(options.command), err=True)
         return EXIT_INTERRUPTED
     if repeat:
         return verdict_of(repeat, runs_dir / record["recipe"]["name"] / record["id"], as_json, strict)

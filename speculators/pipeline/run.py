@@ -101,20 +101,18 @@ def booked(run: Run) -> Iterator[None]:
         yield
     except BaseException as error:
         run.record.fail(error)
-        if isinstance(error, KeyboardInterrupt):
-            raise KeyboardInterrupt(way_on(run)) from None
         if isinstance(error, OSError) and error.errno in MACHINE_ERRNOS:
-            raise storage_error(error, way_on(run)) from error
+            raise storage_error(error, way_on(run.command)) from error
         if isinstance(error, SpeculatorsError) and error.rule not in OWN_WAY_ON:
-            error.hint = "; ".join(filter(None, (error.hint, way_on(run))))
+            error.hint = "; ".join(filter(None, (error.hint, way_on(run.command))))
         raise
     finally:
         for lock in (run.record.lock, *run.locks.values()):
             lock.close()
 
 
-def way_on(run: Run) -> str:
-    return f"finished work is kept; continue with: {run.command}" if run.command else ""
+def way_on(command: str) -> str:
+    return f"finished work is kept; continue with: {command}" if command else ""
 
 
 def finish(run: Run) -> str:

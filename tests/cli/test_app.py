@@ -140,3 +140,17 @@ def test_the_package_is_a_command() -> None:
     command = [sys.executable, "-m", "speculators", "--version"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout == f"speculators {__version__}\n"
+
+
+def test_an_interrupted_run_says_how_to_go_on_even_if_a_second_interrupt_came_meanwhile(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt  # noqa: B904 - as a second ^C does
+
+    monkeypatch.setattr("speculators.pipeline.run.run_recipe", interrupted)
+    assert app.main(["run", SMOLLM, "--set", "training.epochs=2"]) == 130
+    assert f"continue with: speculators run {SMOLLM} --set training.epochs=2" in capsys.readouterr().err

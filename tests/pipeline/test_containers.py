@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -40,7 +41,7 @@ class Finished(NamedTuple):
 @pytest.fixture(scope="module")
 def finished(engine: str, whole_image: Built, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     name, _, tag = load_images().images["cpu"].reference.partition(":")
-    with client(engine) as docker:
+    with closing(client(engine)) as docker:
         docker.api.tag(whole_image.reference, name, tag, force=True)
     places = {}
     for executor in ("local", "docker"):
@@ -124,7 +125,7 @@ def test_another_image_under_the_locked_name_does_not_start(finished: Finished, 
     world = World(finished.inside, 1)
     assert speculators(world, finished.engine, "lock", "faults.yaml", "--executor", "docker").returncode == 0
     name, _, tag = load_images().images["cpu"].reference.partition(":")
-    with client(finished.engine) as docker:
+    with closing(client(finished.engine)) as docker:
         before = docker.api.inspect_image(f"{name}:{tag}")["Id"]
         docker.api.tag(python_image.reference, name, tag, force=True)
         try:

@@ -299,9 +299,9 @@ def test_a_sealed_folder_made_from_other_input_is_not_adopted(tmp_path: Path):
     assert run.executor.ran == ["verifier"]
 
 
-def test_an_interrupted_run_says_how_to_go_on_and_is_booked(tmp_path: Path):
+def test_an_interrupted_run_is_booked_as_such(tmp_path: Path):
     run = a_run(tmp_path, leaves("model"))
-    with pytest.raises(KeyboardInterrupt, match="continue with: speculators run RECIPE"), booked(run):
+    with pytest.raises(KeyboardInterrupt), booked(run):
         raise KeyboardInterrupt
     assert run.record.document["status"] == "interrupted"
 
