@@ -52,7 +52,7 @@ Examples:
 
 \b
 Exit codes:
-  0 ok   2 recipe or command line wrong   3 a stage failed
+  0 ok   1 a repeated run differs   2 recipe, lock or command line wrong   3 a stage failed
   4 the machine lacks something   10 the plan has work (plan --detailed-exitcode)
   70 a bug of ours   130 interrupted
 """
