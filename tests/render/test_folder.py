@@ -122,7 +122,7 @@ def test_an_image_that_was_only_built_here_is_refused_with_the_way_out(
 
 def test_gpu_images_without_gpus_are_refused() -> None:
     with pytest.raises(RecipeError, match=r"container\.gpus is 0"):
-        jobs_of(require_recipe(QWEN, ["container.images=cuda"]), cuda_images())
+        jobs_of(require_recipe(QWEN, ["container.gpus=0"]), cuda_images())
 
 
 @pytest.mark.parametrize(
