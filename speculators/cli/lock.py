@@ -72,9 +72,8 @@ def lock(
 
     path, home = locking.lock_path(recipe), default_home()
     try:
-        pins = pins_to_lock(
-            loaded, wanted_of(images, allow_untested), home, lambda line: typer.echo(line, err=True)
-        )
+        wanted = wanted_of(images, allow_untested)
+        pins = pins_to_lock(loaded, wanted, home, lambda line: typer.echo(line, err=True), fetch=not check)
     except MachineError:
         if not check:  # what is to be pinned must be seen; what is compared is compared as far as it is
             raise

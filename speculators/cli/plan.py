@@ -45,7 +45,8 @@ def plan(
 ) -> int:
     """Show what a run would do and why, without doing it.
 
-    No engine, GPU or network is needed.
+    No GPU or network is needed. A container engine is asked only for images that were built here and that no
+    lock pins; where none answers, the plan says so.
 
     \b
     Examples:

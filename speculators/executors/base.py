@@ -6,9 +6,10 @@ kind of machine is one more class with these two methods, and a word on what is 
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -72,11 +73,22 @@ class Service:
     needs: Needs = NOTHING
 
 
+class Cause(NamedTuple):
+    """Why something ended, and what to do about it; empty where nobody knows."""
+
+    text: str = ""
+    hint: str = ""
+
+
+UNKNOWN = Cause()
+
+
 @dataclass(frozen=True)
 class Endpoint:
     """A service that was started: where its client finds it, and how to see that it has died.
 
-    ``command``: a line for a shell that starts it again by hand.
+    ``command``: a line for a shell that starts it again by hand.  ``why``: once it has died, the cause and
+    the way out, where the executor knows more than the exit code.
     """
 
     name: str
@@ -84,20 +96,20 @@ class Endpoint:
     command: str
     log: Path
     exit_code: Callable[[], int | None]
+    why: Callable[[], Cause] = lambda: UNKNOWN
 
 
 class StepResult(NamedTuple):
     """How a step ended.
 
-    ``exit_code`` is 128 + n when signal n ended it.  ``cause`` and ``hint``: where the executor knows better
-    than the exit code why it did, and what to do.
+    ``exit_code`` is 128 + n when signal n ended it.  ``cause``: where the executor knows better than the exit
+    code why it did.
     """
 
     exit_code: int
     seconds: float
     log: Path
-    cause: str = ""
-    hint: str = ""
+    cause: Cause = UNKNOWN
 
 
 class Executor(Protocol):
@@ -139,3 +151,15 @@ def log_tail(log: Path, lines: int = LOG_TAIL_LINES) -> str:
     if not log.exists():
         return ""
     return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+
+
+def last_object(log: Path) -> str:
+    """The last line of a log that is a JSON object; empty when there is none.
+
+    Not simply the last line: what a program says on its two streams comes out in no certain order.
+    """
+    for line in reversed(log_tail(log).splitlines()):
+        with suppress(ValueError):
+            if isinstance(json.loads(line), dict):
+                return line
+    return ""

@@ -83,13 +83,7 @@ class Child:
                 return ended if ended >= 0 else 128 - ended  # negative: the supervisor itself was killed
             except subprocess.TimeoutExpired:
                 pass
-            if beside is not None and (code := beside.exit_code()) is not None:
-                raise StageError(
-                    f"server '{beside.name}' ended (exit code {code}) while '{name}' was using it; "
-                    f"last lines of its log:\n{log_tail(beside.log)}",
-                    hint=server_hint(code),
-                    rule="server-failed",
-                )
+            require_server(name, beside)
 
     def ask_to_end(self) -> None:
         """Let the process save its work; returns when it has ended, or after ``SAVE_SECONDS``."""
@@ -122,6 +116,24 @@ def _copy_lines(stream: IO[bytes], log: Path, on_line: OnLine | None) -> None:
                 file.write(line)
             if on_line is not None:
                 on_line(line.decode("utf-8", errors="replace").rstrip("\r\n"))
+
+
+def require_server(name: str, server: Endpoint | None) -> None:
+    """Stop when the server that the step ``name`` is a client of has died.
+
+    Raises:
+        StageError: with the last lines of its log.
+    """
+    if server is None or (code := server.exit_code()) is None:
+        return
+    cause = server.why()
+    known = f": {cause.text}" if cause.text else ""
+    raise StageError(
+        f"server '{server.name}' ended (exit code {code}) while '{name}' was using it{known}; "
+        f"last lines of its log:\n{log_tail(server.log)}",
+        hint=cause.hint or server_hint(code),
+        rule="server-failed",
+    )
 
 
 def server_hint(code: int) -> str:

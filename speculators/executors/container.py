@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from speculators.documents import read_json, write_json
-from speculators.errors import SpeculatorsError
+from speculators.errors import MachineError, SpeculatorsError
+from speculators.executors.base import SAVE_SECONDS
 from speculators.executors.engine import CLIENT_LABEL, connect, refusal, sentence
-from speculators.executors.supervise import started
+from speculators.executors.supervise import process_mark
 from speculators.quantities import duration, size
 
 STATE = "container-state.json"
@@ -42,6 +43,7 @@ class Container:
         self.state = state
         self.api = connect().client.api
         self.id = ""
+        self.started = False
         self.code: int | None = None
         self.ended = False  # or lost sight of
         self.cause: dict[str, str] = {}
@@ -51,9 +53,10 @@ class Container:
         # Only here do the values of secrets appear: not in the request, which is kept.
         secrets = [f"{name}={os.environ[name]}" for name in self.request["secrets"] if name in os.environ]
         body["Env"] = [*body["Env"], *secrets]
-        body["Labels"] = {**body["Labels"], CLIENT_LABEL: f"{os.getpid()} {started(os.getpid())}"}
+        body["Labels"] = {**body["Labels"], CLIENT_LABEL: process_mark(os.getpid())}
         self.id = self.api.create_container_from_config(body, self.request["name"])["Id"]
         self.api.start(self.id)
+        self.started = True
         self.say("running")
 
     def say(self, state: str) -> None:
@@ -73,13 +76,20 @@ class Container:
         self.ended = True
         os.write(wake, b"\0")
 
-    def stop(self) -> None:
+    def stop(self, grace: float = GRACE_SECONDS) -> None:
         with suppress(Exception):  # it may have ended by itself
-            self.api.stop(self.id, timeout=GRACE_SECONDS)
+            self.api.stop(self.id, timeout=int(grace))
 
     def judge(self) -> None:
         """Why it ended, as far as the engine knows."""
         found = self.api.inspect_container(self.id)["State"]
+        if self.code is None and found.get("Running"):
+            self.stop()
+            raise MachineError(
+                "the container engine stopped answering while the container ran",
+                hint="see the engine's own log; finished work is kept",
+                rule="engine-lost",
+            )
         if self.code is None:
             self.code = int(found["ExitCode"])
         if found.get("OOMKilled"):
@@ -114,7 +124,7 @@ def main(path: Path) -> int:
         write_json(
             state,
             {
-                "state": "refused",
+                "state": "lost" if container is not None and container.started else "refused",
                 "exit_code": NOT_STARTED,
                 "cause": known.message,
                 "hint": known.hint,
@@ -144,7 +154,8 @@ def attend(container: Container, time_limit: float | None, wake: int, wake_write
                 container.api.kill(container.id, signal="SIGTERM")
         overdue = deadline is not None and time.monotonic() >= deadline
         if overdue or (0 in ready and not os.read(0, 4096)):
-            container.stop()
+            # Who runs out of time saves its work as who is interrupted does.
+            container.stop(SAVE_SECONDS if overdue else GRACE_SECONDS)
             watcher.join(READER_SECONDS)
             break
     reader.join(READER_SECONDS)

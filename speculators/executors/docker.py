@@ -9,16 +9,18 @@ from __future__ import annotations
 import os
 import secrets
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from speculators.documents import known_json, value_digest, write_json, write_text
 from speculators.errors import MachineError, RecipeError, SpeculatorsError, StageError
-from speculators.executors import container, interior, request
+from speculators.executors import container, interior, request, require_gpus
 from speculators.executors.base import (
+    Cause,
     Endpoint,
     Needs,
     OnLine,
@@ -26,18 +28,55 @@ from speculators.executors.base import (
     Step,
     StepResult,
     command_text,
+    last_object,
     log_tail,
 )
-from speculators.executors.child import POLL_SECONDS, Child
+from speculators.executors.child import POLL_SECONDS, Child, require_server
 from speculators.executors.engine import Engine
 from speculators.executors.interior import Interior
 from speculators.executors.supervise import COMMAND_NOT_FOUND
 from speculators.recipe.hub_cache import cache_folder
+from speculators.serving import environment, launcher
 
 SOURCE = Path(__file__).resolve().parents[1]
 CLIENT = (sys.executable, "-m", "speculators.executors.container")
 #: Exit code of an expected failure -> what is raised for it.
 ERRORS: dict[int, type[SpeculatorsError]] = {2: RecipeError, 3: StageError, 4: MachineError}
+
+
+class Exit(NamedTuple):
+    """An exit code that is none of the step's own."""
+
+    code: int
+    message: str
+    hint: str
+    rule: str
+
+
+EXITS = (
+    Exit(
+        COMMAND_NOT_FOUND,
+        "its program is not in the image",
+        "take an image with the interpreter that images.yaml names (speculators images verify)",
+        "image-program",
+    ),
+    Exit(
+        require_gpus.EXIT_NO_GPU,
+        "it has not the GPUs that were asked for",
+        "see that the engine gives GPUs to containers (NVIDIA Container Toolkit, CDI); or set container.gpus",
+        "no-gpu",
+    ),
+)
+#: What the answer about an image depends on.
+ASKED = (interior, environment, launcher)
+#: States that a client leaves when it has removed its container.
+FINISHED = ("ended", "refused", "lost")
+LOST = {
+    "cause": "the process that watched over its container was killed",
+    "hint": "finished work is kept; the same command continues",
+    "rule": "client-lost",
+    "error": StageError.exit_code,
+}
 
 
 class Ready(NamedTuple):
@@ -88,16 +127,19 @@ class DockerExecutor:
             raise
         finally:
             child.stop()
+            self._bury(papers)
         state = known_json(papers.state)
-        if state.get("state") == "refused":
+        if state.get("state") != "ended":
+            require_server(step.name, beside)  # nobody can join the network of a server that died
             raise _refused(step.name, state)
-        if code == COMMAND_NOT_FOUND:
-            raise MachineError(
-                f"step '{step.name}': the image has no {step.argv[0]}\n{log_tail(step.log, 2)}",
-                hint="take an image with the interpreter that images.yaml names (speculators images verify)",
-                rule="image-program",
-            )
-        return StepResult(code, seconds, step.log, state.get("cause", ""), state.get("hint", ""))
+        for known in EXITS:
+            if code == known.code:
+                raise MachineError(
+                    f"step '{step.name}': {known.message}\n{log_tail(step.log, 2)}",
+                    hint=known.hint,
+                    rule=known.rule,
+                )
+        return StepResult(code, seconds, step.log, _cause(state))
 
     @contextmanager
     def serve(self, service: Service) -> Iterator[Endpoint]:
@@ -109,6 +151,7 @@ class DockerExecutor:
             command=_by_hand(papers.request),
             log=service.log,
             exit_code=child.process.poll,
+            why=lambda: _cause(known_json(papers.state)),
         )
         try:
             _await_start(service, child, papers.state)
@@ -116,6 +159,7 @@ class DockerExecutor:
             yield endpoint
         finally:
             child.stop()
+            self._bury(papers)
 
     def interior(self, role: str) -> Interior:
         if role not in self._interiors:
@@ -131,23 +175,36 @@ class DockerExecutor:
     def _ask_inside(self, role: str) -> Interior:
         """The interior of the image of ``role``, from the image itself or from an earlier answer."""
         ready = self._images[role]
-        code = value_digest([Path(interior.__file__).read_text(encoding="utf-8"), ready.pin])
-        folder = self._home / "interiors" / code[:32]
-        answer = folder / "interior.json"
+        sources = [Path(str(module.__file__)).read_text(encoding="utf-8") for module in ASKED]
+        answer = self._home / "interiors" / f"{value_digest([sources, ready])[:32]}.json"
         if not answer.is_file():
-            argv = [ready.python, "-m", interior.__name__]
-            log = folder / "log.txt"
-            log.unlink(missing_ok=True)
-            result = self.run(Step(f"looking into image '{role}'", argv, {}, log, needs=Needs(role)))
-            said = log_tail(log, 1)
-            if result.exit_code != 0 or not said.startswith("{"):
-                raise MachineError(
-                    f"the image of role '{role}' cannot run this project: {result.cause or log_tail(log, 3)}",
-                    hint="take an image from containers/images.yaml, or one with Python 3.10 or newer",
-                    rule="image-program",
-                )
-            write_text(answer, said)
+            answer.parent.mkdir(parents=True, exist_ok=True)
+            # A folder for each attempt: another run may ask the same at this moment.
+            with tempfile.TemporaryDirectory(dir=answer.parent) as folder:
+                write_text(answer, self._asked(role, Path(folder) / "log.txt"))
         return interior.parse(answer.read_text(encoding="utf-8"))._replace(python=ready.python)
+
+    def _asked(self, role: str, log: Path) -> str:
+        """What the image of ``role`` says is in it."""
+        argv = [self._images[role].python, "-m", interior.__name__]
+        result = self.run(Step(f"looking into image '{role}'", argv, {}, log, needs=Needs(role)))
+        said = last_object(log)
+        if result.exit_code != 0 or not said:
+            why = result.cause.text or log_tail(log, 3)
+            raise MachineError(
+                f"the image of role '{role}' cannot run this project: {why}",
+                hint="take an image from containers/images.yaml, or one with Python 3.10 or newer",
+                rule="image-program",
+            )
+        return said
+
+    def _bury(self, papers: Papers) -> None:
+        """Remove the container if its client did not live to do it."""
+        if known_json(papers.state).get("state") in FINISHED:
+            return
+        write_json(papers.state, {"state": "lost", **LOST})
+        with suppress(Exception):  # never created, or the engine is gone as well
+            self._engine.client.api.remove_container(papers.name, force=True)
 
     def _papers(self, job: Step | Service, argv: Sequence[str], beside: Endpoint | None) -> Papers:
         """Write down what the client is to do."""
@@ -177,7 +234,8 @@ class DockerExecutor:
             "name": name,
             "state": papers.state.name,
             "time_limit": None if serves else self._limits.time_limit,
-            "secrets": list(self._limits.secrets),
+            # Only a run's own steps see them, not what merely looks into an image.
+            "secrets": list(self._limits.secrets) if self._run_id else [],
             "body": body,
         }
         write_json(papers.request, asked)
@@ -188,12 +246,16 @@ def _await_start(service: Service, child: Child, state: Path) -> None:
     """Wait until the server's container runs: a client cannot join the network of one that does not."""
     while not (found := known_json(state)) and child.process.poll() is None:
         time.sleep(POLL_SECONDS)
-    if found.get("state") == "refused":
+    if found.get("state") in ("refused", "lost"):
         raise _refused(service.name, found)
 
 
 def _by_hand(asked: Path) -> str:
     return command_text({}, ["python", *CLIENT[1:], str(asked)])
+
+
+def _cause(state: Mapping[str, Any]) -> Cause:
+    return Cause(state.get("cause", ""), state.get("hint", ""))
 
 
 def _refused(name: str, state: Mapping[str, Any]) -> SpeculatorsError:

@@ -91,7 +91,7 @@ def create_body(
     wants_gpus = box.gpus and bool(limit.gpus)
     argv = list(box.argv)
     if wants_gpus:
-        # An engine may start the container without them (Podman), or with others than asked for.
+        # An engine may start the container without them and say nothing.
         python = argv[0]
         argv = [python, "-m", "speculators.executors.require_gpus", str(limit.gpus), "--", *argv]
     host: dict[str, Any] = {

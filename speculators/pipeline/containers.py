@@ -6,9 +6,9 @@ trainer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from speculators.errors import MachineError, RecipeError
 from speculators.executors import engine, image_store
@@ -17,7 +17,7 @@ from speculators.executors.image_pins import refuse_untested
 from speculators.executors.images import Image, load_images
 from speculators.executors.request import limits
 from speculators.pipeline.lock import ImagePin
-from speculators.pipeline.surroundings import Surroundings
+from speculators.pipeline.surroundings import Surroundings, uses_gpus
 from speculators.recipe.recipe import Recipe
 
 #: What the stages of each role import, by distribution; of each tuple one is enough.
@@ -52,7 +52,7 @@ def surroundings(
     pins = {role: image.digest or pinned.get(role, "") for role, image in images.items()}
     if not all(pins.values()):
         pins |= {role: found for role, found in _present(images).items() if not pins[role]}
-    return Surroundings(pins, {role: image.reference for role, image in images.items()})
+    return Surroundings(pins, {role: image.reference for role, image in images.items()}, uses_gpus(recipe))
 
 
 def _present(images: Mapping[str, Image]) -> dict[str, str]:
@@ -63,6 +63,43 @@ def _present(images: Mapping[str, Image]) -> dict[str, str]:
         return {}
     found = {role: image_store.find(image, client) for role, image in images.items()}
     return {role: one.contents for role, one in found.items() if one is not None}
+
+
+def require_secrets(names: Sequence[str], environ: Mapping[str, str]) -> None:
+    """Stop when a secret that stages may see is not there.
+
+    Raises:
+        MachineError: naming every such variable.
+    """
+    if absent := [name for name in names if name not in environ]:
+        raise MachineError(
+            f"container.secrets names variables that are not set: {', '.join(absent)}",
+            hint=f"export {' '.join(absent)}, or take the names out of the recipe",
+            rule="secret",
+        )
+
+
+def expected_pin(image: Image, role: str, pinned: Mapping[str, str] | None) -> str | None:
+    """The digest in the lock that the image of ``role`` has to have.
+
+    Who names an image by its digest has chosen it, whatever the lock says; a tag needs the lock's word.
+    """
+    if pinned is None:
+        return None
+    return "" if image.digest and not image.tested else pinned.get(role, "")
+
+
+def present(image: Image, client: Any) -> image_store.Found:
+    """``image`` as the engine has it.
+
+    Raises:
+        MachineError: it does not.
+    """
+    if found := image_store.find(image, client):
+        return found
+    raise MachineError(
+        f"{image.reference} is not in this engine", hint="run, or lock, fetches it", rule="no-image"
+    )
 
 
 class Containers(NamedTuple):
@@ -81,34 +118,37 @@ def containers(
     pinned: Mapping[str, str] | None,
     home: Path,
     say: Callable[[str], None],
+    *,
+    fetch: bool = True,
 ) -> Containers:
     """Fetch what is to be fetched, look into every image, and make the executor.
 
-    ``pinned``: the digest of each role's image in the lock; None when a lock is about to be written.
+    ``pinned``: the digest of each role's image in the lock; None when a lock is about to be written or
+    compared.  Without ``fetch`` an image that is not here is missing.
 
     Raises:
-        MachineError: no engine, an image cannot be had, or it lacks what its stages import.
+        MachineError: no engine, an image cannot be had, or lacks what its stages import.
         RecipeError: an image is not the one that the lock pins.
     """
     connected = engine.connect()
     images = wanted_images(recipe, replaced, untested)
-    found = {
-        role: image_store.ensure(
-            image, connected.client, pinned=None if pinned is None else pinned.get(role, ""), tell=say
-        )
-        for role, image in images.items()
-    }
-    ready = {
-        role: Ready(one.id, images[role].digest or one.contents, images[role].python)
-        for role, one in found.items()
-    }
+    found, ready = {}, {}
+    for role, image in images.items():
+        expected = expected_pin(image, role, pinned)
+        if fetch:
+            one = image_store.ensure(image, connected.client, pinned=expected, tell=say)
+        else:
+            one = present(image, connected.client)
+        # Of an image that has several digests, the one that the lock knows it by.
+        pin = expected if expected in one.digests else image.digest or one.contents
+        found[role], ready[role] = one, Ready(one.id, pin or "", image.python)
     executor = DockerExecutor(connected, ready, limits(recipe.data["container"]), home)
     pins = {
         role: ImagePin(role, images[role].reference, ready[role].pin, found[role].platform, packages)
         for role, packages in look_into(executor, images, recipe).items()
     }
     names = {role: image.reference for role, image in images.items()}
-    where = Surroundings({role: one.pin for role, one in ready.items()}, names)
+    where = Surroundings({role: one.pin for role, one in ready.items()}, names, uses_gpus(recipe))
     return Containers(executor, where, pins, connected.spelled())
 
 

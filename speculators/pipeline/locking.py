@@ -11,6 +11,7 @@ from typing import NamedTuple
 from speculators.documents import write_text
 from speculators.errors import MACHINE_ERRNOS, MachineError, RecipeError
 from speculators.pipeline.lock import (
+    IMAGE,
     INPUTS,
     NAME,
     RECIPE_DIGEST,
@@ -45,7 +46,7 @@ CHOSEN_BY: dict[PinPath, tuple[str, ...]] = {
     ("models", "draft"): ("draft",),
     ("prompts", "train"): ("datagen.prompts.files",),
     ("prompts", "benchmark"): ("benchmark.prompts",),
-    ("images",): ("container.images", "executor"),
+    ("images",): ("container.images",),
     NAME: ("name",),
 }
 
@@ -179,13 +180,15 @@ def _require_seen(pins: Pins, blocks: set[PinPath]) -> None:
         )
 
 
-def enforce(recipe: Recipe, path: Path, pins: Pins, *, locked: bool) -> LockState:
+def enforce(
+    recipe: Recipe, path: Path, pins: Pins, *, locked: bool, images_chosen: bool = False
+) -> LockState:
     """What the lock in ``path`` means for a run of ``recipe`` with the inputs ``pins``.
 
     An absent lock is written, a block that it says nothing of yet is added.  An image, a model, a
     tokenizer or prompts other than locked stop the run, unless the command line chose them; another
     package, tool or recipe is a note.  ``locked``: nothing is written, and whatever differs stops the
-    run, but for the recipe's digest under ``--set``.
+    run, but for the recipe's digest under ``--set``.  ``images_chosen``: by ``--image``.
 
     Raises:
         RecipeError: the run must not start; the message has a line for every stale pin.
@@ -198,9 +201,13 @@ def enforce(recipe: Recipe, path: Path, pins: Pins, *, locked: bool) -> LockStat
             raise RecipeError(f"{path} is not there, but --locked was given", hint=hint, rule="no-lock")
         if lacking := [unseen.reason for unseen in pins.unseen.values() if unseen.mend]:
             return LockState(text, (f"{path} is not written: {'; '.join(lacking)}",))
-        return _written(LockState(text), recipe, path, pins.to_commit(), f"{path} written")
+        return _written(LockState(text), recipe, path, pins.to_commit(), f"{path} written", images_chosen)
     differences = compare(lock, pins)
-    if stale := [one for one in differences if _stops(one, lock, recipe, locked)]:
+    asked = images_chosen and not locked
+    stale = [
+        one for one in differences if _stops(one, lock, recipe, locked) and not (asked and one.kind == IMAGE)
+    ]
+    if stale:
         raise _stale_error(recipe, path, stale, locked)
     # A lock of the recipe as it was before an edit is not completed with what that edit asks for.
     is_own = not any(one.path == RECIPE_DIGEST for one in differences)
@@ -211,7 +218,7 @@ def enforce(recipe: Recipe, path: Path, pins: Pins, *, locked: bool) -> LockStat
         return state
     completed = {**lock.pins, **{one.path: one.now for one in added if one.now is not None}}
     blocks = ", ".join(update_paths(added))
-    return _written(state, recipe, path, completed, f"{blocks} added to {path}")
+    return _written(state, recipe, path, completed, f"{blocks} added to {path}", images_chosen)
 
 
 def _stops(one: Difference, lock: Lock, recipe: Recipe, locked: bool) -> bool:
@@ -222,7 +229,7 @@ def _stops(one: Difference, lock: Lock, recipe: Recipe, locked: bool) -> bool:
 
 def _is_overriding(one: Difference, recipe: Recipe) -> bool:
     """Whether the pin differs because ``--set`` was given, which is nothing to be renewed."""
-    return one.path == RECIPE_DIGEST and bool(recipe.overrides)
+    return one.path == RECIPE_DIGEST and is_changed(recipe)
 
 
 def _completes(one: Difference, lock: Lock) -> bool:
@@ -278,15 +285,28 @@ def _difference_notes(recipe: Recipe, differences: list[Difference]) -> list[str
     return [
         f"{ones[0].mark.file}:{ones[0].mark.line}: {kind} differs from the lock: "
         + ", ".join(one.text for one in ones)
-        + ("" if recipe.overrides else f"; renew it with: {command(recipe, ones)}")
+        + ("" if is_changed(recipe) else f"; renew it with: {command(recipe, ones)}")
         for kind, ones in told.items()
     ]
 
 
-def _written(state: LockState, recipe: Recipe, path: Path, pins: dict[PinPath, Pin], done: str) -> LockState:
+def is_changed(recipe: Recipe) -> bool:
+    """Whether the command line changes what the recipe stands for; where it runs is no part of that."""
+    return any(override.partition("=")[0].strip() != "executor" for override in recipe.overrides)
+
+
+def _written(
+    state: LockState,
+    recipe: Recipe,
+    path: Path,
+    pins: dict[PinPath, Pin],
+    done: str,
+    images_chosen: bool,
+) -> LockState:
     """``state`` after the file beside the recipe was written, or why it was not."""
-    if recipe.overrides:
-        note = f"{path} is left as it is: --set changes the recipe; the run keeps a lock of its own"
+    if is_changed(recipe) or images_chosen:
+        option = "--image" if images_chosen else "--set"
+        note = f"{path} is left as it is: {option} changes the recipe; the run keeps a lock of its own"
         return state._replace(notes=(*state.notes, note))
     try:
         write_text(path, render(pins))

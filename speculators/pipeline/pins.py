@@ -58,7 +58,7 @@ def gather(recipe: Recipe, home: Path, image_pins: Mapping[str, ImagePin] | None
     """
     values: Values = {
         NAME: recipe.name,
-        RECIPE_DIGEST: value_digest(recipe.data),
+        RECIPE_DIGEST: recipe_digest(recipe),
         ("tool", "version"): __version__,
         TOOL_DIGEST: source_digest(PACKAGE_ROOT),
     }
@@ -77,6 +77,11 @@ def gather(recipe: Recipe, home: Path, image_pins: Mapping[str, ImagePin] | None
         values |= _packages()
         elsewhere = frozenset({("images",)})
     return Pins(values, hidden, elsewhere, checkout=not (PACKAGE_ROOT / GUESTS[0]).is_dir())
+
+
+def recipe_digest(recipe: Recipe) -> str:
+    """SHA-256 (hex) of the resolved recipe without its executor: one lock serves wherever it runs."""
+    return value_digest({name: value for name, value in recipe.data.items() if name != "executor"})
 
 
 def source_digest(package: Path) -> str:

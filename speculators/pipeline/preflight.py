@@ -6,14 +6,14 @@ stop it.
 
 from __future__ import annotations
 
-import json
 import os
+import tempfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from speculators.documents import value_digest, write_json
 from speculators.errors import MachineError
-from speculators.executors.base import Executor, Needs, Step, log_tail
+from speculators.executors.base import Executor, Needs, Step, last_object, log_tail
 from speculators.executors.images import ROLES
 from speculators.pipeline.keys import module_digest
 from speculators.pipeline.machine.engine import engine_findings
@@ -59,8 +59,10 @@ def check_engine_arguments(
     if where.pins is None or executor is None:
         found = engine_diagnostics(args, recipe.positions)
     else:
-        folder = home / ACCEPTED / "asked"
-        found = diagnostics_of(ask_engine_inside(executor, args, folder), recipe.positions)
+        accepted.parent.mkdir(parents=True, exist_ok=True)
+        # A folder for each attempt: another run may ask something else at this moment.
+        with tempfile.TemporaryDirectory(dir=accepted.parent) as folder:
+            found = diagnostics_of(ask_engine_inside(executor, args, Path(folder)), recipe.positions)
     if has_errors(found):
         raise InvalidRecipeError(found)
     if not found:  # a note would say that nobody was asked
@@ -74,17 +76,12 @@ def ask_engine_inside(executor: Executor, args: Mapping[str, object], folder: Pa
     """
     question, log = folder / "engine-args.json", folder / "log.txt"
     write_json(question, dict(args))
-    log.unlink(missing_ok=True)
     argv = [executor.interior("engine").python, "-m", "speculators.recipe.engine_check", str(question)]
     needs = Needs("engine", reads=[question])
     result = executor.run(Step("asking the engine about engine.args", argv, {}, log, needs=needs))
-    said = log_tail(log, 1)
-    if result.exit_code != 0:
-        return EngineAnswer("", [], f"vLLM's parser could not be loaded: {said}")
-    try:
-        return answer_in(said)
-    except json.JSONDecodeError:
-        return EngineAnswer("", [], f"vLLM's parser gave no answer: {said}")
+    if result.exit_code != 0 or not (said := last_object(log)):
+        return EngineAnswer("", [], f"vLLM's parser could not be loaded: {log_tail(log, 1)}")
+    return answer_in(said)
 
 
 def check_draft(recipe: Recipe) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from speculators.errors import RecipeError
 from speculators.executors.base import Executor
 from speculators.executors.local import LocalExecutor
 from speculators.pipeline.lock import ImagePin, Lock, Pins
@@ -46,24 +47,32 @@ def settle(
     """Make ready where the stages of ``roles`` run and compare everything with the lock.
 
     Raises:
-        MachineError: a package, the engine or an image is missing.
-        RecipeError: an image or an input is not the one that the lock pins.
+        MachineError: a package, the engine, an image or a secret is missing.
+        RecipeError: an image or an input is not the one that the lock pins; --image without containers.
     """
     path = lock_path(recipe.path)
     stored = read_lock(path, recipe)
     if recipe.data["executor"] == "docker":
-        from speculators.pipeline.containers import containers
+        from speculators.pipeline.containers import containers, require_secrets
 
+        require_secrets(recipe.data["container"]["secrets"], os.environ)
         made = containers(recipe, wanted.images, wanted.untested, image_digests(stored), home, say)
         executor: Executor = made.executor
         where, pins = made.where, made.pins
         record: dict[str, Any] = {"executor": "docker", "engine": made.engine}
         record["images"] = {role: _shown(pin) for role, pin in sorted(pins.items())}
     else:
+        if wanted.images:
+            raise RecipeError(
+                "--image names an image, but stages run in this environment",
+                hint="add --executor docker, or leave --image out",
+                rule="usage",
+            )
         check_environment(roles)
-        executor, where, pins = LocalExecutor(), given(os.environ), {}
+        executor, where, pins = LocalExecutor(), given(recipe, os.environ), {}
         record = {"executor": "local"}
-    lock = enforce(recipe, path, gather(recipe, home, pins or None), locked=wanted.locked)
+    found = gather(recipe, home, pins or None)
+    lock = enforce(recipe, path, found, locked=wanted.locked, images_chosen=bool(wanted.images))
     for note in lock.notes:
         say(note)
     return Premises(executor, where, lock, {**record, "lock": {"sha256": lock.sha256}})
@@ -72,15 +81,17 @@ def settle(
 def planned_surroundings(recipe: Recipe, wanted: Wanted) -> Surroundings:
     """Where stages would run, without fetching or starting anything."""
     if recipe.data["executor"] != "docker":
-        return given(os.environ)
+        return given(recipe, os.environ)
     from speculators.pipeline.containers import surroundings
 
     pinned = image_digests(read_lock(lock_path(recipe.path), recipe))
     return surroundings(recipe, wanted.images, wanted.untested, pinned)
 
 
-def pins_to_lock(recipe: Recipe, wanted: Wanted, home: Path, say: Callable[[str], None]) -> Pins:
-    """What a lock of ``recipe`` holds now, the images that the engine has or gets included.
+def pins_to_lock(
+    recipe: Recipe, wanted: Wanted, home: Path, say: Callable[[str], None], *, fetch: bool
+) -> Pins:
+    """What a lock of ``recipe`` holds now, images included; ``fetch``: pull those that are not here.
 
     Raises:
         MachineError: the engine or an image is missing.
@@ -89,7 +100,8 @@ def pins_to_lock(recipe: Recipe, wanted: Wanted, home: Path, say: Callable[[str]
         return gather(recipe, home)
     from speculators.pipeline.containers import containers
 
-    return gather(recipe, home, containers(recipe, wanted.images, wanted.untested, None, home, say).pins)
+    made = containers(recipe, wanted.images, wanted.untested, None, home, say, fetch=fetch)
+    return gather(recipe, home, made.pins)
 
 
 def image_digests(lock: Lock | None) -> dict[str, str]:

@@ -11,6 +11,8 @@ import platform
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from speculators.errors import RecipeError
+from speculators.executors.images import ROLES
 from speculators.pipeline.keys import environment, instruction_sets
 from speculators.recipe.recipe import Recipe
 from speculators.stages.table import Stage
@@ -20,14 +22,19 @@ IMAGES_VARIABLE = "SPECULATORS_IMAGES"
 
 
 class Surroundings(NamedTuple):
-    """``pins``: the digest of each role's image, empty while it is unknown; None: this environment."""
+    """``pins``: the digest of each role's image, empty while it is unknown; None: this environment.
+
+    ``gpus``: whether stages that compute get any; one image does both, with other last bits.
+    """
 
     pins: Mapping[str, str] | None = None
     names: Mapping[str, str] = {}
+    gpus: bool = False
 
     def environment(self, stage: Stage) -> dict[str, str]:
         """What the key of ``stage`` says of them."""
-        return self.of((stage.role,), stage.packages)
+        found = self.of((stage.role,), stage.packages)
+        return found if self.pins is None else {**found, "gpus": "yes" if self.gpus and stage.gpus else "no"}
 
     def of(self, roles: tuple[str, ...], packages: tuple[str, ...]) -> dict[str, str]:
         """The images of ``roles``, or here the versions of ``packages``."""
@@ -36,6 +43,7 @@ class Surroundings(NamedTuple):
         return {
             "machine": platform.machine(),
             "instructions": " ".join(instruction_sets()),
+            "gpus": "yes" if self.gpus else "no",
             **{f"image {role}": self.pins[role] for role in roles},
         }
 
@@ -54,13 +62,28 @@ class Surroundings(NamedTuple):
 HERE = Surroundings()
 
 
-def given(environ: Mapping[str, str]) -> Surroundings:
+def uses_gpus(recipe: Recipe) -> bool:
+    """Whether stages that compute get GPUs."""
+    return bool(recipe.data["container"]["gpus"])
+
+
+def given(recipe: Recipe, environ: Mapping[str, str]) -> Surroundings:
     """Where this process runs: in an image whose digest whoever started it names, or just here.
 
     A cluster starts the containers itself, one a stage; then every job has to know all images, for its keys
     reach back to the first stage.
+
+    Raises:
+        RecipeError: the variable names not exactly the roles' images.
     """
     if not (text := environ.get(IMAGES_VARIABLE)):
         return HERE
-    pins = dict(word.split("=", 1) for word in text.split())
-    return Surroundings(pins, pins)
+    words = [word.partition("=") for word in text.split()]
+    pins = {role: digest for role, _, digest in words if digest}
+    if sorted(pins) != sorted(ROLES) or len(words) != len(ROLES):
+        raise RecipeError(
+            f"{IMAGES_VARIABLE}={text}: not one ROLE=DIGEST for each of {', '.join(ROLES)}",
+            hint="the scripts that `speculators render` writes set it; unset it elsewhere",
+            rule="usage",
+        )
+    return Surroundings(pins, pins, uses_gpus(recipe))

@@ -69,8 +69,8 @@ def execute(
 def _failure(name: str, known: Path, result: StepResult, beside: Endpoint | None) -> SpeculatorsError:
     exit_code, log = result.exit_code, result.log
     rule = "stage-failed"
-    if result.cause:
-        message, hint = result.cause, result.hint
+    if result.cause.text:
+        message, hint = result.cause
     elif known.is_file():
         error = read_json(known)
         message, hint, rule = error["message"], error["hint"], error["rule"]

@@ -16,11 +16,12 @@ from pathlib import Path
 import pytest
 
 from speculators.errors import MachineError, StageError
-from speculators.executors import request
+from speculators.executors import request, supervise
 from speculators.executors.base import Needs, Service, Step
 from speculators.executors.docker import DockerExecutor, Ready
-from speculators.executors.engine import LABEL, connect
+from speculators.executors.engine import CLIENT_LABEL, LABEL, connect
 from speculators.executors.request import PORT, limits
+from speculators.pipeline.machine import containers as machine
 from speculators.recipe.schema import apply_defaults, load_schema
 from tests.engine.archive import Built
 from tests.engine.fixtures import load
@@ -143,19 +144,19 @@ def test_a_secret_is_seen_inside_and_written_nowhere(tmp_path: Path, monkeypatch
 def test_too_much_memory_is_named_as_the_cause(tmp_path: Path):
     result, _ = run(tmp_path, python("x = bytearray(400 << 20)"), memory="96M")
     assert result.exit_code == 128 + signal.SIGKILL
-    assert "container.memory" in result.cause
-    assert "container.memory" in result.hint
+    assert "container.memory" in result.cause.text
+    assert "container.memory" in result.cause.hint
 
 
 def test_the_time_limit_ends_a_stage_and_says_so(tmp_path: Path):
     started = time.monotonic()
     result, _ = run(tmp_path, ["sleep", "600"], time_limit=1)
-    assert "container.time_limit" in result.cause
+    assert "container.time_limit" in result.cause.text
     assert time.monotonic() - started < 1 + GONE_SECONDS
 
 
 def test_a_program_that_is_not_in_the_image_is_the_machines_affair(tmp_path: Path):
-    with pytest.raises(MachineError, match="the image has no /no/such/program") as caught:
+    with pytest.raises(MachineError, match="its program is not in the image") as caught:
         run(tmp_path, ["/no/such/program"])
     assert "images.yaml" in caught.value.hint
 
@@ -169,10 +170,10 @@ def test_gpus_that_the_engine_cannot_give_are_named(tmp_path: Path):
 
 def test_gpus_that_did_not_come_stop_the_work_before_it_starts(tmp_path: Path):
     argv = [PYTHON, "-m", "speculators.executors.require_gpus", "1", "--", PYTHON, "-c", "print('worked')"]
-    result, heard = run(tmp_path, argv)
-    assert result.exit_code == 4
-    assert "0 GPUs" in heard[0]
-    assert "worked" not in heard
+    with pytest.raises(MachineError, match="has not the GPUs") as caught:
+        run(tmp_path, argv)
+    assert "container.gpus" in caught.value.hint
+    assert "worked" not in (tmp_path / "log.txt").read_text()
 
 
 def test_a_full_disk_under_the_output_is_the_stages_error(tmp_path: Path):
@@ -234,6 +235,36 @@ def test_a_killed_runner_leaves_no_container(tmp_path: Path):
     assert wait_for(lambda: containers() == [], GONE_SECONDS)
 
 
+def test_a_killed_client_leaves_no_container_and_says_so(tmp_path: Path):
+    def kill_the_client() -> None:
+        assert wait_for(lambda: any("running" in one for one in containers()), 30)
+        words = ["pkill", "-KILL", "-f", f"executors.container {tmp_path}"]
+        subprocess.run(words, check=True)
+
+    killer = threading.Thread(target=kill_the_client)
+    killer.start()
+    with pytest.raises(StageError, match="watched over its container was killed"):
+        run(tmp_path, ["sleep", "600"])
+    killer.join()
+    assert containers() == []
+
+
+def test_a_container_whose_client_is_gone_is_found_and_removed(tmp_path: Path):
+    client = connect().client
+    dead = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    mark = supervise.process_mark(dead.pid)
+    dead.kill()
+    dead.wait()
+    for name, owner in (("orphan", mark), ("elsewhere", "another-boot pid:[1] 1 1")):
+        labels = {LABEL: "run-1", CLIENT_LABEL: owner}
+        client.containers.create(IMAGE, ["sleep", "1"], network_mode="none", name=name, labels=labels)
+    try:
+        assert [one.name for one in machine.orphans(client)] == ["orphan"]
+        assert [finding.detail for finding in machine.clean()] == ["removed container orphan (created)"]
+    finally:
+        client.api.remove_container("elsewhere", force=True)
+
+
 def test_a_client_reaches_its_server_and_nobody_else_does(tmp_path: Path):
     executor = an_executor(tmp_path)
     service = Service("server", lambda port: python(SERVER), {}, tmp_path / "server.log")
@@ -272,7 +303,7 @@ def test_an_image_says_what_is_in_it_and_is_asked_once(tmp_path: Path):
     assert found.python == PYTHON
     assert "pyyaml" in found.packages
     assert found.launcher is None
-    (answer,) = tmp_path.rglob("interior.json")
+    (answer,) = (tmp_path / "interiors").glob("*.json")
     before = answer.stat().st_mtime_ns
     assert an_executor(tmp_path).interior("trainer") == found
     assert answer.stat().st_mtime_ns == before
@@ -326,3 +357,15 @@ def test_a_new_engine_gives_the_gpus_that_are_named_and_they_are_found_inside(
         patched.setattr(request, "device_request", lambda *_: request.by_name("all"))
         result = executor.run(step, on_line=heard.append)
     assert (result.exit_code, heard) == (0, ["worked"])
+
+
+def test_a_server_that_takes_too_much_memory_is_said_to(tmp_path: Path):
+    executor = an_executor(tmp_path, memory="96M")
+    greedy = python("import time; time.sleep(1); x = bytearray(400 << 20)")
+    service = Service("plain round 1", lambda port: greedy, {}, tmp_path / "server.log")
+    with (
+        executor.serve(service) as endpoint,
+        pytest.raises(StageError, match=r"container\.memory allows") as caught,
+    ):
+        executor.run(Step("client", ["sleep", "600"], {}, tmp_path / "log.txt"), beside=endpoint)
+    assert "raise container.memory" in caught.value.hint
