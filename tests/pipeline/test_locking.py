@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from speculators.documents import value_digest
 from speculators.errors import MachineError, RecipeError
 from speculators.pipeline.lock import TOOL_DIGEST, ImagePin, Pin, Pins, Unseen, parse
 from speculators.pipeline.locking import LockState, enforce, lock_path, renew
-from speculators.pipeline.pins import gather
+from speculators.pipeline.pins import gather, recipe_digest
 from speculators.recipe.positions import Path as PinPath
 from speculators.recipe.recipe import Recipe, require_recipe
 from tests.pipeline.test_pins import recipe, write_model
@@ -197,7 +196,8 @@ def test_overrides_neither_write_nor_break_the_lock(given: Recipe) -> None:
         state = run(changed, locked=locked)
         assert "recipe differs from the lock" in state.notes[0]
         assert "--update" not in state.notes[0]
-        assert value_digest(changed.data) in state.text
+        assert recipe_digest(changed) in state.text
+        assert recipe_digest(given) not in state.text
     assert text_of(given) == before
 
 
