@@ -54,6 +54,9 @@ class Container:
         secrets = [f"{name}={os.environ[name]}" for name in self.request["secrets"] if name in os.environ]
         body["Env"] = [*body["Env"], *secrets]
         body["Labels"] = {**body["Labels"], CLIENT_LABEL: process_mark(os.getpid())}
+        for mount in body["HostConfig"]["Mounts"]:
+            if not mount["ReadOnly"]:  # run again by hand, a stage's folder may have got its final name
+                Path(mount["Source"]).mkdir(parents=True, exist_ok=True)
         self.id = self.api.create_container_from_config(body, self.request["name"])["Id"]
         self.api.start(self.id)
         self.started = True

@@ -251,7 +251,7 @@ def _await_start(service: Service, child: Child, state: Path) -> None:
 
 
 def _by_hand(asked: Path) -> str:
-    return command_text({}, ["python", *CLIENT[1:], str(asked)])
+    return command_text({}, [*CLIENT, str(asked)])
 
 
 def _cause(state: Mapping[str, Any]) -> Cause:

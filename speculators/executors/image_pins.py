@@ -75,7 +75,7 @@ def refuse_untested(images: Mapping[str, Image], shipped: Mapping[str, Image], a
         if not (allow or image.tested or is_shipped):
             raise RecipeError(
                 f"{image.reference} as {role}: speculators was not tested in this image",
-                hint="--allow-untested runs it all the same, and the run's record says so",
+                hint="--allow-untested runs it all the same",
                 rule="untested-image",
             )
 

@@ -311,11 +311,15 @@ def test_an_image_says_what_is_in_it_and_is_asked_once(tmp_path: Path):
 
 def test_a_stage_can_be_run_again_by_hand(tmp_path: Path):
     executor = an_executor(tmp_path)
-    step = Step("it", python("print('once more')"), {}, tmp_path / "log.txt")
+    out = tmp_path / "out"
+    out.mkdir()
+    code = f"open({str(out / 'made')!r}, 'w').write('x'); print('once more')"
+    step = Step("it", python(code), {}, tmp_path / "log.txt", needs=Needs(writes=[out]))
     executor.run(step)
-    words = executor.command(step).split()
-    done = subprocess.run([sys.executable, *words[1:]], capture_output=True, text=True, timeout=60)
+    out.rename(tmp_path / "kept")
+    done = subprocess.run(["sh", "-c", executor.command(step)], capture_output=True, text=True, timeout=60)
     assert done.stdout == "once more\n", done.stderr
+    assert (out / "made").is_file()
 
 
 def test_locks_stay_held_while_the_container_lives(tmp_path: Path):
