@@ -36,6 +36,8 @@ from speculators.recipe.positions import Path as PinPath
 from speculators.recipe.recipe import Recipe
 
 ENDING = ".lock.yaml"
+#: Differences of one kind that a note names.
+SHOWN = 4
 
 #: The recipe values that choose the inputs below a pin: who sets one of them on the command line asks
 #: for another input, and is not surprised by one.
@@ -212,7 +214,8 @@ def enforce(
     # A lock of the recipe as it was before an edit is not completed with what that edit asks for.
     is_own = not any(one.path == RECIPE_DIGEST for one in differences)
     added = [one for one in differences if is_own and _completes(one, lock)]
-    notes = _difference_notes(recipe, [one for one in differences if one not in added])
+    # What the lock says nothing of does not differ from it.
+    notes = _difference_notes(recipe, [one for one in differences if not _completes(one, lock)])
     state = LockState(text, (*_unseen_notes(lock, pins), *notes))
     if not added:
         return state
@@ -284,7 +287,8 @@ def _difference_notes(recipe: Recipe, differences: list[Difference]) -> list[str
         told.setdefault(one.kind, []).append(one)
     return [
         f"{ones[0].mark.file}:{ones[0].mark.line}: {kind} differs from the lock: "
-        + ", ".join(one.text for one in ones)
+        + ", ".join(one.text for one in ones[:SHOWN])
+        + (f" and {len(ones) - SHOWN} more" if len(ones) > SHOWN else "")
         + ("" if is_changed(recipe) else f"; renew it with: {command(recipe, ones)}")
         for kind, ones in told.items()
     ]

@@ -294,3 +294,29 @@ def test_the_states_digest_is_that_of_its_text(given: Recipe) -> None:
     from speculators.documents import file_digest
 
     assert run(given).sha256 == file_digest(lock_path(given.path))
+
+
+def test_what_a_lock_says_nothing_of_yet_is_no_difference_from_it(given: Recipe) -> None:
+    run(given)
+    changed = require_recipe(given.path, ["executor=docker", "benchmark.requests=2"])
+    notes = run(changed, present(changed, engine=IMAGE)).notes
+    assert notes
+    assert not any("images" in note for note in notes)
+
+
+def test_an_image_that_the_command_line_chose_starts_and_is_locked_for_nobody(given: Recipe) -> None:
+    docker = require_recipe(given.path, ["executor=docker"])
+    run(docker, present(docker, engine=IMAGE))
+    before = text_of(given)
+    assert IMAGE.digest in before
+    other = present(docker, engine=IMAGE._replace(digest="sha256:" + "b" * 64))
+    with pytest.raises(RecipeError, match=r"images\.engine\.digest"):
+        run(docker, other)
+    path = lock_path(given.path)
+    state = enforce(docker, path, other, locked=False, images_chosen=True)
+    assert "b" * 64 in state.text
+    assert text_of(given) == before
+    with pytest.raises(RecipeError, match=r"images\.engine\.digest"):
+        enforce(docker, path, other, locked=True, images_chosen=True)
+    path.unlink()
+    assert not enforce(docker, path, other, locked=False, images_chosen=True).written
