@@ -71,6 +71,20 @@ class Child:
     def seconds(self) -> float:
         return time.monotonic() - self.started
 
+    def finish(self, name: str, beside: Endpoint | None) -> tuple[int, float]:
+        """Its exit code and seconds, once nothing of it is left; an interrupt lets it save its work first.
+
+        Raises:
+            StageError: the server ``beside`` it died.
+        """
+        try:
+            return self.wait(name, beside), self.seconds()
+        except KeyboardInterrupt:
+            self.ask_to_end()
+            raise
+        finally:
+            self.stop()
+
     def wait(self, name: str, beside: Endpoint | None) -> int:
         """The exit code, unless the server ``beside`` it dies first.
 

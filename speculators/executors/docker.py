@@ -120,13 +120,8 @@ class DockerExecutor:
         papers = self._papers(step, step.argv, beside)
         child = Child([*CLIENT, str(papers.request)], {}, step.log, step.holds, on_line)
         try:
-            code = child.wait(step.name, beside)
-            seconds = child.seconds()
-        except KeyboardInterrupt:
-            child.ask_to_end()
-            raise
+            code, seconds = child.finish(step.name, beside)
         finally:
-            child.stop()
             self._bury(papers)
         state = known_json(papers.state)
         if state.get("state") != "ended":
