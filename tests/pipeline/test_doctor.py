@@ -312,6 +312,11 @@ def test_a_longer_answer_needs_more_disk_and_a_kept_one_none_of_it():
     assert kept.states < needs_of(QWEN, "datagen.prompts.magpie.count=0").states / 10
 
 
+def test_weights_of_the_hub_cache_are_linked_here_and_copied_out_of_a_container():
+    here, inside = (needs_of(QWEN, f"executor={name}") for name in ("local", "docker"))
+    assert inside.store - here.store == inside.weights > 10**10
+
+
 def test_a_brought_draft_needs_no_room_for_states(tmp_path: Path):
     (tmp_path / "prompts.jsonl").write_text('{"id": "a", "topic": "t", "prompt": "hello"}\n')
     (tmp_path / "draft").mkdir()
