@@ -446,6 +446,28 @@ def test_a_model_that_was_fetched_in_part_is_found(tmp_path: Path):
     assert found.detail.endswith("it lacks two.safetensors")
 
 
+def test_a_run_that_makes_the_verifier_needs_it_fetched_and_one_that_has_it_does_not(tmp_path: Path):
+    recipe, environ = require_recipe(QWEN), {"HF_HUB_CACHE": str(tmp_path)}
+    (found,) = sources.run_findings(recipe, environ, makes_verifier=True)
+    assert (found.check, found.state) == ("verifier", "missing")
+    verifier = recipe.data["verifier"]
+    assert f"hf download {verifier['repository']} --revision {verifier['revision']}" in found.mend
+    assert sources.run_findings(recipe, environ, makes_verifier=False) == []
+    # A package in an image is no affair of this environment.
+    assert sources.run_findings(require_recipe(SMOLLM), environ, makes_verifier=True) == []
+
+
+def test_a_run_needs_the_draft_that_it_brings_from_the_hub(tmp_path: Path):
+    recipe = require_recipe(QWEN)
+    data = {**recipe.data, "draft": f"owner/model@{COMMIT}"}
+    brought = type(recipe)(recipe.path, "r", "", (), data, recipe.positions)
+    (found,) = sources.run_findings(brought, {"HF_HUB_CACHE": str(tmp_path)}, makes_verifier=False)
+    assert (found.check, found.state) == ("draft", "missing")
+    environ = cached(tmp_path, "config.json", "model.safetensors")
+    verifier, draft = sources.run_findings(brought, environ, makes_verifier=True)
+    assert (verifier.state, draft.state) == ("missing", "ok")
+
+
 def test_a_verifier_inside_a_package_is_looked_for_there():
     package = next(iter(metadata.distributions())).metadata["Name"]
     assert "is not installed" in sources.package_finding("no-such-package", "x.gguf").detail
