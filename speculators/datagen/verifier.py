@@ -169,11 +169,15 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _link(source: Path, target: Path) -> None:
-    """Hard-link where the file system allows it, so that a pruned cache cannot break an output."""
+    """Hard-link where the file system allows it, else copy, which costs the weights' size once more.
+
+    Never a symlink: later stages see this folder and not the cache, and a cache may be pruned.  Two bind
+    mounts are two file systems to a link, so in a container there is always a copy.
+    """
     try:
         os.link(source, target)
-    except OSError:
-        target.symlink_to(source)
+    except OSError:  # another file system, one without links, or a cache of another user
+        _copy(source, target)
 
 
 def _require_complete(source: Path, target: Path) -> None:

@@ -7,6 +7,7 @@ need to live there all the same is in ``INSIDE`` and in the scratch file system.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,6 +36,8 @@ INSIDE = {
     "GLOO_SOCKET_IFNAME": "lo",
     "NCCL_SOCKET_IFNAME": "lo",
 }
+#: So many folders below an input are searched for links: models and prompts lie flat.
+LINK_DEPTH = 3
 #: Programs of an image that wait for arguments: ours is the whole command.
 NO_ENTRYPOINT: list[str] = []
 
@@ -98,6 +101,7 @@ def create_body(
         "Mounts": [
             _bind(source, f"{SOURCE}/speculators"),
             *(_bind(path, str(path)) for path in distinct(box.reads, box.writes)),
+            *(_bind(path, place) for place, path in led_outside(box.reads, box.writes).items()),
             *(_bind(path, str(path), writable=True) for path in box.writes),
         ],
         # Engines compile into the scratch folder and load what they compiled.
@@ -168,6 +172,42 @@ def distinct(reads: Sequence[Path], writes: Sequence[Path]) -> list[Path]:
         if not any(path == other or other in path.parents for other in (*kept, *writes)):
             kept.append(path)
     return kept
+
+
+def led_outside(reads: Sequence[Path], writes: Sequence[Path]) -> dict[str, Path]:
+    """What links below ``reads`` lead to and nothing else brings along, by the paths that they say.
+
+    A hub's snapshot is a folder of links to ``../../blobs``, and would hold nothing when mounted alone.
+    Every target is mounted by itself: what else lies beside it is no affair of the stage.
+    """
+    mounted = (*reads, *writes)
+    found: dict[str, Path] = {}
+    # A folder that was itself reached by a link has another name inside than the one that leads on from it.
+    waiting = [(path, path, LINK_DEPTH) for path in reads if path.is_dir()]
+    while waiting:
+        inside, outside, depth = waiting.pop()
+        for path in _entries(outside):
+            if not path.is_symlink():
+                if depth and path.is_dir():
+                    waiting.append((inside / path.name, path, depth - 1))
+                continue
+            place = Path(os.path.normpath(inside / os.readlink(path)))
+            brought = any(place == other or other in place.parents for other in mounted)
+            # A link up would bring along everything; one to nothing is the stage's own affair.
+            upwards = any(place in other.parents for other in mounted)
+            if brought or upwards or str(place) in found or not os.path.exists(path):
+                continue
+            found[str(place)] = path.resolve()
+            if depth and path.is_dir():
+                waiting.append((place, path.resolve(), depth - 1))
+    return found
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError:  # the stage cannot read it either, and says what it wanted there
+        return []
 
 
 def _bind(source: Path, target: str, *, writable: bool = False) -> dict[str, Any]:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -79,21 +82,52 @@ def test_a_repository_outside_the_cache_says_how_to_fetch_it(
     assert caught.value.hint.endswith(f"hf download someone/none-such --revision {'0' * 40}")
 
 
+COMMIT = "a" * 40
+
+
+def cached(folder: Path, cache: Path) -> Path:
+    """``folder`` as the hub's client would have fetched it: a snapshot of links to blobs; their folder."""
+    repository = cache / "models--someone--tiny"
+    snapshot, blobs = repository / "snapshots" / COMMIT, repository / "blobs"
+    for made in (repository / "refs", snapshot, blobs):
+        made.mkdir(parents=True)
+    (repository / "refs" / "main").write_text(COMMIT)
+    for path in folder.iterdir():
+        shutil.copyfile(path, blobs / path.name)
+        (snapshot / path.name).symlink_to(f"../../blobs/{path.name}")
+    return blobs
+
+
 def test_a_cached_repository_is_named_by_its_commit_and_its_weights_are_linked(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commit = "a" * 40
-    cache = tmp_path / "hub"
-    repository = cache / "models--someone--tiny"
-    (repository / "refs").mkdir(parents=True)
-    (repository / "refs" / "main").write_text(commit)
-    (repository / "snapshots").mkdir()
-    folder.rename(repository / "snapshots" / commit)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    blobs = cached(folder, tmp_path / "hub")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     source = from_hub("someone/tiny", "main", tmp_path / "model")
-    assert source.id == f"someone/tiny@{commit}"
-    blob = repository / "snapshots" / commit / "model.safetensors"
-    assert (source.folder / "model.safetensors").samefile(blob)
+    assert source.id == f"someone/tiny@{COMMIT}"
+    assert (source.folder / "model.safetensors").samefile(blobs / "model.safetensors")
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Iterator[Path]:
+    """A folder to which nothing below ``tmp_path`` can have a hard link."""
+    memory = Path("/dev/shm")
+    if not memory.is_dir() or memory.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is no second file system to write to")
+    with tempfile.TemporaryDirectory(dir=memory) as found:
+        yield Path(found)
+
+
+def test_a_verifier_from_a_cache_on_another_file_system_does_not_depend_on_it(
+    folder: Path, tmp_path: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = (folder / "model.safetensors").read_bytes()
+    cached(folder, elsewhere / "hub")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(elsewhere / "hub"))
+    source = from_hub("someone/tiny", "main", tmp_path / "model")
+    shutil.rmtree(elsewhere / "hub")  # a stage that does not mount the cache sees as much of it
+    assert not any(path.is_symlink() for path in source.folder.iterdir())
+    assert (source.folder / "model.safetensors").read_bytes() == weights
 
 
 def test_facts_fill_in_what_the_config_leaves_out(folder: Path) -> None:

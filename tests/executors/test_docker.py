@@ -131,6 +131,18 @@ def test_inside_are_the_inputs_one_output_and_no_way_out(tmp_path: Path):
     assert made.stat().st_uid == os.getuid()
 
 
+def test_a_folder_of_links_is_whole_inside(tmp_path: Path):
+    for name in ("blobs", "snapshots/c0", "a/b"):
+        (tmp_path / "hub" / name).mkdir(parents=True)
+    (tmp_path / "hub" / "blobs" / "aa").write_text("weights")
+    snapshot, mine = tmp_path / "hub" / "snapshots" / "c0", tmp_path / "hub" / "a" / "b" / "mine"
+    (snapshot / "model").symlink_to("../../blobs/aa")
+    mine.symlink_to(snapshot)
+    for folder in (snapshot, mine):
+        code = f"print(open({str(folder / 'model')!r}).read())"
+        assert run(tmp_path, python(code), Needs(reads=[folder]))[1] == ["weights"]
+
+
 def test_a_secret_is_seen_inside_and_written_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MY_TOKEN", "s3cr3t-value")
     code = "import os; print(len(os.environ['MY_TOKEN']))"

@@ -8,7 +8,16 @@ import pytest
 
 from speculators.errors import MachineError, StageError
 from speculators.executors.engine import DOCKER, PODMAN, Refusal, numbers, refusal
-from speculators.executors.request import PORT, Box, create_body, device_request, distinct, limits
+from speculators.executors.request import (
+    LINK_DEPTH,
+    PORT,
+    Box,
+    create_body,
+    device_request,
+    distinct,
+    led_outside,
+    limits,
+)
 from speculators.recipe.schema import apply_defaults, load_schema
 from tests.contracts.docker_api import problems
 
@@ -100,6 +109,75 @@ def test_a_folder_that_another_one_brings_along_is_not_mounted_twice(tmp_path: P
     assert distinct([inner, tmp_path / "a", inner], []) == [tmp_path / "a"]
     assert distinct([inner], [tmp_path / "a"]) == []
     assert distinct([tmp_path / "a"], [inner]) == [tmp_path / "a"]  # a writable part of a folder to read
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A cached repository of the hub's client, with one snapshot."""
+    snapshot = tmp_path / "models--me--tiny" / "snapshots" / "c0"
+    blobs = snapshot.parents[1] / "blobs"
+    for folder in (snapshot, blobs):
+        folder.mkdir(parents=True)
+    for name in ("aa", "bb"):
+        (blobs / name).write_text(name)
+    (snapshot / "config.json").symlink_to("../../blobs/aa")
+    (snapshot / "model.safetensors").symlink_to("../../blobs/bb")
+    return snapshot.parents[1]
+
+
+def test_blobs_that_a_snapshot_links_to_come_along_and_nothing_beside_them(repository: Path, tmp_path: Path):
+    snapshot, blobs = repository / "snapshots" / "c0", repository / "blobs"
+    (blobs / "other").write_text("of another snapshot")
+    body = create_body(a_box(tmp_path, reads=[snapshot]), a_limit(), tmp_path / "source")
+    bound = {one["Target"]: one["Source"] for one in body["HostConfig"]["Mounts"] if one["ReadOnly"]}
+    assert bound.pop("/opt/speculators/speculators") == str(tmp_path / "source")
+    assert bound == {str(path): str(path) for path in (snapshot, blobs / "aa", blobs / "bb")}
+
+
+def test_what_is_mounted_already_comes_along_once(repository: Path):
+    snapshot, blobs = repository / "snapshots" / "c0", repository / "blobs"
+    assert led_outside([repository], []) == {}
+    assert led_outside([snapshot, blobs], []) == {}
+    assert led_outside([snapshot], [blobs]) == {}
+    assert list(led_outside([snapshot, blobs / "aa"], [])) == [str(blobs / "bb")]
+
+
+def test_a_folder_that_is_itself_a_link_leads_on_from_its_own_name(repository: Path, tmp_path: Path):
+    mine = tmp_path / "mine" / "models" / "tiny"
+    mine.parent.mkdir(parents=True)
+    mine.symlink_to(repository / "snapshots" / "c0")
+    # Inside, there is nothing but a folder at that place: ``../..`` is above it, not above the snapshot.
+    assert led_outside([mine], []) == {
+        str(tmp_path / "mine" / "blobs" / name): repository / "blobs" / name for name in ("aa", "bb")
+    }
+
+
+def test_links_are_followed_through_folders_and_over_links_but_not_without_end(tmp_path: Path):
+    given, far = tmp_path / "given", tmp_path / "far"
+    deep = given.joinpath(*"abcdef"[:LINK_DEPTH])
+    for folder in (deep / "deeper", far / "folder"):
+        folder.mkdir(parents=True)
+    for name in ("one", "two", "three"):
+        (far / name).touch()
+    (far / "again").symlink_to("one")
+    (deep / "x").symlink_to(far / "again")  # over a second link: inside, a file is where that one was
+    (deep / "deeper" / "y").symlink_to(far / "two")  # too deep
+    (given / "folder").symlink_to(far / "folder")
+    (far / "folder" / "z").symlink_to("../three")
+    (far / "folder" / "round").symlink_to(given)
+    assert led_outside([given], []) == {
+        str(far / "again"): far / "one",
+        str(far / "folder"): far / "folder",
+        str(far / "three"): far / "three",
+    }
+
+
+def test_links_upwards_and_to_nothing_bring_nothing_along(tmp_path: Path):
+    given = tmp_path / "given"
+    given.mkdir()
+    for name, target in (("up", ".."), ("root", "/"), ("gone", "../gone"), ("loop", "loop")):
+        (given / name).symlink_to(target)
+    assert led_outside([given, tmp_path / "a file"], []) == {}
 
 
 def test_a_vanished_input_is_named_before_an_engine_makes_an_empty_folder_of_it(tmp_path: Path):

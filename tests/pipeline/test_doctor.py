@@ -312,6 +312,11 @@ def test_a_longer_answer_needs_more_disk_and_a_kept_one_none_of_it():
     assert kept.states < needs_of(QWEN, "datagen.prompts.magpie.count=0").states / 10
 
 
+def test_weights_of_the_hub_cache_are_linked_here_and_copied_out_of_a_container():
+    here, inside = (needs_of(QWEN, f"executor={name}") for name in ("local", "docker"))
+    assert inside.store - here.store == inside.weights > 10**10
+
+
 def test_a_brought_draft_needs_no_room_for_states(tmp_path: Path):
     (tmp_path / "prompts.jsonl").write_text('{"id": "a", "topic": "t", "prompt": "hello"}\n')
     (tmp_path / "draft").mkdir()
@@ -439,6 +444,28 @@ def test_a_model_that_was_fetched_in_part_is_found(tmp_path: Path):
     found = sources.hub_finding("verifier", "owner/model", COMMIT, environ)
     assert found.state == "missing"
     assert found.detail.endswith("it lacks two.safetensors")
+
+
+def test_a_run_that_makes_the_verifier_needs_it_fetched_and_one_that_has_it_does_not(tmp_path: Path):
+    recipe, environ = require_recipe(QWEN), {"HF_HUB_CACHE": str(tmp_path)}
+    (found,) = sources.run_findings(recipe, environ, makes_verifier=True)
+    assert (found.check, found.state) == ("verifier", "missing")
+    verifier = recipe.data["verifier"]
+    assert f"hf download {verifier['repository']} --revision {verifier['revision']}" in found.mend
+    assert sources.run_findings(recipe, environ, makes_verifier=False) == []
+    # A package in an image is no affair of this environment.
+    assert sources.run_findings(require_recipe(SMOLLM), environ, makes_verifier=True) == []
+
+
+def test_a_run_needs_the_draft_that_it_brings_from_the_hub(tmp_path: Path):
+    recipe = require_recipe(QWEN)
+    data = {**recipe.data, "draft": f"owner/model@{COMMIT}"}
+    brought = type(recipe)(recipe.path, "r", "", (), data, recipe.positions)
+    (found,) = sources.run_findings(brought, {"HF_HUB_CACHE": str(tmp_path)}, makes_verifier=False)
+    assert (found.check, found.state) == ("draft", "missing")
+    environ = cached(tmp_path, "config.json", "model.safetensors")
+    verifier, draft = sources.run_findings(brought, environ, makes_verifier=True)
+    assert (verifier.state, draft.state) == ("missing", "ok")
 
 
 def test_a_verifier_inside_a_package_is_looked_for_there():

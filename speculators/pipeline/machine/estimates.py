@@ -56,11 +56,15 @@ def estimate(
     states = captured_bytes(data, facts, prompts) if trains else 0
     trainable = draft_parameters(data["algorithm"], facts) if trains else 0
     model = (trainable + facts.vocab_size * facts.hidden_size) * FLOAT32_BYTES if trains else 0
-    # A GGUF file is written anew and a folder is copied; weights of the hub cache are linked.
-    verifier = 0 if "repository" in data["verifier"] else parameters * FLOAT32_BYTES
+    weights = parameters * element_bytes(args.get("dtype"))
+    # A GGUF file is written anew and a folder is copied.
+    verifier = parameters * FLOAT32_BYTES
+    if "repository" in data["verifier"]:
+        # Weights of the hub cache are linked, but out of a container they can only be copied.
+        verifier = weights if data["executor"] == "docker" else 0
     return Needs(
         parameters=parameters,
-        weights=parameters * element_bytes(args.get("dtype")),
+        weights=weights,
         cache=byte_count(args.get("kv_cache_memory_bytes")),
         reference=parameters * FLOAT32_BYTES if trains else 0,
         states=states,

@@ -29,6 +29,17 @@ def source_findings(
     return [*verifier, *([draft] if draft else [])]
 
 
+def run_findings(recipe: Recipe, environ: Mapping[str, str], *, makes_verifier: bool) -> list[Finding]:
+    """The models that a run takes from the hub's cache.
+
+    ``makes_verifier``: whether the verifier's stage is to run; its stored output needs no cache any more.
+    """
+    found = [draft_finding(recipe, environ)]
+    if makes_verifier and "repository" in recipe.data["verifier"]:
+        found.insert(0, verifier_finding(recipe, environ))
+    return [one for one in found if one]
+
+
 def draft_finding(recipe: Recipe, environ: Mapping[str, str]) -> Finding | None:
     """None when the recipe brings no draft from the hub."""
     return hub_finding("draft", *recipe.hub_draft, environ) if recipe.hub_draft else None
