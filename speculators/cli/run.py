@@ -90,6 +90,7 @@ def run(
     """
     if progress not in ("auto", "plain", "quiet"):
         raise typer.BadParameter(f"--progress is '{progress}': one of auto, plain, quiet")
+    require_whole(recipe, {"--only": only, "--from": start, "--accept": accept})
     given = overrides_of(overrides, executor)
     repeat = published(recipe, runs_dir, given, trust)
     loaded = load(repeat.recipe if repeat else Path(recipe), given)
@@ -125,6 +126,19 @@ def run(
         return verdict_of(repeat, runs_dir / record["recipe"]["name"] / record["id"], as_json, strict)
     typer.echo(json.dumps(record, indent=2, ensure_ascii=False) if as_json else record["verdict"])
     return 0
+
+
+def require_whole(source: str, options: Mapping[str, object]) -> None:
+    """Refuse to repeat a part of a bundle: only a whole run, made anew, can be judged.
+
+    Raises:
+        BadParameter: the source is a bundle, and one of ``options`` is given.
+    """
+    from speculators.bundle.fetch import is_bundle
+
+    if (given := [name for name, value in options.items() if value]) and is_bundle(source):
+        hint = "a bundle is repeated as a whole, for its verdict"
+        raise typer.BadParameter(f"{', '.join(given)}: {hint}; for a part of it run its recipe")
 
 
 def published(source: str, runs_dir: Path, overrides: list[str], trusted: bool) -> Repeat | None:
