@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from speculators.bundle.contents import FILES, LOCK_NAME, RESOLVED_NAME
 from speculators.bundle.evidence import Evidence, evidence_of_bundle, evidence_of_run
 from speculators.bundle.fetch import fetched
 from speculators.bundle.judgement import Verdict, judge
+from speculators.bundle.trust import require_trust
 from speculators.bundle.verify import Verified, verify
 from speculators.documents import write_json
 from speculators.errors import RecipeError
+from speculators.recipe.overrides import apply_overrides
+from speculators.recipe.yaml_loader import load_yaml
 
 PUBLISHED = "published"
 REPEAT_NAME = "repeat.json"
@@ -26,21 +29,25 @@ class Repeat(NamedTuple):
     verified: Verified
 
 
-def prepare(source: str, folder: Path, overrides: Sequence[str] = ()) -> Repeat:
+def prepare(source: str, folder: Path, overrides: Sequence[str] = (), *, trusted: bool = False) -> Repeat:
     """Fetch, verify and unpack the bundle ``source`` below ``folder``, in a folder named after its run.
 
     ``overrides``: the ``--set`` arguments, which must name what the recipe needs and no bundle holds.
+    ``trusted``: the recipe may run code and see secrets.
 
     Raises:
         DamagedBundleError: the bundle is not as it was written; nothing was unpacked.
-        RecipeError: there is none, or something that it needs is not named.
+        RecipeError: there is none, something that it needs is not named, or its recipe wants to be trusted.
         MachineError: it cannot be reached.
     """
-    with fetched(source) as path:
-        bundle = verify(path)
+    with fetched(source) as file:
+        bundle = verify(file)
+        recipe = as_it_would_run(bundle, overrides)
+        needs = list(bundle.description["needs"])
+        require_trust(recipe, overrides, source, needs=needs, trusted=trusted)
         require_needs(bundle, overrides)
-        recipe = unpack(bundle, folder / bundle.description["run"])
-        return Repeat(recipe, evidence_of_bundle(bundle), bundle)
+        path = unpack(bundle, below(folder, bundle.description["run"]))
+        return Repeat(path, evidence_of_bundle(bundle), bundle)
 
 
 def unpack(bundle: Verified, folder: Path) -> Path:
@@ -49,16 +56,35 @@ def unpack(bundle: Verified, folder: Path) -> Path:
     The recipe is the resolved one: with its overrides, as it was run.  The rest goes below ``published/``.
     """
     description = bundle.description
-    recipe: Path = folder / description["recipe_folder"] / f"{description['recipe']['name']}.yaml"
+    recipe = below(folder, f"{description['recipe_folder']}/{description['recipe']['name']}.yaml".lstrip("/"))
     targets = {RESOLVED_NAME: recipe, LOCK_NAME: recipe.with_suffix(".lock.yaml")}
     for name in bundle.archive.members:
-        target = targets.get(name, folder / PUBLISHED / name)
+        target = targets.get(name) or below(folder, f"{PUBLISHED}/{name}")
         if name.startswith(f"{FILES}/"):
-            target = folder / name.removeprefix(f"{FILES}/")
+            target = below(folder, name.removeprefix(f"{FILES}/"))
             if target in targets.values() or target.is_relative_to(folder / PUBLISHED):
                 raise RecipeError(f"{name}: its place is taken by another file", rule="bundle-name")
         bundle.archive.copy(name, target)
     return recipe
+
+
+def as_it_would_run(bundle: Verified, overrides: Sequence[str]) -> dict[str, Any]:
+    """The recipe's data, with the ``overrides`` that can be used."""
+    document = load_yaml(bundle.archive.read(RESOLVED_NAME).decode(), RESOLVED_NAME)
+    data: dict[str, Any] = apply_overrides(document.data, document.positions, tuple(overrides)).data
+    return data
+
+
+def below(root: Path, name: str) -> Path:
+    """The place ``name`` below ``root``, wherever links lead: a stranger chose it.
+
+    Raises:
+        RecipeError: it is elsewhere, or ``root`` itself.
+    """
+    target = root / name
+    if root.resolve() not in target.resolve().parents:
+        raise RecipeError(f"{name!r} leads out of {root}", rule="bundle-name")
+    return target
 
 
 def require_needs(bundle: Verified, overrides: Sequence[str]) -> None:

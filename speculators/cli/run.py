@@ -61,6 +61,10 @@ def run(
     strict: Annotated[
         bool, typer.Option("--strict", help="Of a bundle: exit 5 when nothing can be compared.")
     ] = False,
+    trust: Annotated[
+        bool,
+        typer.Option("--trust-recipe", help="Of a bundle: let its recipe run code, read files, see secrets."),
+    ] = False,
     remake: Annotated[
         bool, typer.Option("--remake-damaged", help="Make damaged stored outputs again instead of stopping.")
     ] = False,
@@ -86,8 +90,9 @@ def run(
     """
     if progress not in ("auto", "plain", "quiet"):
         raise typer.BadParameter(f"--progress is '{progress}': one of auto, plain, quiet")
+    require_whole(recipe, {"--only": only, "--from": start, "--accept": accept})
     given = overrides_of(overrides, executor)
-    repeat = published(recipe, runs_dir, given)
+    repeat = published(recipe, runs_dir, given, trust)
     loaded = load(repeat.recipe if repeat else Path(recipe), given)
     if loaded is None:
         return 2
@@ -98,6 +103,7 @@ def run(
     # Being told to end is like ^C: servers are stopped and the record is closed.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console(voice=Voice(QUIET if quiet else progress, verbose))
+    flags = (("--allow-untested", allow_untested), ("--locked", locked), ("--trust-recipe", trust))
     options = Options(
         runs_dir,
         choice_of(only, start, fresh, accept)._replace(remake=remake),
@@ -106,7 +112,7 @@ def run(
             {"--set": given, "--image": images, "--accept": accept},
             runs_dir,
             only,
-            [name for name, wish in (("--allow-untested", allow_untested), ("--locked", locked)) if wish],
+            [name for name, wish in flags if wish],
         ),
         wanted_of(images, allow_untested, locked),
         repeat.recipe.parent / "home" if repeat else None,
@@ -122,7 +128,20 @@ def run(
     return 0
 
 
-def published(source: str, runs_dir: Path, overrides: list[str]) -> Repeat | None:
+def require_whole(source: str, options: Mapping[str, object]) -> None:
+    """Refuse to repeat a part of a bundle: only a whole run, made anew, can be judged.
+
+    Raises:
+        BadParameter: the source is a bundle, and one of ``options`` is given.
+    """
+    from speculators.bundle.fetch import is_bundle
+
+    if (given := [name for name, value in options.items() if value]) and is_bundle(source):
+        hint = "a bundle is repeated as a whole, for its verdict"
+        raise typer.BadParameter(f"{', '.join(given)}: {hint}; for a part of it run its recipe")
+
+
+def published(source: str, runs_dir: Path, overrides: list[str], trusted: bool) -> Repeat | None:
     """The bundle ``source``, verified and unpacked below ``runs_dir``; None when it is a recipe."""
     from speculators.bundle.fetch import is_bundle
 
@@ -130,7 +149,7 @@ def published(source: str, runs_dir: Path, overrides: list[str]) -> Repeat | Non
         return None
     from speculators.bundle.repeat import prepare
 
-    return prepare(source, runs_dir / "repeats", overrides)
+    return prepare(source, runs_dir / "repeats", overrides, trusted=trusted)
 
 
 def verdict_of(repeat: Repeat, folder: Path, as_json: bool, strict: bool) -> int:
