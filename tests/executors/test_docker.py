@@ -19,7 +19,7 @@ from speculators.errors import MachineError, StageError
 from speculators.executors import request
 from speculators.executors.base import Needs, Service, Step
 from speculators.executors.docker import DockerExecutor, Ready
-from speculators.executors.engine import LABEL, connect
+from speculators.executors.engine import DOCKER, LABEL, PODMAN, connect
 from speculators.executors.request import PORT, limits
 from speculators.recipe.schema import apply_defaults, load_schema
 from tests.engine.archive import Built
@@ -32,6 +32,8 @@ PYTHON = "/usr/local/bin/python3"
 #: The reference of the image, once it is loaded.
 IMAGE = ""
 GONE_SECONDS = 10.0
+FIXTURES = {DOCKER: ("engine", "python_image"), PODMAN: ("podman_engine", "podman_image")}
+on_both = pytest.mark.parametrize("docker_host", FIXTURES, indirect=True)
 SERVER = f"import http.server as h; h.test(h.SimpleHTTPRequestHandler, port={PORT}, bind='127.0.0.1')"
 CHILD = """
 import sys
@@ -45,10 +47,13 @@ test_docker.an_executor(folder).run(Step("long", ["sleep", "600"], {}, folder / 
 
 
 @pytest.fixture(autouse=True)
-def docker_host(engine: str, python_image: Built, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("DOCKER_HOST", engine)
-    monkeypatch.setattr(sys.modules[__name__], "IMAGE", python_image.reference)
-    yield
+def docker_host(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The engine that is asked, by the name of its kind: Docker, unless the test is for both."""
+    kind = getattr(request, "param", DOCKER)
+    place, image = map(request.getfixturevalue, FIXTURES[kind])
+    monkeypatch.setenv("DOCKER_HOST", place)
+    monkeypatch.setattr(sys.modules[__name__], "IMAGE", image.reference)
+    yield kind
     assert containers() == [], "a container was left behind"
 
 
@@ -86,6 +91,7 @@ def run(tmp_path: Path, argv: list[str], needs: Needs | None = None, env=None, *
     return result, heard
 
 
+@on_both
 def test_the_exit_code_and_every_line_come_out(tmp_path: Path):
     code = "import sys; print('one'); print('two', file=sys.stderr); sys.exit(7)"
     result, heard = run(tmp_path, python(code), env={"NAME": "value"})
@@ -94,6 +100,7 @@ def test_the_exit_code_and_every_line_come_out(tmp_path: Path):
     assert sorted((tmp_path / "log.txt").read_text().split()) == ["one", "two"]
 
 
+@on_both
 def test_inside_are_the_inputs_one_output_and_no_way_out(tmp_path: Path):
     for name in ("in", "out"):
         (tmp_path / name).mkdir()
@@ -130,6 +137,7 @@ def test_inside_are_the_inputs_one_output_and_no_way_out(tmp_path: Path):
     assert made.stat().st_uid == os.getuid()
 
 
+@on_both
 def test_a_secret_is_seen_inside_and_written_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MY_TOKEN", "s3cr3t-value")
     code = "import os; print(len(os.environ['MY_TOKEN']))"
@@ -140,6 +148,7 @@ def test_a_secret_is_seen_inside_and_written_nowhere(tmp_path: Path, monkeypatch
     assert not any(b"s3cr3t-value" in path.read_bytes() for path in written)
 
 
+@on_both
 def test_too_much_memory_is_named_as_the_cause(tmp_path: Path):
     result, _ = run(tmp_path, python("x = bytearray(400 << 20)"), memory="96M")
     assert result.exit_code == 128 + signal.SIGKILL
@@ -147,6 +156,7 @@ def test_too_much_memory_is_named_as_the_cause(tmp_path: Path):
     assert "container.memory" in result.hint
 
 
+@on_both
 def test_the_time_limit_ends_a_stage_and_says_so(tmp_path: Path):
     started = time.monotonic()
     result, _ = run(tmp_path, ["sleep", "600"], time_limit=1)
@@ -154,12 +164,14 @@ def test_the_time_limit_ends_a_stage_and_says_so(tmp_path: Path):
     assert time.monotonic() - started < 1 + GONE_SECONDS
 
 
+@on_both
 def test_a_program_that_is_not_in_the_image_is_the_machines_affair(tmp_path: Path):
     with pytest.raises(MachineError, match="the image has no /no/such/program") as caught:
         run(tmp_path, ["/no/such/program"])
     assert "images.yaml" in caught.value.hint
 
 
+@on_both
 def test_gpus_that_the_engine_cannot_give_are_named(tmp_path: Path):
     with pytest.raises(MachineError, match="no GPU to give") as caught:
         run(tmp_path, [PYTHON, "-c", "pass"], Needs(gpus=True), gpus=1)
@@ -167,6 +179,7 @@ def test_gpus_that_the_engine_cannot_give_are_named(tmp_path: Path):
     assert caught.value.exit_code == 4
 
 
+@on_both
 def test_gpus_that_did_not_come_stop_the_work_before_it_starts(tmp_path: Path):
     argv = [PYTHON, "-m", "speculators.executors.require_gpus", "1", "--", PYTHON, "-c", "print('worked')"]
     result, heard = run(tmp_path, argv)
@@ -175,6 +188,7 @@ def test_gpus_that_did_not_come_stop_the_work_before_it_starts(tmp_path: Path):
     assert "worked" not in heard
 
 
+@on_both
 def test_a_full_disk_under_the_output_is_the_stages_error(tmp_path: Path):
     out = tmp_path / "out"
     out.mkdir()
@@ -191,6 +205,7 @@ def test_a_full_disk_under_the_output_is_the_stages_error(tmp_path: Path):
     assert "No space left on device" in heard[-1]
 
 
+@on_both
 def test_an_interrupt_lets_the_stage_save_its_work(tmp_path: Path):
     out = tmp_path / "out"
     out.mkdir()
@@ -214,6 +229,7 @@ def test_an_interrupt_lets_the_stage_save_its_work(tmp_path: Path):
     assert (out / "saved").read_text() == "saved"
 
 
+@on_both
 def test_a_stage_that_ignores_sigterm_is_gone_all_the_same(tmp_path: Path):
     code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up'); time.sleep(600)"
     service = Service("stubborn", lambda _: python(code), {}, tmp_path / "server.log")
@@ -224,6 +240,7 @@ def test_a_stage_that_ignores_sigterm_is_gone_all_the_same(tmp_path: Path):
     assert containers() == []
 
 
+@on_both
 def test_a_killed_runner_leaves_no_container(tmp_path: Path):
     runner = subprocess.Popen(
         [sys.executable, "-c", CHILD, str(tmp_path), IMAGE], cwd=Path(__file__).parents[2]
@@ -234,6 +251,7 @@ def test_a_killed_runner_leaves_no_container(tmp_path: Path):
     assert wait_for(lambda: containers() == [], GONE_SECONDS)
 
 
+@on_both
 def test_a_client_reaches_its_server_and_nobody_else_does(tmp_path: Path):
     executor = an_executor(tmp_path)
     service = Service("server", lambda port: python(SERVER), {}, tmp_path / "server.log")
@@ -255,6 +273,7 @@ def test_a_client_reaches_its_server_and_nobody_else_does(tmp_path: Path):
             assert probe.connect_ex(("127.0.0.1", PORT)) != 0
 
 
+@on_both
 def test_a_server_that_dies_ends_its_client_with_its_last_lines(tmp_path: Path):
     executor = an_executor(tmp_path)
     dying = python("import time; time.sleep(1); print('the server said no'); raise SystemExit(3)")
@@ -266,6 +285,7 @@ def test_a_server_that_dies_ends_its_client_with_its_last_lines(tmp_path: Path):
         executor.run(Step("client", ["sleep", "600"], {}, tmp_path / "log.txt"), beside=endpoint)
 
 
+@on_both
 def test_an_image_says_what_is_in_it_and_is_asked_once(tmp_path: Path):
     executor = an_executor(tmp_path)
     found = executor.interior("trainer")
@@ -278,6 +298,7 @@ def test_an_image_says_what_is_in_it_and_is_asked_once(tmp_path: Path):
     assert answer.stat().st_mtime_ns == before
 
 
+@on_both
 def test_a_stage_can_be_run_again_by_hand(tmp_path: Path):
     executor = an_executor(tmp_path)
     step = Step("it", python("print('once more')"), {}, tmp_path / "log.txt")
@@ -287,6 +308,7 @@ def test_a_stage_can_be_run_again_by_hand(tmp_path: Path):
     assert done.stdout == "once more\n", done.stderr
 
 
+@on_both
 def test_locks_stay_held_while_the_container_lives(tmp_path: Path):
     import fcntl
 
@@ -303,12 +325,14 @@ def test_locks_stay_held_while_the_container_lives(tmp_path: Path):
         fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+@on_both
 def test_an_engine_that_does_not_answer_is_named_with_the_way_out(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(MachineError, match=r"no container engine answers at unix:///no/such\.sock") as caught:
         connect({"DOCKER_HOST": "unix:///no/such.sock"})
     assert "--executor local" in caught.value.hint
 
 
+@on_both
 def test_a_new_engine_gives_the_gpus_that_are_named_and_they_are_found_inside(
     newer_engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
