@@ -36,6 +36,8 @@ from speculators.recipe.hub_cache import cache_folder
 
 SOURCE = Path(__file__).resolve().parents[1]
 CLIENT = (sys.executable, "-m", "speculators.executors.container")
+#: Podman's first process ends with 1 like anything else; only its words tell.
+NO_PROGRAM = "failed to exec pid1: No such file or directory"
 #: Exit code of an expected failure -> what is raised for it.
 ERRORS: dict[int, type[SpeculatorsError]] = {2: RecipeError, 3: StageError, 4: MachineError}
 
@@ -91,7 +93,7 @@ class DockerExecutor:
         state = known_json(papers.state)
         if state.get("state") == "refused":
             raise _refused(step.name, state)
-        if code == COMMAND_NOT_FOUND:
+        if code == COMMAND_NOT_FOUND or NO_PROGRAM in log_tail(step.log, 1):
             raise MachineError(
                 f"step '{step.name}': the image has no {step.argv[0]}\n{log_tail(step.log, 2)}",
                 hint="take an image with the interpreter that images.yaml names (speculators images verify)",
