@@ -16,6 +16,7 @@ from __future__ import annotations
 import errno
 
 __all__ = [
+    "BY_EXIT_CODE",
     "EXIT_BUG",
     "EXIT_INTERRUPTED",
     "EXIT_WORK",
@@ -72,6 +73,12 @@ class MachineError(SpeculatorsError):
 
     exit_code = 4
     rule = "machine"
+
+
+#: Exit code of a process of ours -> what is raised for it outside.
+BY_EXIT_CODE: dict[int, type[SpeculatorsError]] = {
+    error.exit_code: error for error in (RecipeError, StageError, MachineError)
+}
 
 
 def storage_error(error: OSError, way_on: str = "") -> MachineError:

@@ -33,6 +33,7 @@ REQUEST = "container.json"
 GRACE_SECONDS = 3
 READER_SECONDS = 5.0
 NOT_STARTED = 125
+KILLED = 128 + signal.SIGKILL
 
 
 class Container:
@@ -41,9 +42,11 @@ class Container:
     def __init__(self, request: dict[str, Any], state: Path) -> None:
         self.request = request
         self.state = state
-        self.api = connect().client.api
+        self.engine = connect()
+        self.api = self.engine.client.api
         self.id = ""
         self.started = False
+        self.stopped = False  # by us
         self.code: int | None = None
         self.ended = False  # or lost sight of
         self.cause: dict[str, str] = {}
@@ -80,6 +83,7 @@ class Container:
         os.write(wake, b"\0")
 
     def stop(self, grace: float = GRACE_SECONDS) -> None:
+        self.stopped = True
         with suppress(Exception):  # it may have ended by itself
             self.api.stop(self.id, timeout=int(grace))
 
@@ -95,10 +99,13 @@ class Container:
             )
         if self.code is None:
             self.code = int(found["ExitCode"])
-        if found.get("OOMKilled"):
-            memory = self.request["body"]["HostConfig"].get("Memory", 0)
+        memory = self.request["body"]["HostConfig"].get("Memory", 0)
+        # Where the engine does not tell, nothing else is likely to have killed it.
+        likely = self.engine.is_silent and memory and self.code == KILLED and not self.stopped
+        if found.get("OOMKilled") or likely:
             self.cause = {
-                "cause": f"it took more memory than container.memory allows ({size(memory)})",
+                "cause": f"it {'probably ' if likely else ''}took more memory than container.memory allows "
+                f"({size(memory)})",
                 "hint": "raise container.memory, or lower engine.args.kv_cache_memory_bytes, "
                 "engine.args.max_num_seqs or training.sequence_length",
             }

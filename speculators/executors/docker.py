@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from speculators.documents import known_json, value_digest, write_json, write_text
-from speculators.errors import MachineError, RecipeError, SpeculatorsError, StageError
+from speculators.errors import BY_EXIT_CODE, MachineError, SpeculatorsError, StageError
 from speculators.executors import container, interior, request, require_gpus
 from speculators.executors.base import (
     Cause,
@@ -40,17 +40,16 @@ from speculators.serving import environment, launcher
 
 SOURCE = Path(__file__).resolve().parents[1]
 CLIENT = (sys.executable, "-m", "speculators.executors.container")
-#: Exit code of an expected failure -> what is raised for it.
-ERRORS: dict[int, type[SpeculatorsError]] = {2: RecipeError, 3: StageError, 4: MachineError}
 
 
 class Exit(NamedTuple):
-    """An exit code that is none of the step's own."""
+    """An exit code that is none of the step's own; ``words``: how the log ends where the code is any."""
 
     code: int
     message: str
     hint: str
     rule: str
+    words: str = ""
 
 
 EXITS = (
@@ -59,6 +58,8 @@ EXITS = (
         "its program is not in the image",
         "take an image with the interpreter that images.yaml names (speculators images verify)",
         "image-program",
+        # Podman's first process ends with 1 like anything else.
+        words="failed to exec pid1: No such file or directory",
     ),
     Exit(
         require_gpus.EXIT_NO_GPU,
@@ -128,12 +129,9 @@ class DockerExecutor:
             require_server(step.name, beside)  # nobody can join the network of a server that died
             raise _refused(step.name, state)
         for known in EXITS:
-            if code == known.code:
-                raise MachineError(
-                    f"step '{step.name}': {known.message}\n{log_tail(step.log, 2)}",
-                    hint=known.hint,
-                    rule=known.rule,
-                )
+            if code == known.code or (known.words and known.words in log_tail(step.log, 1)):
+                text = f"step '{step.name}': {known.message}\n{log_tail(step.log, 2)}"
+                raise MachineError(text, hint=known.hint, rule=known.rule)
         return StepResult(code, seconds, step.log, _cause(state))
 
     @contextmanager
@@ -255,5 +253,5 @@ def _cause(state: Mapping[str, Any]) -> Cause:
 
 def _refused(name: str, state: Mapping[str, Any]) -> SpeculatorsError:
     """The engine never started the container: that is the machine's affair, or the recipe's."""
-    error = ERRORS.get(int(state["error"]), MachineError)
+    error = BY_EXIT_CODE.get(int(state["error"]), MachineError)
     return error(f"{name}: {state['cause']}", hint=state["hint"], rule=state["rule"])

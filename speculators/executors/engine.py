@@ -15,8 +15,8 @@ from speculators.errors import MachineError, SpeculatorsError, StageError
 
 #: The oldest API that was tried: Docker 20.10, Podman 4.
 OLDEST_API = (1, 41)
-#: Podman ignores GPU requests before this, without a word.
-OLDEST_PODMAN = (5, 0)
+#: Before this, Podman ignores requests for GPUs and does not notice that memory ran out, without a word.
+FRANK_PODMAN = (5, 0)
 DOCKER, PODMAN = "docker", "podman"
 #: Every container of ours carries this one; its value is the run's id.
 LABEL = "org.speculators.run"
@@ -34,12 +34,16 @@ class Engine(NamedTuple):
     def spelled(self) -> str:
         return f"{self.kind} {self.version}"
 
+    @property
+    def is_silent(self) -> bool:
+        return is_silent(self.kind, self.version)
+
 
 def connect(environ: Mapping[str, str] = os.environ) -> Engine:
     """The engine at ``DOCKER_HOST``, else at the usual socket.
 
     Raises:
-        MachineError: the SDK is not installed, nothing answers, or the engine is too old.
+        MachineError: the SDK is not installed, nothing answers, or the engine is too old or elsewhere.
     """
     try:
         import docker
@@ -63,6 +67,7 @@ def connect(environ: Mapping[str, str] = os.environ) -> Engine:
         ) from error
     parts = [str(part.get("Name", "")) for part in known.get("Components") or []]
     engine = Engine(client, PODMAN if any("Podman" in part for part in parts) else DOCKER, known["Version"])
+    require_here(engine.kind, environ.get("DOCKER_HOST", ""))
     if numbers(str(known.get("ApiVersion", "0"))) < OLDEST_API:
         raise MachineError(
             f"{engine.spelled()} speaks API {known.get('ApiVersion')}",
@@ -70,6 +75,25 @@ def connect(environ: Mapping[str, str] = os.environ) -> Engine:
             rule="no-container-engine",
         )
     return engine
+
+
+def require_here(kind: str, place: str) -> None:
+    """Refuse an engine that would not say that it does not see our folders.
+
+    Raises:
+        MachineError: it is Podman, and not behind a socket of this machine.
+    """
+    if kind == PODMAN and place and not place.startswith("unix://"):
+        raise MachineError(
+            f"Podman at {place} may be on another machine, where it makes empty folders of those it lacks",
+            hint="set DOCKER_HOST to its socket on this machine, such as unix:///run/podman/podman.sock",
+            rule="engine-elsewhere",
+        )
+
+
+def is_silent(kind: str, version: str) -> bool:
+    """Whether this engine leaves unsaid that it has no GPU to give, and that memory ran out."""
+    return kind == PODMAN and numbers(version) < FRANK_PODMAN
 
 
 def numbers(version: str) -> tuple[int, ...]:
@@ -109,6 +133,24 @@ REFUSALS = (
         "the engine's disk is full",
         "make room where the engine keeps its data (docker system df)",
         "storage",
+    ),
+    Refusal(
+        ("container-init binary not found",),
+        "the engine lacks the first process that a container gets",
+        "install catatonit, or name one as init_path in containers.conf",
+        "engine-setup",
+    ),
+    Refusal(
+        ("setting rlimit", "setrlimit"),
+        "the engine may not set the limits that it gives to containers",
+        'in containers.conf, set default_ulimits to what is allowed here: ["nofile=N:N", "nproc=N:N"]',
+        "engine-setup",
+    ),
+    Refusal(
+        ("cgroups in hybrid mode not supported",),
+        "the engine's runtime cannot work with this machine's cgroups",
+        'install runc, and set runtime = "runc" in containers.conf',
+        "engine-setup",
     ),
     Refusal(
         ("executable file not found", "no such file or directory: oci", "stat /", "exec format error"),

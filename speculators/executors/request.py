@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from speculators.errors import MachineError, StageError
-from speculators.executors.engine import DOCKER, LABEL, OLDEST_PODMAN, PODMAN, numbers
+from speculators.executors.engine import DOCKER, LABEL, PODMAN, is_silent
 from speculators.quantities import byte_count
 
 #: Where the project's own source is mounted; images hold dependencies only.
@@ -136,15 +136,15 @@ def device_request(gpus: int | str, kind: str, version: str) -> dict[str, Any]:
     Raises:
         MachineError: Podman before 5 starts without them and says nothing.
     """
-    if kind != PODMAN:
-        return {"Driver": "", "Count": -1 if gpus == "all" else int(gpus), "Capabilities": [["gpu"]]}
-    if numbers(version) < OLDEST_PODMAN:
+    if is_silent(kind, version):
         raise MachineError(
             f"Podman {version} ignores requests for GPUs",
             hint="use Podman 5 or newer with CDI (nvidia-ctk cdi generate), or Docker",
             rule="no-gpu",
         )
-    return by_name(gpus)
+    if kind == PODMAN:
+        return by_name(gpus)
+    return {"Driver": "", "Count": -1 if gpus == "all" else int(gpus), "Capabilities": [["gpu"]]}
 
 
 def by_name(gpus: int | str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from speculators.documents import read_json, write_json, write_text
-from speculators.errors import MachineError, RecipeError, SpeculatorsError, StageError
+from speculators.errors import BY_EXIT_CODE, SpeculatorsError, StageError
 from speculators.executors.base import NOTHING, Endpoint, Executor, Needs, OnLine, Step, StepResult, log_tail
 from speculators.stages.documents import ERROR_NAME, StageInput
 
@@ -25,8 +25,6 @@ KILLED = (
     "most often the machine's memory ran out: lower engine.args.kv_cache_memory_bytes, "
     "engine.args.max_num_seqs or training.sequence_length",
 )
-#: exit code of the stage's process -> what is raised outside
-ERROR_CLASSES: dict[int, type[SpeculatorsError]] = {2: RecipeError, 3: StageError, 4: MachineError}
 
 
 def execute(
@@ -80,4 +78,4 @@ def _failure(name: str, known: Path, result: StepResult, beside: Endpoint | None
         log = beside.log
     tail = "".join(f"\n  | {line}" for line in log_tail(log).splitlines())
     text = f"{name} failed: {message}\n  last lines of {log}:{tail}"
-    return ERROR_CLASSES.get(exit_code, StageError)(text, hint=hint, rule=rule)
+    return BY_EXIT_CODE.get(exit_code, StageError)(text, hint=hint, rule=rule)

@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from speculators.executors.supervise import descendants
 from tests.engine.packages import AbsentError, program
 
 PREFIX = "speculators-engine-"
@@ -32,10 +33,14 @@ OPTIONS = (
     "--exec-opt=native.cgroupdriver=cgroupfs",
 )
 PR_SET_PDEATHSIG = 1
+#: What holds a container, and lives on with it when the engine was killed.
+HOLDERS = ("conmon", "containerd-shim")
 
 
 class Daemon:
     """One private ``dockerd`` below ``folder``."""
+
+    name = "dockerd"
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -43,7 +48,7 @@ class Daemon:
 
     @property
     def log(self) -> Path:
-        return self.folder / "dockerd.log"
+        return self.folder / f"{self.name}.log"
 
     def start(self, *, bound: bool) -> None:
         """Start it and wait until it answers; nothing to do if it does.
@@ -57,14 +62,13 @@ class Daemon:
             return
         command = self.command()
         if os.geteuid() != 0:
-            raise AbsentError("dockerd is installed, but only root can start an engine of its own")
+            raise AbsentError(f"{self.name} is installed, but only root can start an engine of its own")
         self.folder.mkdir(parents=True, exist_ok=True)
         self._pid_file.unlink(missing_ok=True)
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("DOCKER_")}
         with self.log.open("wb") as log:
             process = subprocess.Popen(
                 command,
-                env=environment,
+                env=self.environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -76,7 +80,7 @@ class Daemon:
             if process.poll() is not None or time.monotonic() > deadline:
                 last = self.log.read_text(errors="replace")[-1500:]
                 self.stop()
-                raise AbsentError(f"dockerd did not start:\n{last}")
+                raise AbsentError(f"{self.name} did not start:\n{last}")
             time.sleep(0.1)
 
     def stop(self) -> None:
@@ -87,6 +91,7 @@ class Daemon:
         process = self._process()
         if process:
             _end(process)
+        _end_outliving(self.folder)
         for mount in _mounts_below(self.folder):
             subprocess.run(["umount", "--lazy", mount], capture_output=True)
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -94,6 +99,10 @@ class Daemon:
     def command(self) -> list[str]:
         """What starts it."""
         return [program("dockerd", "docker.io"), *self.options()]
+
+    def environment(self) -> dict[str, str]:
+        """The environment that it is started in."""
+        return {name: value for name, value in os.environ.items() if not name.startswith("DOCKER_")}
 
     def options(self) -> list[str]:
         # No storage driver is named: where overlay2 cannot work, the engine knows what can.
@@ -205,6 +214,19 @@ def _end(process: int) -> None:
             if not Path(f"/proc/{process}").exists():
                 return
             time.sleep(0.05)
+
+
+def _end_outliving(folder: Path) -> None:
+    """End the containers that a killed engine of ``folder`` left, and what holds them."""
+    for process in map(int, filter(str.isdigit, os.listdir("/proc"))):
+        with suppress(OSError):  # it ended meanwhile
+            place = Path(f"/proc/{process}")
+            is_holder = (place / "comm").read_text().startswith(HOLDERS)
+            if is_holder and os.fsencode(folder) in (place / "cmdline").read_bytes():
+                # The holder first: it would tidy up what is about to be removed.
+                for one in (process, *descendants(process)):
+                    with suppress(ProcessLookupError):
+                        os.kill(one, signal.SIGKILL)
 
 
 def _mounts_below(folder: Path) -> list[str]:

@@ -14,6 +14,7 @@ from tests.engine.archive import Built
 from tests.engine.daemon import client, running_engine
 from tests.engine.newer import newer_root, running_newer_engine
 from tests.engine.packages import AbsentError, required
+from tests.engine.podman import running_podman
 from tests.engine.registry import Registry, running_registry
 
 T = TypeVar("T")
@@ -37,6 +38,13 @@ def present(what: AbstractContextManager[T], name: str) -> Iterator[T]:
 def engine() -> Iterator[str]:
     """The base URL of a running engine."""
     with present(running_engine(), "container engine") as base_url:
+        yield base_url
+
+
+@pytest.fixture(scope="session")
+def podman_engine() -> Iterator[str]:
+    """The base URL of a running Podman."""
+    with present(running_podman(), "Podman") as base_url:
         yield base_url
 
 
@@ -78,6 +86,12 @@ def small_image(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def python_image(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
     """``python3`` with what the project's light modules need, loaded."""
     yield from _loaded(engine, images.python_image, tmp_path_factory.mktemp("python"))
+
+
+@pytest.fixture(scope="session")
+def podman_image(podman_engine: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
+    """The same as ``python_image``, in Podman."""
+    yield from _loaded(podman_engine, images.python_image, tmp_path_factory.mktemp("podman"))
 
 
 @pytest.fixture(scope="session")

@@ -19,11 +19,10 @@ from speculators.errors import MachineError, StageError
 from speculators.executors import request, supervise
 from speculators.executors.base import Needs, Service, Step
 from speculators.executors.docker import DockerExecutor, Ready
-from speculators.executors.engine import CLIENT_LABEL, LABEL, connect
+from speculators.executors.engine import CLIENT_LABEL, DOCKER, LABEL, PODMAN, connect
 from speculators.executors.request import PORT, limits
 from speculators.pipeline.machine import containers as machine
 from speculators.recipe.schema import apply_defaults, load_schema
-from tests.engine.archive import Built
 from tests.engine.fixtures import load
 from tests.engine.images import python_image as write_python_image
 
@@ -33,6 +32,8 @@ PYTHON = "/usr/local/bin/python3"
 #: The reference of the image, once it is loaded.
 IMAGE = ""
 GONE_SECONDS = 10.0
+FIXTURES = {DOCKER: ("engine", "python_image"), PODMAN: ("podman_engine", "podman_image")}
+on_both = pytest.mark.parametrize("docker_host", FIXTURES, indirect=True)
 SERVER = f"import http.server as h; h.test(h.SimpleHTTPRequestHandler, port={PORT}, bind='127.0.0.1')"
 CHILD = """
 import sys
@@ -46,10 +47,13 @@ test_docker.an_executor(folder).run(Step("long", ["sleep", "600"], {}, folder / 
 
 
 @pytest.fixture(autouse=True)
-def docker_host(engine: str, python_image: Built, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("DOCKER_HOST", engine)
-    monkeypatch.setattr(sys.modules[__name__], "IMAGE", python_image.reference)
-    yield
+def docker_host(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The engine that is asked, by the name of its kind: Docker, unless the test is for both."""
+    kind = getattr(request, "param", DOCKER)
+    place, image = map(request.getfixturevalue, FIXTURES[kind])
+    monkeypatch.setenv("DOCKER_HOST", place)
+    monkeypatch.setattr(sys.modules[__name__], "IMAGE", image.reference)
+    yield kind
     assert containers() == [], "a container was left behind"
 
 
@@ -87,6 +91,7 @@ def run(tmp_path: Path, argv: list[str], needs: Needs | None = None, env=None, *
     return result, heard
 
 
+@on_both
 def test_the_exit_code_and_every_line_come_out(tmp_path: Path):
     code = "import sys; print('one'); print('two', file=sys.stderr); sys.exit(7)"
     result, heard = run(tmp_path, python(code), env={"NAME": "value"})
@@ -95,6 +100,7 @@ def test_the_exit_code_and_every_line_come_out(tmp_path: Path):
     assert sorted((tmp_path / "log.txt").read_text().split()) == ["one", "two"]
 
 
+@on_both
 def test_inside_are_the_inputs_one_output_and_no_way_out(tmp_path: Path):
     for name in ("in", "out"):
         (tmp_path / name).mkdir()
@@ -153,6 +159,7 @@ def test_a_secret_is_seen_inside_and_written_nowhere(tmp_path: Path, monkeypatch
     assert not any(b"s3cr3t-value" in path.read_bytes() for path in written)
 
 
+@on_both
 def test_too_much_memory_is_named_as_the_cause(tmp_path: Path):
     result, _ = run(tmp_path, python("x = bytearray(400 << 20)"), memory="96M")
     assert result.exit_code == 128 + signal.SIGKILL
@@ -160,6 +167,7 @@ def test_too_much_memory_is_named_as_the_cause(tmp_path: Path):
     assert "container.memory" in result.cause.hint
 
 
+@on_both
 def test_the_time_limit_ends_a_stage_and_says_so(tmp_path: Path):
     started = time.monotonic()
     result, _ = run(tmp_path, ["sleep", "600"], time_limit=1)
@@ -167,16 +175,22 @@ def test_the_time_limit_ends_a_stage_and_says_so(tmp_path: Path):
     assert time.monotonic() - started < 1 + GONE_SECONDS
 
 
+@on_both
 def test_a_program_that_is_not_in_the_image_is_the_machines_affair(tmp_path: Path):
     with pytest.raises(MachineError, match="its program is not in the image") as caught:
         run(tmp_path, ["/no/such/program"])
     assert "images.yaml" in caught.value.hint
 
 
-def test_gpus_that_the_engine_cannot_give_are_named(tmp_path: Path):
-    with pytest.raises(MachineError, match="no GPU to give") as caught:
+@on_both
+def test_gpus_that_the_engine_cannot_give_are_named(docker_host: str, tmp_path: Path):
+    said, hint = {
+        DOCKER: ("no GPU to give", "Container Toolkit"),
+        PODMAN: ("ignores requests for GPUs", "Podman 5 or newer"),
+    }[docker_host]
+    with pytest.raises(MachineError, match=said) as caught:
         run(tmp_path, [PYTHON, "-c", "pass"], Needs(gpus=True), gpus=1)
-    assert "Container Toolkit" in caught.value.hint
+    assert hint in caught.value.hint
     assert caught.value.exit_code == 4
 
 
@@ -204,6 +218,7 @@ def test_a_full_disk_under_the_output_is_the_stages_error(tmp_path: Path):
     assert "No space left on device" in heard[-1]
 
 
+@on_both
 def test_an_interrupt_lets_the_stage_save_its_work(tmp_path: Path):
     out = tmp_path / "out"
     out.mkdir()
@@ -227,6 +242,7 @@ def test_an_interrupt_lets_the_stage_save_its_work(tmp_path: Path):
     assert (out / "saved").read_text() == "saved"
 
 
+@on_both
 def test_a_stage_that_ignores_sigterm_is_gone_all_the_same(tmp_path: Path):
     code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up'); time.sleep(600)"
     service = Service("stubborn", lambda _: python(code), {}, tmp_path / "server.log")
@@ -237,6 +253,7 @@ def test_a_stage_that_ignores_sigterm_is_gone_all_the_same(tmp_path: Path):
     assert containers() == []
 
 
+@on_both
 def test_a_killed_runner_leaves_no_container(tmp_path: Path):
     runner = subprocess.Popen(
         [sys.executable, "-c", CHILD, str(tmp_path), IMAGE], cwd=Path(__file__).parents[2]
@@ -277,6 +294,7 @@ def test_a_container_whose_client_is_gone_is_found_and_removed(tmp_path: Path):
         client.api.remove_container("elsewhere", force=True)
 
 
+@on_both
 def test_a_client_reaches_its_server_and_nobody_else_does(tmp_path: Path):
     executor = an_executor(tmp_path)
     service = Service("server", lambda port: python(SERVER), {}, tmp_path / "server.log")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from speculators.errors import MachineError, StageError
-from speculators.executors.engine import DOCKER, PODMAN, Refusal, numbers, refusal
+from speculators.executors.engine import DOCKER, PODMAN, Refusal, numbers, refusal, require_here
 from speculators.executors.request import (
     LINK_DEPTH,
     PORT,
@@ -96,6 +97,21 @@ def test_podman_is_asked_by_device_name_and_refused_where_it_would_not_listen():
     assert device_request(2, PODMAN, "5.0")["DeviceIDs"] == ["nvidia.com/gpu=0", "nvidia.com/gpu=1"]
     with pytest.raises(MachineError, match=r"Podman 4\.3\.1 ignores requests for GPUs"):
         device_request(1, PODMAN, "4.3.1")
+
+
+@pytest.mark.parametrize(
+    ("kind", "place", "is_refused"),
+    [
+        (PODMAN, "tcp://10.0.0.7:2375", True),
+        (PODMAN, "ssh://somebody@there", True),
+        (PODMAN, "unix:///run/podman/podman.sock", False),
+        (PODMAN, "", False),
+        (DOCKER, "tcp://127.0.0.1:2375", False),
+    ],
+)
+def test_podman_elsewhere_is_refused_for_it_makes_folders_of_what_it_lacks(kind, place, is_refused):
+    with pytest.raises(MachineError, match="empty folders") if is_refused else nullcontext():
+        require_here(kind, place)
 
 
 def test_the_values_of_secrets_are_no_part_of_the_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -192,6 +208,12 @@ def test_a_vanished_input_is_named_before_an_engine_makes_an_empty_folder_of_it(
         ('invalid mount config for type "bind": bind source path does not exist: /x', "engine-elsewhere", 4),
         ('exec: "python9": executable file not found in $PATH: unknown', "image-program", 4),
         ("write /data: no space left on device", "storage", 4),
+        (
+            "container-init binary not found on the host: stat /x: no such file or directory",
+            "engine-setup",
+            4,
+        ),
+        ("error setting rlimit type 7: operation not permitted: OCI permission denied", "engine-setup", 4),
         ("something new", "engine", 3),
     ],
 )
