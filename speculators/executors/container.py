@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import stat
 import sys
 import threading
 import time
@@ -156,9 +157,11 @@ def attend(container: Container, time_limit: float | None, wake: int, wake_write
         thread.start()
     started = time.monotonic()
     deadline = started + time_limit if time_limit else None
+    # A runner holds a pipe; run by hand, the end of whatever input there is means nothing.
+    watched = [0, wake] if stat.S_ISFIFO(os.fstat(0).st_mode) else [wake]
     while not container.ended:
         left = max(0.0, deadline - time.monotonic()) if deadline else None
-        ready, _, _ = select.select([0, wake], [], [], left)
+        ready, _, _ = select.select(watched, [], [], left)
         if wake in ready and {signal.SIGTERM, signal.SIGINT} & set(os.read(wake, 4096)):
             with suppress(Exception):  # ended by itself
                 container.api.kill(container.id, signal="SIGTERM")
