@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from speculators.cli.options import Overrides, RecipePath, load
+from speculators.cli.options import AllowUntested, ImageOverrides, Overrides, RecipePath, load, wanted_of
 
 #: Which options speak to which cluster; the others are common.
 SPOKEN_TO = {"sbatch": ("partition", "home", "hub"), "k8s": ("claim", "namespace", "secret")}
@@ -24,14 +24,8 @@ def render(
         typer.Option("--output", metavar="DIR", help="The job folder; by default NAME-sbatch or NAME-k8s."),
     ] = None,
     overrides: Overrides = None,
-    image: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--image",
-            metavar="NAME=REF",
-            help="The image of a role (engine, trainer, bench) or of a name, by digest. Repeatable.",
-        ),
-    ] = None,
+    image: ImageOverrides = None,
+    allow_untested: AllowUntested = False,
     cpus: Annotated[int, typer.Option("--cpus", min=1, help="Processors of each job.")] = 8,
     partition: Annotated[str, typer.Option("--partition", help="Slurm: the partition.")] = "",
     home: Annotated[
@@ -54,14 +48,14 @@ def render(
 ) -> int:
     """Write a recipe as Slurm scripts (Apptainer) or a Kubernetes Job.
 
-    One job a stage, in the same images by the same digests. The folder holds recipe, prompts,
+    One job a stage, in the same images by the same digests. The folder holds recipe, lock, prompts,
     models and this project's code: copy it to the cluster, run submit.sh there.
 
     \b
     Examples:
       speculators render my.yaml --to sbatch --set container.gpus=1 --partition gpu
       speculators render my.yaml --to k8s --claim speculators --namespace models
-      speculators render my.yaml --to k8s --claim x --image bench=me/bench@sha256:...
+      speculators render my.yaml --to k8s --claim x --allow-untested --image bench=me/b@sha256:...
     """
     given = {"partition": partition, "home": home, "hub": hub}
     given |= {"claim": claim, "namespace": namespace, "secret": secret}
@@ -69,14 +63,14 @@ def render(
     loaded = load(recipe, overrides)
     if loaded is None:
         return 2
-    from speculators.executors.images import load_images
-    from speculators.render import folder
+    from speculators.pipeline.store import default_home
+    from speculators.render import folder, locked
     from speculators.render.jobs import Options
 
-    chosen = loaded.data["container"]["images"]
-    images = load_images().roles(chosen, named_images(image or []))
+    pins = locked.held(loaded, default_home())
+    images = locked.job_images(loaded, wanted_of(image, allow_untested), pins)
     options = Options(cpus, **{name: value for name, value in given.items() if value})
-    rendering = folder.render(loaded, to, images, options)
+    rendering = folder.render(loaded, to, images, options, pins)
     place = output or Path(f"{loaded.name}-{to}")
     folder.write(rendering, place)
     if as_json:
@@ -97,16 +91,3 @@ def refuse_misplaced(to: str, given: dict[str, str]) -> None:
     if misplaced := [name for name, value in given.items() if value and name not in SPOKEN_TO[to]]:
         flags = ", ".join(f"--{name}" for name in misplaced)
         raise RecipeError(f"--to {to} has no use for {flags}", hint="leave it out", rule="usage")
-
-
-def named_images(words: list[str]) -> dict[str, str]:
-    """``NAME=REF`` words as a mapping."""
-    from speculators.errors import RecipeError
-
-    named = {}
-    for word in words:
-        name, _, reference = word.partition("=")
-        if not name or not reference:
-            raise RecipeError(f"--image {word}: not NAME=REFERENCE", rule="usage")
-        named[name] = reference
-    return named

@@ -1,7 +1,7 @@
 """The job folder: all that a cluster needs of this machine, in one place that can be copied there.
 
-``recipe.yaml`` is the recipe with every default and override in it and with its files beside it;
-``package/`` is this project's code.
+``recipe.yaml`` is the recipe with every default and override in it and with its files beside it,
+``recipe.lock.yaml`` what its lock pins of them; ``package/`` is this project's code.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import copy
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from speculators.documents import known_json, write_json, write_text
@@ -19,13 +20,15 @@ from speculators.pipeline.keys import PACKAGE_ROOT
 from speculators.recipe.recipe import Recipe
 from speculators.recipe.yaml_writer import dump_yaml
 from speculators.render import kubernetes, slurm
-from speculators.render.jobs import PACKAGE_NAME, RECIPE_NAME, Job, Options, jobs_of
+from speculators.render.jobs import LOCK_NAME, PACKAGE_NAME, RECIPE_NAME, Job, Options, jobs_of
+from speculators.render.locked import Held, lock_text
 
 SCHEMA = "speculators/render/v1"
 DOCUMENT_NAME = "render.json"
 FILES_NAME = "files"
 #: Package data that lies beside the package in a checkout and inside of it when installed.
 BESIDE = ("schemas", "containers", "recipes")
+NO_PINS: Held = MappingProxyType({})
 
 Target = Callable[[Recipe, list[Job], Options], dict[str, str]]
 TARGETS: dict[str, Target] = {"sbatch": slurm.scripts, "k8s": kubernetes.manifests}
@@ -39,8 +42,12 @@ class Rendering(NamedTuple):
     copies: dict[str, Path]
 
 
-def render(recipe: Recipe, to: str, images: dict[str, Image], options: Options) -> Rendering:
+def render(
+    recipe: Recipe, to: str, images: dict[str, Image], options: Options, pins: Held = NO_PINS
+) -> Rendering:
     """The job folder of ``recipe``.
+
+    ``pins``: what its lock holds (``locked.py``); empty without one.
 
     Raises:
         RecipeError: the recipe, an image or an option does not fit a cluster.
@@ -53,7 +60,10 @@ def render(recipe: Recipe, to: str, images: dict[str, Image], options: Options) 
         "recipe": recipe.name,
         "jobs": [{"stage": job.stage, "image": job.image, "gpus": job.gpus} for job in jobs],
     }
-    return Rendering(document, {RECIPE_NAME: dump_yaml(data), **TARGETS[to](recipe, jobs, options)}, copies)
+    texts = {RECIPE_NAME: dump_yaml(data), **TARGETS[to](recipe, jobs, options)}
+    if pins:
+        texts[LOCK_NAME] = lock_text(recipe, pins, data)
+    return Rendering(document, texts, copies)
 
 
 def with_files_beside(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Path]]:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from speculators.errors import RecipeError
+from speculators.executors.image_pins import by_digest
 from speculators.executors.images import Image
 from speculators.pipeline.plan import BENCHMARK
 from speculators.pipeline.surroundings import IMAGES_VARIABLE
@@ -20,6 +21,8 @@ from speculators.serving.environment import OFFLINE
 from speculators.stages.table import build_stages
 
 RECIPE_NAME = "recipe.yaml"
+#: Beside the recipe, where a job looks for it.
+LOCK_NAME = "recipe.lock.yaml"
 PACKAGE_NAME = "package"
 RUNS_NAME = "runs"
 #: A name that no shell, batch system or YAML reader takes for anything else.
@@ -76,7 +79,7 @@ def jobs_of(recipe: Recipe, images: Mapping[str, Image]) -> list[Job]:
     pins = " ".join(f"{role}={image.digest}" for role, image in images.items())
     build = [(stage.name, images[stage.role], gpus if stage.gpus else 0) for stage in stages]
     return [
-        Job(name, pulled(image), count, run_words(image.python, name), pins)
+        Job(name, by_digest(image), count, run_words(image.python, name), pins)
         for name, image, count in [*build, (BENCHMARK, images["bench"], gpus)]
     ]
 
@@ -84,13 +87,6 @@ def jobs_of(recipe: Recipe, images: Mapping[str, Image]) -> list[Job]:
 def run_words(python: str, stage: str) -> tuple[str, ...]:
     command = (python, "-m", "speculators", "run", RECIPE_NAME, "--only", stage)
     return (*command, "--runs-dir", RUNS_NAME, "--progress", "plain")
-
-
-def pulled(image: Image) -> str:
-    """``repository@digest``: some clients refuse a name that has a tag as well."""
-    name, _, digest = image.reference.partition("@")
-    folder, slash, last = name.rpartition("/")
-    return f"{folder}{slash}{last.partition(':')[0]}@{digest}"
 
 
 def require_digests(images: Iterable[Image]) -> None:
@@ -108,7 +104,7 @@ def require_digests(images: Iterable[Image]) -> None:
     raise RecipeError(
         f"{told} {verb} no digest in a registry, and a cluster knows images by nothing else",
         hint=f"build {'them' if len(open_ones) > 1 else 'it'}, push to a registry that the cluster reaches, "
-        f"and pass {wanted}",
+        f"and pass {wanted} --allow-untested",
         rule="no-digest",
     )
 

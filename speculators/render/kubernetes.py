@@ -15,7 +15,7 @@ from speculators.documents import value_digest
 from speculators.errors import EXIT_BUG, MachineError, RecipeError, StageError
 from speculators.recipe.recipe import Recipe
 from speculators.recipe.yaml_writer import dump_yaml
-from speculators.render.jobs import ASSUMPTIONS, Job, Options, uses_hub
+from speculators.render.jobs import ASSUMPTIONS, LOCK_NAME, Job, Options, uses_hub
 
 SUBMIT_NAME = "submit.sh"
 JOB_NAME = "job.yaml"
@@ -255,7 +255,7 @@ def submit_script(recipe: Recipe, options: Options) -> str:
     loader = shlex.quote(f"{job_name(recipe)}-loader")
     where = f"--namespace={options.namespace} " if options.namespace else ""
     kubectl = f'kubectl {where}"$@"'
-    unpack = f"rm -rf {JOB}/files {JOB}/package && mkdir -p {RUNS} && tar -x -f - -C {JOB}"
+    unpack = f"rm -rf {JOB}/files {JOB}/package {JOB}/{LOCK_NAME} && mkdir -p {RUNS} && tar -x -f - -C {JOB}"
     hub = f"'{options.claim}' must hold the models that the recipe names, as a hub cache in its folder hub/."
     lines = [
         "#!/usr/bin/env bash",
@@ -269,7 +269,7 @@ def submit_script(recipe: Recipe, options: Options) -> str:
         f"{kubectl} apply --filename={LOADER_NAME}",
         f"trap '{kubectl} delete --filename={LOADER_NAME} --ignore-not-found' EXIT",
         f"{kubectl} wait --for=condition=Ready --timeout=30m pod/{loader}",
-        "tar -c -f - recipe.yaml files package |",
+        "tar -c -f - recipe*.yaml files package |",  # the lock with the recipe, where there is one
         f"  {kubectl} exec --stdin {loader} -- sh -c {shlex.quote(unpack)}",
         "# A volume may be on one node at a time: the loader goes before the job comes.",
         f"{kubectl} delete --filename={LOADER_NAME}",

@@ -126,6 +126,20 @@ def test_an_image_with_a_digest_is_asked_for_by_it_alone() -> None:
     assert by_digest(load_images().images["cpu"]) == "speculators/cpu:0.32.0"
 
 
+@pytest.mark.parametrize(
+    ("reference", "name"),
+    [
+        ("vllm/vllm-openai:v1", "vllm/vllm-openai"),
+        ("registry.example:5000/a/b", "registry.example:5000/a/b"),
+        ("registry.example:5000/a/b:1.2", "registry.example:5000/a/b"),
+        ("plain", "plain"),
+    ],
+)
+def test_an_image_is_pulled_by_repository_and_digest_alone(reference: str, name: str) -> None:
+    image = load_images().images["cpu"]._replace(reference=f"{reference}@{OTHER}")
+    assert by_digest(image) == f"{name}@{OTHER}"
+
+
 def chosen(**replaced: str) -> dict[str, Image]:
     return load_images().roles("cuda", {name.replace("_", "-"): value for name, value in replaced.items()})
 

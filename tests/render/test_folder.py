@@ -16,15 +16,15 @@ from speculators.errors import RecipeError
 from speculators.pipeline.plan import stage_files
 from speculators.recipe.recipe import require_recipe
 from speculators.render import folder
-from speculators.render.jobs import Options, jobs_of, pulled
+from speculators.render.jobs import Options, jobs_of
 from speculators.stages.table import PROMPTS
-from tests.render.rendered import DIGEST, QWEN, SETTINGS, SMOLLM, cpu_images, cuda_images, on_gpus
+from tests.render.rendered import DIGEST, QWEN, SETTINGS, SMOLLM, cuda_images, on_gpus
 
 CPU = f"cpu=registry.example/cpu@{DIGEST}"
 
 
 def render(*words: str) -> int:
-    return app.main(["render", str(SMOLLM), "--image", CPU, *words])
+    return app.main(["render", str(SMOLLM), "--image", CPU, "--allow-untested", *words])
 
 
 def test_the_folder_holds_the_recipe_its_files_and_the_code(
@@ -94,7 +94,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, capsys: pytest
         (["--to", "sbach"], "--to sbach: no such cluster"),
         (["--to", "sbatch", "--claim", "x"], "--to sbatch has no use for --claim"),
         (["--to", "k8s"], "name a PersistentVolumeClaim: --claim NAME"),
-        (["--to", "sbatch", "--image", "engine"], "--image engine: not NAME=REFERENCE"),
+        (["--to", "sbatch", "--image", "engine"], "--image engine: give NAME=REFERENCE"),
         (["--to", "sbatch", "--image", "engin=x"], "did you mean 'engine'"),
         (["--to", "sbatch", "--set", "container.gpus=all"], "say how many: --set container.gpus=1"),
         (["--to", "sbatch", "--set", "training.epochs=0"], "training.epochs"),
@@ -123,20 +123,6 @@ def test_an_image_that_was_only_built_here_is_refused_with_the_way_out(
 def test_gpu_images_without_gpus_are_refused() -> None:
     with pytest.raises(RecipeError, match=r"container\.gpus is 0"):
         jobs_of(require_recipe(QWEN, ["container.gpus=0"]), cuda_images())
-
-
-@pytest.mark.parametrize(
-    ("reference", "name"),
-    [
-        ("vllm/vllm-openai:v1", "vllm/vllm-openai"),
-        ("registry.example:5000/a/b", "registry.example:5000/a/b"),
-        ("registry.example:5000/a/b:1.2", "registry.example:5000/a/b"),
-        ("plain", "plain"),
-    ],
-)
-def test_an_image_is_pulled_by_repository_and_digest_alone(reference: str, name: str) -> None:
-    image = cpu_images()["engine"]._replace(reference=f"{reference}@{DIGEST}")
-    assert pulled(image) == f"{name}@{DIGEST}"
 
 
 def test_nothing_of_this_machine_is_in_a_script() -> None:

@@ -9,8 +9,8 @@ cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
 kubectl --namespace=research "$@" apply --filename=loader.yaml
 trap 'kubectl --namespace=research "$@" delete --filename=loader.yaml --ignore-not-found' EXIT
 kubectl --namespace=research "$@" wait --for=condition=Ready --timeout=30m pod/speculators-qwen3-8b-eagle3-loader
-tar -c -f - recipe.yaml files package |
-  kubectl --namespace=research "$@" exec --stdin speculators-qwen3-8b-eagle3-loader -- sh -c 'rm -rf /job/files /job/package && mkdir -p /job/runs && tar -x -f - -C /job'
+tar -c -f - recipe*.yaml files package |
+  kubectl --namespace=research "$@" exec --stdin speculators-qwen3-8b-eagle3-loader -- sh -c 'rm -rf /job/files /job/package /job/recipe.lock.yaml && mkdir -p /job/runs && tar -x -f - -C /job'
 # A volume may be on one node at a time: the loader goes before the job comes.
 kubectl --namespace=research "$@" delete --filename=loader.yaml
 kubectl --namespace=research "$@" apply --filename=network-policy.yaml

@@ -1,0 +1,134 @@
+"""What a recipe's lock means for its jobs: the same inputs, under the names that they have in the job folder.
+
+A cluster has no engine that knows an image built elsewhere, so of images only digests of a registry count; a
+lock that pins an image's contents says nothing here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from speculators.documents import value_digest
+from speculators.errors import RecipeError
+from speculators.executors.image_pins import refuse_untested
+from speculators.executors.images import Image, load_images
+from speculators.pipeline.lock import INPUTS, RECIPE_DIGEST, Pin, compare, is_new, render, renewed, within
+from speculators.pipeline.locking import CHOSEN_BY, command, lock_path, read_lock
+from speculators.pipeline.pins import file_names, gather
+from speculators.pipeline.premises import Wanted
+from speculators.recipe.diagnostics import ARGUMENT_PREFIX
+from speculators.recipe.positions import Path as PinPath
+from speculators.recipe.positions import split_path
+from speculators.recipe.recipe import Recipe
+
+IMAGES: PinPath = ("images",)
+
+Held = Mapping[PinPath, Pin]
+
+
+def held(recipe: Recipe, home: Path) -> dict[PinPath, Pin]:
+    """The pins of the recipe's lock as they are now, and as it has them where only the cluster can look.
+
+    Empty without a lock.  ``home``: where digests of large files are remembered.
+
+    Raises:
+        RecipeError: a model, a tokenizer or prompts are not those that the lock pins.
+    """
+    path = lock_path(recipe.path)
+    lock = read_lock(path, recipe)
+    if lock is None:
+        return {}
+    present, chosen = gather(recipe, home), chosen_anew(recipe)
+    stale = [
+        one
+        for one in compare(lock, present)
+        if one.kind in INPUTS and not is_new(lock, one.path) and not within(one.path, chosen)
+    ]
+    if stale:
+        raise RecipeError(
+            f"{path} pins other inputs than are here\n" + "\n".join(f"  {one.line}" for one in stale),
+            hint=f"bring back what was locked, or accept what is here with: {command(recipe, stale)}",
+            rule="stale-lock",
+        )
+    # What cannot be looked at here is known from the lock alone, unless it is of an input given up.
+    seen = present.to_commit()
+    return {
+        name: pin for name, pin in renewed(lock, present).items() if name in seen or not within(name, chosen)
+    }
+
+
+def chosen_anew(recipe: Recipe) -> set[PinPath]:
+    """The blocks of a lock whose inputs the command line chose."""
+    return {
+        block
+        for block, choosers in CHOSEN_BY.items()
+        if any(recipe.positions.value(split_path(name)).file.startswith(ARGUMENT_PREFIX) for name in choosers)
+    }
+
+
+def job_images(recipe: Recipe, wanted: Wanted, pins: Held) -> dict[str, Image]:
+    """The image of each role; where its row in ``images.yaml`` has no digest, by that in the lock.
+
+    Raises:
+        RecipeError: a name is unknown, an image is none of ours and that was not allowed, or it is another
+            one than the lock pins.
+    """
+    table, chosen = load_images(), recipe.data["container"]["images"]
+    images = table.roles(chosen, wanted.images)
+    locked = {role: str(pins.get((*IMAGES, role, "reference"), "")) for role in images}
+    known = {role: reference for role, reference in locked.items() if by_registry(reference)}
+    open_ones = {role for role, image in images.items() if image.tested and not image.digest}
+    pinned = {role: reference for role, reference in known.items() if role in open_ones}
+    images = table.roles(chosen, {**wanted.images, **pinned})
+    refuse_untested(images, table.images, wanted.untested)
+    others = [
+        f"image '{role}' is {images[role].reference}, but the lock pins {reference}"
+        for role, reference in known.items()
+        if images[role].digest and images[role].digest != by_registry(reference)
+    ]
+    if others:
+        raise RecipeError(
+            "; ".join(others),
+            hint="take the locked image, or lock the recipe anew with this one (speculators lock --image)",
+            rule="stale-lock",
+        )
+    return images
+
+
+def by_registry(reference: str) -> str:
+    """The digest in a reference; empty for an image that was only built."""
+    return reference.partition("@")[2]
+
+
+def lock_text(recipe: Recipe, pins: Held, data: Mapping[str, Any]) -> str:
+    """The lock of the job folder's recipe, which has the values ``data``.
+
+    Without images: which one a job runs in stands in the job.
+    """
+    names = moved_prompts(recipe, data)
+    moved = {
+        (*path[:2], names.get(path[1:3], path[2]), *path[3:]) if path[0] == "prompts" else path: pin
+        for path, pin in pins.items()
+        if not within(path, (IMAGES,))
+    }
+    return render({**moved, RECIPE_DIGEST: value_digest(data)})
+
+
+def moved_prompts(recipe: Recipe, data: Mapping[str, Any]) -> dict[PinPath, str]:
+    """The new name of each prompt file, by its block in a lock and its name there so far."""
+    files = recipe.files()
+    folder = recipe.path.absolute().parent
+    beside = {
+        "benchmark": (files["benchmark.prompts"], [data["benchmark"]["prompts"]]),
+        "train": (
+            files.get("datagen.prompts.files", []),
+            data.get("datagen", {}).get("prompts", {}).get("files", []),
+        ),
+    }
+    return {
+        (block, was): now
+        for block, (paths, names) in beside.items()
+        for was, now in zip(file_names(paths, folder), file_names([Path(name) for name in names], Path()))
+    }
