@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,21 +14,28 @@ from speculators.bundle.fetch import fetched
 from speculators.bundle.judgement import Verdict, judge
 from speculators.bundle.trust import require_trust
 from speculators.bundle.verify import Verified, verify
-from speculators.documents import write_json
+from speculators.documents import write_json, write_text
 from speculators.errors import RecipeError
 from speculators.recipe.overrides import apply_overrides
 from speculators.recipe.yaml_loader import load_yaml
+from speculators.stages.table import VERIFIER
 
 PUBLISHED = "published"
 REPEAT_NAME = "repeat.json"
+HOMES = ".homes"
+FINISHED = "finished"  # a file in a home that no repeat may use again
 
 
 class Repeat(NamedTuple):
-    """What a bundle gives for repeating it: the recipe to run, and what its run claims."""
+    """What a bundle gives for repeating it: the recipe to run, and what its run claims.
+
+    ``home``: where the repeat makes everything, apart from other runs, other repeats and the bundle's files.
+    """
 
     recipe: Path
     published: Evidence
     verified: Verified
+    home: Path
 
 
 def prepare(source: str, folder: Path, overrides: Sequence[str] = (), *, trusted: bool = False) -> Repeat:
@@ -46,8 +55,9 @@ def prepare(source: str, folder: Path, overrides: Sequence[str] = (), *, trusted
         needs = list(bundle.description["needs"])
         require_trust(recipe, overrides, source, needs=needs, trusted=trusted)
         require_needs(bundle, overrides)
-        path = unpack(bundle, below(folder, bundle.description["run"]))
-        return Repeat(path, evidence_of_bundle(bundle), bundle)
+        run = bundle.description["run"]
+        path = unpack(bundle, below(folder, run))
+        return Repeat(path, evidence_of_bundle(bundle), bundle, unfinished_home(folder / f"{run}{HOMES}"))
 
 
 def unpack(bundle: Verified, folder: Path) -> Path:
@@ -101,6 +111,23 @@ def require_needs(bundle: Verified, overrides: Sequence[str]) -> None:
             hint="name it with " + " ".join(f"--set {path}=..." for path in missing),
             rule="bundle-needs",
         )
+
+
+def unfinished_home(homes: Path) -> Path:
+    """The home of an interrupted repeat, which goes on, or else one where nothing was made yet."""
+    numbered = (homes.absolute() / str(number) for number in itertools.count(1))
+    return next(home for home in numbered if not (home / FINISHED).exists())
+
+
+def leave(home: Path) -> None:
+    """Close the home of a finished repeat: the next one makes everything anew.
+
+    What was made is removed but for the verifier, which the finished run's model names as its own.
+    """
+    write_text(home / FINISHED, "")
+    for stage in (home / "store").glob("*"):
+        if stage.name != VERIFIER.name:
+            shutil.rmtree(stage, ignore_errors=True)
 
 
 def conclude(published: Evidence, run: Path) -> Verdict:

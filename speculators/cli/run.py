@@ -115,7 +115,7 @@ def run(
             [name for name, wish in flags if wish],
         ),
         wanted_of(images, allow_untested, locked),
-        repeat.recipe.parent / "home" if repeat else None,
+        repeat.home if repeat else None,
     )
     try:
         record = run_recipe(loaded, options, console)
@@ -153,9 +153,13 @@ def published(source: str, runs_dir: Path, overrides: list[str], trusted: bool) 
 
 
 def verdict_of(repeat: Repeat, folder: Path, as_json: bool, strict: bool) -> int:
-    """Print how the repeated run in ``folder`` compares with the published one; the exit code for it."""
-    from speculators.bundle.repeat import conclude
+    """Close the repeat, the run in ``folder``, and print how it compares with the published one.
 
+    The exit code says it too.
+    """
+    from speculators.bundle.repeat import conclude, leave
+
+    leave(repeat.home)
     verdict = conclude(repeat.published, folder)
     typer.echo(json.dumps(verdict.document(), indent=2, ensure_ascii=False) if as_json else verdict.text())
     return verdict.exit_code(strict=strict)

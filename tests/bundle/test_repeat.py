@@ -12,7 +12,7 @@ import pytest
 from speculators.bundle.create import bundle
 from speculators.bundle.evidence import Evidence, evidence_of_bundle, evidence_of_run
 from speculators.bundle.judgement import CONSISTENT, DIFFERS, NOT_COMPARABLE, SAME, judge
-from speculators.bundle.repeat import conclude, prepare
+from speculators.bundle.repeat import conclude, leave, prepare
 from speculators.bundle.verify import verify
 from speculators.documents import read_json, tree_digest, value_digest
 from speculators.errors import RecipeError
@@ -74,6 +74,17 @@ def test_what_came_from_the_store_is_no_evidence(published: Evidence):
     verdict = judge(published, other)
     assert (verdict.word, verdict.artefacts_word) == (CONSISTENT, "not made again")
     assert "none was made again; from the store: verifier" in verdict.text()
+
+
+def test_what_an_interrupted_attempt_of_the_repeat_made_counts_as_made(published: Evidence):
+    other = again(published)
+    other.record["attempts"] = [{"status": "interrupted", "stages": copy.deepcopy(other.record["stages"])}]
+    for stage in other.record["stages"]:
+        stage["action"] = "reused"
+    assert judge(published, other).word == SAME
+    for stage in other.record["attempts"][0]["stages"]:
+        stage["key"] = "0" * 32  # of other outputs
+    assert judge(published, other).artefacts_word == "not made again"
 
 
 @pytest.mark.parametrize(
@@ -194,6 +205,21 @@ def test_a_run_under_the_name_of_a_bundle_gets_its_verdict(run: Path, tmp_path: 
     assert verdict.word == SAME
     kept = read_json(repeated / "repeat.json")
     assert (kept["verdict"], kept["published"]) == (SAME, run.name)
+
+
+def test_an_interrupted_repeat_goes_on_and_the_next_after_a_finished_one_is_anew(run: Path, tmp_path: Path):
+    source = str(bundle(run, tmp_path / "one.speculators.tar").path)
+    first = prepare(source, tmp_path / "from")
+    assert not first.home.exists()
+    assert first.recipe.parent not in first.home.parents
+    for stage in ("verifier", "training"):
+        (first.home / "store" / stage / "key").mkdir(parents=True)
+    assert prepare(source, tmp_path / "from").home == first.home
+    leave(first.home)
+    assert [one.name for one in (first.home / "store").iterdir()] == ["verifier"]
+    second = prepare(source, tmp_path / "from").home
+    assert second != first.home
+    assert not second.exists()
 
 
 def test_the_unpacked_recipe_is_the_one_that_ran_with_its_prompts(run: Path, tmp_path: Path):
