@@ -2,6 +2,9 @@
 
 A download goes into a temporary folder, has a time limit for silence and one for size, and is looked at only
 by ``verify``.  Plain http is refused but for this machine itself.
+
+From the Hub its own client downloads: the limit of silence is the client's (``HF_HUB_DOWNLOAD_TIMEOUT``), and
+so are the redirects that it follows; the size is the one that the Hub says before the download.
 """
 
 from __future__ import annotations
@@ -122,7 +125,7 @@ def from_hub(address: str, folder: Path) -> Path:
         hint = "as in hf://owner/repository@revision/file.speculators.tar"
         raise RecipeError(f"{address}: not a file on the Hub", hint=hint, rule="bundle-address")
     try:
-        from huggingface_hub import hf_hub_download
+        from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
         from huggingface_hub.errors import (
             EntryNotFoundError,
             LocalEntryNotFoundError,
@@ -131,13 +134,16 @@ def from_hub(address: str, folder: Path) -> Path:
     except ModuleNotFoundError as error:
         hint = "install it: pip install huggingface-hub"
         raise MachineError(f"{address}: needs huggingface_hub", hint=hint, rule="package") from error
+    endpoint = os.environ.get(ENDPOINT) or None
     try:
+        url = hf_hub_url(match["repo"], match["file"], revision=match["revision"], endpoint=endpoint)
+        require_size(get_hf_file_metadata(url, timeout=SILENCE_SECONDS).size or 0, address)
         path = hf_hub_download(
             match["repo"],
             match["file"],
             revision=match["revision"],
             local_dir=folder,
-            endpoint=os.environ.get(ENDPOINT) or None,
+            endpoint=endpoint,
             etag_timeout=SILENCE_SECONDS,
         )
     except LocalEntryNotFoundError as error:  # neither in a cache nor to be had: the Hub did not answer
@@ -148,8 +154,22 @@ def from_hub(address: str, folder: Path) -> Path:
     except Exception as error:
         if not is_failed_request(error):
             raise
-        raise MachineError(f"{address}: {first_line(error)}", rule="unreachable") from error
+        answered = getattr(error, "response", None) is not None
+        said = first_line(error) if answered else f"the Hub cannot be reached: {first_line(error)}"
+        raise MachineError(f"{address}: {said}", rule="unreachable") from error
     return Path(path)
+
+
+def require_size(size: int, address: str) -> None:
+    """Refuse a file that is too large to be a bundle.
+
+    Raises:
+        RecipeError: it is.
+    """
+    if size > LARGEST_BYTES:
+        hint = "download it yourself and give the file's path"
+        message = f"{address}: {size} bytes, more than {LARGEST_BYTES}"
+        raise RecipeError(message, hint=hint, rule="bundle-size")
 
 
 def is_failed_request(error: Exception) -> bool:

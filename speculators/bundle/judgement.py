@@ -40,7 +40,7 @@ class Artefact(NamedTuple):
     stage: str
     files: int
     differing: tuple[str, ...]
-    made: bool  # in the repeated run, not taken from a store
+    made: bool  # by the repeated run, not taken from an earlier one's store
 
 
 class Figure(NamedTuple):
@@ -135,7 +135,17 @@ def compare_artefacts(published: Evidence, repeated: Evidence) -> Iterator[Artef
         if before and after:
             names = sorted(before.keys() | after.keys())
             differing = tuple(name for name in names if before.get(name) != after.get(name))
-            yield Artefact(stage, len(names), differing, repeated.stage(stage).get("action") in MADE)
+            yield Artefact(stage, len(names), differing, was_made(repeated.record, repeated.stage(stage)))
+
+
+def was_made(record: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
+    """Whether the run made a stage's output itself, be it in an earlier attempt that ended early.
+
+    An attempt's output under another key is another output.
+    """
+    earlier = [one for attempt in record.get("attempts", []) for one in attempt["stages"]]
+    same = [one for one in earlier if (one["name"], one.get("key")) == (entry.get("name"), entry.get("key"))]
+    return any(one.get("action") in MADE for one in (entry, *same))
 
 
 def differing_text(one: Artefact) -> str:

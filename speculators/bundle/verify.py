@@ -30,7 +30,7 @@ from speculators.bundle.attestation import (
     TESTS_NAME,
     subjects,
 )
-from speculators.bundle.contents import LOCK_NAME, RESOLVED_NAME
+from speculators.bundle.contents import FILES, LOCK_NAME, RESOLVED_NAME, place_files
 from speculators.bundle.create import BUNDLE_NAME
 from speculators.bundle.schemas import published_schema, schema_fault
 from speculators.documents import value_digest
@@ -320,6 +320,7 @@ def rewritten(description: dict[str, Any]) -> dict[str, str]:
 def check_files(bundle: Bundle) -> str:
     """The prompt files against the key of the stage that read them."""
     description, count = bundle.object(BUNDLE_NAME), 0
+    check_places(bundle, description)
     sealed = (
         bundle.object("stages/prompts/key.json")["files"] if bundle.has("stages/prompts/key.json") else {}
     )
@@ -335,6 +336,17 @@ def check_files(bundle: Bundle) -> str:
                 bundle.fault(name, f"not the file that the run used for {path}")
     bundle.open += [f"{path}: named by the recipe, not in the bundle" for path in description["needs"]]
     return f"prompts: {count} files against the key of stage 'prompts'"
+
+
+def check_places(bundle: Bundle, description: dict[str, Any]) -> None:
+    """Below ``files/``, which is unpacked, are the recipe's own files at their places and no others."""
+    places = place_files(load_yaml(text_of(bundle, RESOLVED_NAME), RESOLVED_NAME).data)
+    if (description["recipe_folder"], description["files"]) != places:
+        bundle.fault(BUNDLE_NAME, f"other prompt files than {RESOLVED_NAME} names")
+    named = {name for names in places.names.values() for name in names}
+    for name in bundle.archive.members:
+        if name.startswith(f"{FILES}/") and name not in named:
+            bundle.fault(name, "no file that the recipe names")
 
 
 def check_report(bundle: Bundle) -> str:

