@@ -22,7 +22,6 @@ from speculators.executors.docker import DockerExecutor, Ready
 from speculators.executors.engine import DOCKER, LABEL, PODMAN, connect
 from speculators.executors.request import PORT, limits
 from speculators.recipe.schema import apply_defaults, load_schema
-from tests.engine.archive import Built
 from tests.engine.fixtures import load
 from tests.engine.images import python_image as write_python_image
 
