@@ -69,6 +69,7 @@ class Daemon:
             process = subprocess.Popen(
                 command,
                 env=self.environment(),
+                cwd=self.folder,  # Podman leaves a file there for each container that memory ran out in
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -134,10 +135,7 @@ def running_engine() -> Iterator[str]:
     Raises:
         AbsentError: there is neither.
     """
-    try:
-        import docker  # noqa: F401  asked for here, so that its absence reads like any other
-    except ImportError as error:
-        raise AbsentError("the Python package docker is not installed") from error
+    require_sdk()
     named = os.environ.get("DOCKER_HOST", "")
     if named and answers(named):
         yield named
@@ -149,6 +147,18 @@ def running_engine() -> Iterator[str]:
         yield daemon.base_url
     finally:
         daemon.stop()
+
+
+def require_sdk() -> None:
+    """Let the absence of the SDK read like any other.
+
+    Raises:
+        AbsentError: it is not installed.
+    """
+    try:
+        import docker  # noqa: F401
+    except ImportError as error:
+        raise AbsentError("the Python package docker is not installed") from error
 
 
 def own_folder() -> Path:

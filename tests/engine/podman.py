@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tests.engine.daemon import Daemon, own_folder, sweep
+from tests.engine.daemon import Daemon, own_folder, require_sdk, sweep
 from tests.engine.packages import program
 
 PACKAGES = ("podman", "runc", "catatonit", "golang-github-containers-common")
@@ -79,6 +79,7 @@ def running_podman() -> Iterator[str]:
     Raises:
         AbsentError: there can be none here.
     """
+    require_sdk()
     sweep()
     daemon = PodmanDaemon(own_folder())
     try:

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from speculators.executors import supervise
 from tests.engine.archive import Built
 from tests.engine.daemon import Daemon, client, own_folder, running_engine, sweep
-from tests.engine.fixtures import load
+from tests.engine.fixtures import load, present
 from tests.engine.images import small_image as write_small_image
 from tests.engine.packages import REQUIRE, AbsentError, program
+from tests.engine.podman import PodmanDaemon
 
 CHECKOUT = Path(__file__).parents[2]
+of_each_kind = pytest.mark.parametrize("kind", [Daemon, PodmanDaemon])
 NEEDY = "def test_needy(engine):\n    pass\n"
 
 
@@ -71,20 +77,17 @@ def test_an_engine_that_is_named_and_answers_is_used(engine: str, monkeypatch: p
 
 
 @pytest.mark.integration
-def test_stopping_ends_containers_and_leaves_no_process_mount_or_file(engine: str, tmp_path: Path) -> None:
-    # `engine` is asked for, not used: it skips or fails this test where there can be none.
-    daemon = Daemon(Path("/tmp") / f"{tmp_path.name[:40]}-{os.getpid()}")
-    daemon.start(bound=True)
-    built = write_small_image(tmp_path / "small.tar")
-    load(daemon.base_url, built)
-    running(daemon.base_url, built)
-    started = time.monotonic()
-    daemon.stop()
-    # Its grace period would be over after ten seconds: the container was removed first.
-    assert time.monotonic() - started < 10
-    assert not daemon.folder.exists()
-    assert str(daemon.folder) not in Path("/proc/self/mountinfo").read_text()
-    assert processes_naming(daemon.folder) == []
+@of_each_kind
+def test_stopping_ends_containers_and_leaves_no_process_mount_or_file(
+    kind: type[Daemon], tmp_path: Path
+) -> None:
+    with present(started(kind, tmp_path), kind.name) as daemon:
+        running(daemon.base_url, write_small_image(tmp_path / "small.tar"))
+        began = time.monotonic()
+        daemon.stop()
+        # Its grace period would be over after ten seconds: the container was removed first.
+        assert time.monotonic() - began < 10
+        assert left_of(daemon) == []
 
 
 @pytest.mark.integration
@@ -103,11 +106,55 @@ def test_an_engine_ends_with_the_process_that_started_it(engine: str, tmp_path: 
     assert left == []
 
 
-def running(base_url: str, built: Built) -> None:
-    """A container that does not end when it is asked to."""
+@pytest.mark.integration
+@of_each_kind
+def test_what_a_killed_engine_left_ends_with_its_folder(kind: type[Daemon], tmp_path: Path) -> None:
+    with present(started(kind, tmp_path), kind.name) as daemon:
+        inside = running(daemon.base_url, write_small_image(tmp_path / "small.tar"))
+        os.kill(int((daemon.folder / "docker.pid").read_text()), signal.SIGKILL)
+        assert lives(inside)
+        daemon.stop()
+        deadline = time.monotonic() + 5
+        while lives(inside) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not lives(inside)
+        assert left_of(daemon) == []
+
+
+@contextmanager
+def started(kind: type[Daemon], tmp_path: Path) -> Iterator[Daemon]:
+    daemon = kind(Path("/tmp") / f"{tmp_path.name[:40]}-{os.getpid()}")
+    try:
+        daemon.start(bound=True)
+        yield daemon
+    finally:
+        daemon.stop()
+
+
+def left_of(daemon: Daemon) -> list[str]:
+    """Its processes, its mounts and its folder, as far as they are still here."""
+    mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+    folder = [str(daemon.folder)] if daemon.folder.exists() else []
+    return [
+        *processes_naming(daemon.folder),
+        *(line for line in mounts if str(daemon.folder) in line),
+        *folder,
+    ]
+
+
+def lives(process: int) -> bool:
+    return process in supervise.parents()  # which leaves out those that only wait to be counted
+
+
+def running(base_url: str, built: Built) -> int:
+    """A container that does not end when it is asked to; its process."""
+    load(base_url, built)
     docker = client(base_url)
-    docker.containers.create(built.reference, ["sleep", "600"], network_mode="none").start()
+    container = docker.containers.create(built.reference, ["sleep", "600"], network_mode="none")
+    container.start()
+    container.reload()
     docker.close()
+    return int(container.attrs["State"]["Pid"])
 
 
 def processes_naming(folder: Path) -> list[str]:

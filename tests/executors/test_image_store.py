@@ -106,20 +106,31 @@ def test_a_base_that_cannot_be_had_names_its_registry(
     assert nobody in caught.value.message
 
 
-def test_an_image_has_the_same_contents_in_an_engine_that_names_it_otherwise(
-    engine: str, oci_engine: str, docker: Any, registry: Registry, small_image: Built, tmp_path: Path
+@pytest.mark.parametrize(("elsewhere", "has_other_id"), [("oci_engine", True), ("podman_engine", False)])
+def test_an_image_has_the_same_contents_in_every_engine(
+    elsewhere: str,
+    has_other_id: bool,
+    engine: str,
+    docker: Any,
+    registry: Registry,
+    small_image: Built,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
 ) -> None:
     image, built = tiny(tmp_path, docker, small_image, "RUN true > /it\nENV MODE=x\nUSER 12:34")
     reference = registry.push(engine, small_image._replace(reference=image.reference))
-    newer = client(oci_engine)
+    name, _, digest = reference.partition("@")
+    there = client(request.getfixturevalue(elsewhere))
     try:
-        found = ensure(pulled(reference), newer, pinned=built.contents)
-        assert found.id != built.id
+        found = ensure(pulled(reference), there, pinned=built.contents)
+        assert (found.id != built.id) is has_other_id
         assert found.contents == built.contents
-        assert find(pulled(f"mirror.example/tiny@{reference.partition('@')[2]}"), newer) == found
+        assert find(pulled(f"mirror.example/tiny@{digest}"), there) == found
+        with pytest.raises(RecipeError, match="no registry has"):
+            ensure(pulled(f"{name}@{other(digest)}"), there)
     finally:
-        newer.images.remove(reference, force=True)
-        newer.close()
+        there.images.remove(reference, force=True)
+        there.close()
 
 
 def test_an_image_is_pulled_by_its_digest_once(
