@@ -19,7 +19,7 @@ from speculators.pipeline.keys import module_digest
 from speculators.pipeline.machine.engine import engine_findings
 from speculators.pipeline.machine.findings import Finding, lacking
 from speculators.pipeline.machine.packages import package_findings
-from speculators.pipeline.machine.sources import draft_finding
+from speculators.pipeline.machine.sources import run_findings
 from speculators.pipeline.surroundings import HERE, Surroundings
 from speculators.recipe.diagnostics import has_errors
 from speculators.recipe.engine_probe import EngineAnswer, answer_in, diagnostics_of, engine_diagnostics
@@ -84,14 +84,15 @@ def ask_engine_inside(executor: Executor, args: Mapping[str, object], folder: Pa
     return answer_in(said)
 
 
-def check_draft(recipe: Recipe) -> None:
-    """Stop when the draft on the hub that the recipe brings was not fetched yet.
+def check_models(recipe: Recipe, *, makes_verifier: bool) -> None:
+    """Stop when a model on the hub that the run takes from the cache was not fetched yet.
+
+    ``makes_verifier``: whether the verifier's stage is to run.
 
     Raises:
         MachineError: naming the command that fetches it.
     """
-    found = draft_finding(recipe, os.environ)
-    require([found] if found else [], "not-fetched")
+    require(run_findings(recipe, os.environ, makes_verifier=makes_verifier), "not-fetched")
 
 
 def require(findings: list[Finding], rule: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from speculators.errors import MachineError
-from speculators.pipeline.preflight import check_draft
+from speculators.pipeline.preflight import check_models
 from speculators.recipe.recipe import Recipe, require_recipe
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -42,13 +42,13 @@ def recipe(folder: Path, draft: str) -> Recipe:
 def test_a_cached_draft_is_a_folder_of_the_stage(cache: Path, tmp_path: Path, revision: str):
     found = recipe(tmp_path, f"owner/draft@{revision}")
     assert found.files()["draft"] == [cache / "snapshots" / COMMIT]
-    check_draft(found)
+    check_models(found, makes_verifier=False)
 
 
 def test_a_draft_that_was_not_fetched_stops_with_the_command_that_fetches_it(cache: Path, tmp_path: Path):
     missing = recipe(tmp_path, f"owner/other@{COMMIT}")
     with pytest.raises(MachineError, match="not in the local") as caught:
-        check_draft(missing)
+        check_models(missing, makes_verifier=False)
     assert f"hf download owner/other --revision {COMMIT}" in caught.value.hint
 
 
