@@ -6,7 +6,6 @@ what runs when, and puts the rounds' documents together.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 
 from speculators.benchmark.rounds import ARMS, DRAFT, Launch, schedule
 from speculators.datagen.chat import template_arguments, thinking_modes
+from speculators.datagen.chat_template import chat_template
 from speculators.documents import read_json, write_text
 from speculators.errors import StageError
 from speculators.executors.base import Executor, Needs, Service
@@ -127,7 +127,10 @@ def _prepare(
     algorithm = read_json(draft / "config.json").get("speculators_model_type", "")
     speculation = Speculation(draft, algorithm, values["speculative_tokens"])
     speculation.config()  # an algorithm that cannot be served fails before any server starts
-    body = request_body(values["verifier"], chat_template(inputs["verifier"] / "model"))
+    template = chat_template(inputs["verifier"] / "model")
+    # Some models have several templates; the switch is looked for in all of them.
+    text = template if isinstance(template, str) else "".join(template.values())
+    body = request_body(values["verifier"], text)
     interior = executor.interior(SERVER.role)
     interior.require_launcher()  # without an engine nothing starts
     return Bench(
@@ -142,16 +145,6 @@ def request_body(verifier: dict[str, Any], template: str) -> dict[str, Any]:
     """
     arguments = template_arguments(verifier, template, thinking_modes(verifier, template)[-1])
     return {"chat_template_kwargs": arguments} if arguments else {}
-
-
-def chat_template(model: Path) -> str:
-    """The verifier's chat template; empty when it has none."""
-    if (file := model / "chat_template.jinja").is_file():
-        return file.read_text(encoding="utf-8")
-    config = model / "tokenizer_config.json"
-    found = read_json(config).get("chat_template") if config.is_file() else None
-    # Some models have several templates; the switch is looked for in all of them.
-    return found if isinstance(found, str) else json.dumps(found) if found else ""
 
 
 def _arguments(bench: Bench, arm: str, port: int) -> list[str]:

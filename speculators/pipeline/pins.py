@@ -13,9 +13,10 @@ from importlib import metadata
 from pathlib import Path
 
 from speculators import __version__
+from speculators.datagen.chat_template import chat_template
 from speculators.datagen.gguf_header import tokenizer_digests
 from speculators.datagen.verifier import SMALL_FILES, WEIGHTS
-from speculators.documents import file_digest, known_json, value_digest
+from speculators.documents import file_digest, value_digest
 from speculators.pipeline.file_facts import digest, remembered, rows
 from speculators.pipeline.keys import PACKAGE_ROOT, environment
 from speculators.pipeline.lock import NAME, RECIPE_DIGEST, TOOL_DIGEST, ImagePin, Pin, Pins, Unseen
@@ -204,23 +205,10 @@ def _tokenizer(folder: Path, at: PinPath, home: Path) -> Values:
     found: Values = {}
     for path in [folder / name for name in TOKENIZERS if (folder / name).is_file()][:1]:
         found[(*at, "tokenizer")] = digest(path, home)
-    if template := chat_template(folder):
+    template = chat_template(folder)
+    if template and isinstance(template, str):  # of several, none is the one
         found[(*at, "chat_template")] = sha256(template.encode()).hexdigest()
     return found
-
-
-def chat_template(folder: Path) -> str:
-    """The text of a model folder's chat template; empty when there is none, or several."""
-    path = folder / "chat_template.jinja"
-    if (folder / "additional_chat_templates").is_dir():
-        return ""
-    try:
-        if path.is_file():
-            return path.read_text(encoding="utf-8")
-        template = known_json(folder / "tokenizer_config.json").get("chat_template")
-    except UnicodeDecodeError:
-        return ""
-    return template if isinstance(template, str) else ""
 
 
 def _packages() -> Values:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from speculators.benchmark.run import chat_template, request_body, run_benchmark
+from speculators.benchmark.run import request_body, run_benchmark
 from speculators.documents import read_json, write_json
 from speculators.errors import RecipeError, StageError
 from speculators.executors.base import Endpoint, OnLine, Service, Step, StepResult, command_text
@@ -213,11 +213,3 @@ def test_thinking_is_what_the_recipe_says(thinking: str, expected: bool) -> None
 
 def test_a_template_without_the_switch_gets_none() -> None:
     assert request_body({"thinking": "off", "chat_template_kwargs": {}}, "{{ messages }}") == {}
-
-
-def test_the_chat_template_is_found_in_either_place(tmp_path: Path) -> None:
-    assert chat_template(tmp_path) == ""
-    write_json(tmp_path / "tokenizer_config.json", {"chat_template": SWITCH})
-    assert chat_template(tmp_path) == SWITCH
-    (tmp_path / "chat_template.jinja").write_text("other")
-    assert chat_template(tmp_path) == "other"

@@ -183,27 +183,12 @@ def test_the_sources_digest_is_the_same_in_a_wheel_and_in_a_checkout(tmp_path: P
     assert pins.source_digest(package) != before
 
 
-@pytest.mark.parametrize(
-    ("files", "template"),
-    [
-        (
-            {"chat_template.jinja": "from file", "tokenizer_config.json": '{"chat_template": "b"}'},
-            "from file",
-        ),
-        ({"tokenizer_config.json": '{"chat_template": "b"}'}, "b"),
-        ({"tokenizer_config.json": '{"chat_template": [{"name": "default", "template": "b"}]}'}, ""),
-        ({"tokenizer_config.json": "{broken"}, ""),
-        ({"chat_template.jinja": "a", "additional_chat_templates/tool.jinja": "b"}, ""),
-        ({}, ""),
-    ],
-)
-def test_a_chat_template_is_pinned_where_there_is_one(
-    tmp_path: Path, files: dict[str, str], template: str
-) -> None:
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    assert pins.chat_template(tmp_path) == template
+def test_of_several_chat_templates_none_is_pinned(tmp_path: Path) -> None:
+    found = recipe(tmp_path)
+    assert "chat_template" in at(gather(found, tmp_path / "home"), "models.verifier")
+    (tmp_path / "model" / "additional_chat_templates").mkdir()
+    (tmp_path / "model" / "additional_chat_templates" / "tool.jinja").write_text("b")
+    assert "chat_template" not in at(gather(found, tmp_path / "home"), "models.verifier")
 
 
 def test_the_pinned_template_and_tokenizer_are_those_of_the_verifier_stage(tmp_path: Path) -> None:

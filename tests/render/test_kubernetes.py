@@ -131,22 +131,28 @@ case "$*" in *exec*) sh -c "${last//\\/job/$SEEN/claim}" ;; esac
 """
 
 
-def test_submit_copies_the_folder_and_starts_the_job_once_the_loader_is_gone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lock", [[], ["recipe.lock.yaml"]])
+def test_submit_copies_the_folder_and_starts_the_job_once_the_loader_is_gone(
+    tmp_path: Path, lock: list[str]
+) -> None:
     folder = tmp_path / "job folder"
     for name in ("files", "package"):
         (folder / name).mkdir(parents=True)
         (folder / name / "new").write_text(name)
-    (folder / "recipe.yaml").write_text("name: x")
+    for name in ("recipe.yaml", *lock):
+        (folder / name).write_text("name: x")
     (folder / "submit.sh").write_text(manifests()["submit.sh"])
     (tmp_path / "claim" / "package").mkdir(parents=True)
-    (tmp_path / "claim" / "package" / "stale").touch()
+    for name in ("package/stale", "recipe.lock.yaml"):
+        (tmp_path / "claim" / name).write_text("of an earlier rendering")
     program(tmp_path / "bin", "kubectl", KUBECTL)
     env = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "SEEN": str(tmp_path)}
     command = ["bash", str(folder / "submit.sh"), "--context=here"]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = sorted(str(path.relative_to(tmp_path / "claim")) for path in (tmp_path / "claim").rglob("*"))
-    assert found == ["files", "files/new", "package", "package/new", "recipe.yaml", "runs"]
+    assert found == ["files", "files/new", "package", "package/new", *lock, "recipe.yaml", "runs"]
+    assert all((tmp_path / "claim" / name).read_text() == "name: x" for name in lock)
     calls = (tmp_path / "calls").read_text().splitlines()
     assert all(call.startswith("--namespace=research --context=here ") for call in calls if call[0] == "-")
     verbs = [call.split()[2:4] for call in calls if call.startswith("--namespace")]
