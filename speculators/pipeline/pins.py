@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from speculators import __version__
 from speculators.datagen.chat_template import chat_template
@@ -59,7 +60,7 @@ def gather(recipe: Recipe, home: Path, image_pins: Mapping[str, ImagePin] | None
     """
     values: Values = {
         NAME: recipe.name,
-        RECIPE_DIGEST: recipe_digest(recipe),
+        RECIPE_DIGEST: recipe_digest(recipe.data),
         ("tool", "version"): __version__,
         TOOL_DIGEST: source_digest(PACKAGE_ROOT),
     }
@@ -80,9 +81,9 @@ def gather(recipe: Recipe, home: Path, image_pins: Mapping[str, ImagePin] | None
     return Pins(values, hidden, elsewhere, checkout=not (PACKAGE_ROOT / GUESTS[0]).is_dir())
 
 
-def recipe_digest(recipe: Recipe) -> str:
-    """SHA-256 (hex) of the resolved recipe without its executor: one lock serves wherever it runs."""
-    return value_digest({name: value for name, value in recipe.data.items() if name != "executor"})
+def recipe_digest(data: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of a resolved recipe's data without its executor: one lock serves wherever it runs."""
+    return value_digest({name: value for name, value in data.items() if name != "executor"})
 
 
 def source_digest(package: Path) -> str:

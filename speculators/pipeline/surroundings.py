@@ -79,7 +79,7 @@ def given(recipe: Recipe, environ: Mapping[str, str]) -> Surroundings:
     if not (text := environ.get(IMAGES_VARIABLE)):
         return HERE
     words = [word.partition("=") for word in text.split()]
-    pins = {role: digest for role, _, digest in words if digest}
+    pins = {role: digest for role, sign, digest in words if sign}  # none for a role that has no stage
     if sorted(pins) != sorted(ROLES) or len(words) != len(ROLES):
         raise RecipeError(
             f"{IMAGES_VARIABLE}={text}: not one ROLE=DIGEST for each of {', '.join(ROLES)}",

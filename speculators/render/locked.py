@@ -10,13 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from speculators.documents import value_digest
 from speculators.errors import RecipeError
 from speculators.executors.image_pins import refuse_untested
 from speculators.executors.images import Image, load_images
 from speculators.pipeline.lock import INPUTS, RECIPE_DIGEST, Pin, compare, is_new, render, renewed, within
 from speculators.pipeline.locking import CHOSEN_BY, command, lock_path, read_lock
-from speculators.pipeline.pins import file_names, gather
+from speculators.pipeline.pins import file_names, gather, recipe_digest
 from speculators.pipeline.premises import Wanted
 from speculators.recipe.diagnostics import ARGUMENT_PREFIX
 from speculators.recipe.positions import Path as PinPath
@@ -113,7 +112,7 @@ def lock_text(recipe: Recipe, pins: Held, data: Mapping[str, Any]) -> str:
         for path, pin in pins.items()
         if not within(path, (IMAGES,))
     }
-    return render({**moved, RECIPE_DIGEST: value_digest(data)})
+    return render({**moved, RECIPE_DIGEST: recipe_digest(data)})
 
 
 def moved_prompts(recipe: Recipe, data: Mapping[str, Any]) -> dict[PinPath, str]:
