@@ -12,7 +12,7 @@ import pytest
 from tests.engine import images
 from tests.engine.archive import Built
 from tests.engine.daemon import client, running_engine
-from tests.engine.newer import newer_root, running_newer_engine
+from tests.engine.newer import newer_root, running_newer_engine, running_newer_podman
 from tests.engine.packages import AbsentError, required
 from tests.engine.podman import running_podman
 from tests.engine.registry import Registry, running_registry
@@ -59,6 +59,13 @@ def newer_docker_root() -> Iterator[Path]:
 def newer_engine(newer_docker_root: Path) -> Iterator[str]:
     """The base URL of a newer engine that knows the fake graphics cards nvidia.com/gpu=0 and =all by CDI."""
     with present(running_newer_engine(newer_docker_root), "newer container engine") as base_url:
+        yield base_url
+
+
+@pytest.fixture(scope="session")
+def newer_podman(newer_docker_root: Path) -> Iterator[str]:
+    """The base URL of a newer Podman that knows the same cards."""
+    with present(running_newer_podman(newer_docker_root), "newer Podman") as base_url:
         yield base_url
 
 

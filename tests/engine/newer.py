@@ -1,8 +1,8 @@
-"""A newer Docker engine than this host's distribution has, out of a root of the next one.
+"""Newer engines than this host's distribution has, Docker and Podman, out of a root of the next one.
 
-It hands devices over by CDI specifications, which the older engine cannot, and can keep its images the OCI
-way.  It runs in a mount namespace of its own, where that root lies below the host's other folders, so paths
-of recipes, outputs and sockets are the same as outside.
+They hand devices over by CDI specifications, which the older ones cannot, and Docker can keep its images
+the OCI way.  Each runs in a mount namespace of its own, where that root lies below the host's other folders,
+so paths of recipes, outputs and sockets are the same as outside.
 """
 
 from __future__ import annotations
@@ -16,10 +16,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.engine import podman
 from tests.engine.daemon import Daemon, own_folder
 from tests.engine.packages import AbsentError, program
+from tests.engine.podman import PodmanDaemon
 
 SUITE = "trixie"
+PACKAGES = ",".join(("docker.io", "mount", *podman.PACKAGES))
 #: A root made before; what else would be made anew, which takes a minute or two.
 KEPT = "SPECULATORS_ENGINE_ROOT"
 ROOT_SECONDS = 600
@@ -43,6 +46,8 @@ umount --lazy /.host
 cd /
 exec "$@"
 """
+#: Podman looks for devices in one place only, whatever its configuration says.
+GIVE_DEVICES = 'mkdir -p /etc/cdi && mount --bind "$1" /etc/cdi && shift && exec "$@"'
 #: A graphics card that is none: a container gets a variable and a device node that is /dev/null.
 FAKE_GPU = {
     "cdiVersion": "0.5.0",
@@ -82,9 +87,26 @@ class NewerDaemon(Daemon):
         features = {"cdi": True, "containerd-snapshotter": self.oci}
         configuration = self.folder / "daemon.json"
         configuration.write_text(json.dumps({"features": features, "cdi-spec-dirs": [str(devices)]}))
-        enter = ["unshare", "--mount", "--propagation", "private", "sh", "-c", ENTER, "sh", str(self.root)]
         options = [f"--config-file={configuration}", *self.options()]
-        return [*enter, *_shared_folders(), "--", "/usr/sbin/dockerd", *options]
+        return inside(self.root, ["/usr/sbin/dockerd", *options])
+
+
+class NewerPodman(PodmanDaemon):
+    """A Podman of ``root`` with the fake graphics cards."""
+
+    def __init__(self, folder: Path, root: Path) -> None:
+        super().__init__(folder)
+        self.root = root
+
+    def command(self) -> list[str]:
+        if not (self.root / "usr" / "bin" / "podman").exists():
+            raise AbsentError(f"{self.root} has no Podman; it was made by an older version of these tests")
+        devices = self.folder / "cdi"
+        devices.mkdir(parents=True, exist_ok=True)
+        (devices / "fake.json").write_text(json.dumps(FAKE_GPU), encoding="utf-8")
+        self.configure()
+        given = ["sh", "-c", GIVE_DEVICES, "sh", str(devices)]
+        return inside(self.root, [*given, *self.numbered("/usr/bin/podman")])
 
 
 @contextmanager
@@ -103,6 +125,21 @@ def newer_root() -> Iterator[Path]:
         yield root
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def running_newer_podman(root: Path) -> Iterator[str]:
+    """The base URL of the Podman in ``root``, with fake graphics cards, for the time of the block.
+
+    Raises:
+        AbsentError: it does not start, or is not there.
+    """
+    daemon = NewerPodman(own_folder(), root)
+    try:
+        daemon.start(bound=True)
+        yield daemon.base_url
+    finally:
+        daemon.stop()
 
 
 @contextmanager
@@ -125,13 +162,19 @@ def make_root(root: Path) -> None:
     if os.geteuid() != 0:
         raise AbsentError(f"only root can make a root of {SUITE}")
     command = [
-        *(program("mmdebstrap", "mmdebstrap"), "--quiet", "--variant=essential", "--include=docker.io,mount"),
+        *(program("mmdebstrap", "mmdebstrap"), "--quiet", "--variant=essential", f"--include={PACKAGES}"),
         *('--aptopt=Apt::Install-Recommends "false"', "--dpkgopt=path-exclude=/usr/share/man/*"),
         *("--dpkgopt=path-exclude=/usr/share/doc/*", SUITE, str(root)),
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=ROOT_SECONDS)
     if done.returncode:
         raise AbsentError(f"no root of {SUITE}: {done.stderr.strip()[-500:]}")
+
+
+def inside(root: Path, command: list[str]) -> list[str]:
+    """``command`` in a mount namespace of its own, with ``root`` below the host's other folders."""
+    enter = ["unshare", "--mount", "--propagation", "private", "sh", "-c", ENTER, "sh", str(root)]
+    return [*enter, *_shared_folders(), "--", *command]
 
 
 def _shared_folders() -> list[str]:

@@ -56,9 +56,16 @@ class PodmanDaemon(Daemon):
 
     def command(self) -> list[str]:
         podman = program("podman", *PACKAGES)
+        self.configure()
+        return self.numbered(podman)
+
+    def configure(self) -> None:
+        """Write its files."""
         (self.folder / "copies").mkdir(parents=True, exist_ok=True)
         for name, text in FILES.items():
             (self.folder / name).write_text(text.format(folder=self.folder), encoding="utf-8")
+
+    def numbered(self, podman: str) -> list[str]:
         return ["sh", "-c", NUMBERED, "sh", str(self._pid_file), podman, *self.options()]
 
     def options(self) -> list[str]:

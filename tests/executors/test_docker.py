@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from speculators.errors import MachineError, StageError
-from speculators.executors import request, supervise
+from speculators.executors import request as box
+from speculators.executors import supervise
 from speculators.executors.base import Needs, Service, Step
 from speculators.executors.docker import DockerExecutor, Ready
 from speculators.executors.engine import CLIENT_LABEL, DOCKER, LABEL, PODMAN, connect
@@ -374,21 +375,24 @@ def test_an_engine_that_does_not_answer_is_named_with_the_way_out(monkeypatch: p
     assert "--executor local" in caught.value.hint
 
 
+@pytest.mark.parametrize("place", ["newer_engine", "newer_podman"])
 def test_a_new_engine_gives_the_gpus_that_are_named_and_they_are_found_inside(
-    newer_engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """The cards are made up: the engine's way of handing them over is real."""
+    newer = request.getfixturevalue(place)
     block = apply_defaults({"gpus": "all"}, load_schema()["properties"]["container"])
-    monkeypatch.setenv("DOCKER_HOST", newer_engine)
+    monkeypatch.setenv("DOCKER_HOST", newer)
     built = write_python_image(tmp_path / "image.tar")
-    load(newer_engine, built)
+    load(newer, built)
     ready = Ready(built.reference, "sha256:pin", PYTHON)
     executor = DockerExecutor(connect(), {"engine": ready}, limits(block), tmp_path)
     heard: list[str] = []
     step = Step("it", python("print('worked')"), {}, tmp_path / "log.txt", needs=Needs(gpus=True))
     with monkeypatch.context() as patched:
-        # Docker takes a CDI name too; asking it so is how made-up cards can be had.
-        patched.setattr(request, "device_request", lambda *_: request.by_name("all"))
+        if connect().kind == DOCKER:
+            # It takes a CDI name too; asking it so is how made-up cards can be had.
+            patched.setattr(box, "device_request", lambda *_: box.by_name("all"))
         result = executor.run(step, on_line=heard.append)
     assert (result.exit_code, heard) == (0, ["worked"])
 
