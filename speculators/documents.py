@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +40,14 @@ def tree_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def tree_digest(path: Path) -> str:
-    """SHA-256 (hex) of a file, or of the names and contents of all files below a folder."""
+def tree_digest(path: Path, digest: Callable[[Path], str] = file_digest) -> str:
+    """SHA-256 (hex) of a file, or of the names and contents of all files below a folder.
+
+    ``digest``: another way to the digest of one file, as from a memory.
+    """
     if path.is_file():
-        return file_digest(path)
-    return value_digest({str(file.relative_to(path)): file_digest(file) for file in tree_files(path)})
+        return digest(path)
+    return value_digest({str(file.relative_to(path)): digest(file) for file in tree_files(path)})
 
 
 def write_text(path: Path, text: str) -> None:

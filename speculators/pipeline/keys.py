@@ -14,7 +14,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from speculators.documents import tree_digest, tree_files, value_digest
+from speculators.documents import tree_digest, value_digest
+from speculators.pipeline.file_facts import digest
+from speculators.pipeline.store import default_home
 from speculators.stages.table import Stage
 
 KEY_SCHEMA = "speculators/key/v1"
@@ -53,14 +55,9 @@ def key_parts(
 
 
 def _contents(path: Path) -> str:
-    """Digest of a file or folder; bytes are read again only when a file looks changed."""
-    stamps = [entry.stat() for entry in (tree_files(path) if path.is_dir() else [path])]
-    return _digest_at(path, tuple((one.st_ino, one.st_size, one.st_mtime_ns) for one in stamps))
-
-
-@cache
-def _digest_at(path: Path, stamps: tuple[tuple[int, int, int], ...]) -> str:
-    return tree_digest(path)
+    """Digest of a file or folder; the bytes of large files are read again only when a file has changed."""
+    home = default_home()
+    return tree_digest(path, lambda file: digest(file, home))
 
 
 def forget_code() -> None:

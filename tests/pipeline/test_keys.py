@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
+from speculators.documents import tree_digest
 from speculators.pipeline import keys
 from speculators.stages.table import BUILD_STAGES, REPLAY, TRAINING
 
@@ -92,3 +94,21 @@ def test_the_instruction_sets_that_choose_kernels_belong_to_the_environment(tmp_
     assert keys.instruction_sets(cpuinfo) == ("avx2", "amx_bf16")
     assert keys.instruction_sets(tmp_path / "absent") == ()
     assert "instructions" in keys.environment(())
+
+
+def test_a_large_file_is_not_read_again_in_another_process_and_a_changed_one_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SPECULATORS_HOME", str(tmp_path / "home"))
+    model = tmp_path / "model"
+    model.mkdir()
+    weights = model / "weights.bin"
+    weights.write_bytes(bytes(2 << 20))
+    os.utime(weights, (1e9, 1e9))
+    monkeypatch.setattr("speculators.pipeline.file_facts.SETTLED_SECONDS", -60)  # no waiting for the clock
+    first = parts(tmp_path, files={"verifier.path": [model]})["files"]
+    assert first["verifier.path"] == [tree_digest(model)]
+    monkeypatch.setattr("speculators.pipeline.file_facts.file_digest", lambda path: "read again")
+    assert parts(tmp_path, files={"verifier.path": [model]})["files"] == first
+    weights.write_bytes(bytes(1 + (2 << 20)))
+    assert parts(tmp_path, files={"verifier.path": [model]})["files"] != first

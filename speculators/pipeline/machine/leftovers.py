@@ -38,8 +38,15 @@ class Partial(NamedTuple):
 
 def leftover_findings(root: Path) -> list[Finding]:
     """Reads only: no lock file is made."""
-    mend = "the same `speculators run` continues it; `speculators doctor --clean` removes it"
-    found = [warning(CHECK, f"unfinished and unused: {partial}", mend) for partial in stale_partials(root)]
+    away = "`speculators doctor --clean` removes it"
+    found = [
+        warning(CHECK, f"replaced, and of no more use: {partial}", away)
+        if REPLACED in partial.folder.name
+        else warning(
+            CHECK, f"unfinished and unused: {partial}", f"the same `speculators run` continues it; {away}"
+        )
+        for partial in stale_partials(root)
+    ]
     return found or [ok(CHECK, "no unfinished output without an owner")]
 
 
