@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from speculators.errors import MachineError, SpeculatorsError, StageError
@@ -18,6 +19,7 @@ OLDEST_API = (1, 41)
 #: Before this, Podman ignores requests for GPUs and does not notice that memory ran out, without a word.
 FRANK_PODMAN = (5, 0)
 DOCKER, PODMAN = "docker", "podman"
+DOCKER_SOCKET = "unix:///var/run/docker.sock"
 #: Every container of ours carries this one; its value is the run's id.
 LABEL = "org.speculators.run"
 #: The process that ends it, and when that was started; a container without it is nobody's any more.
@@ -40,10 +42,44 @@ class Engine(NamedTuple):
 
 
 def connect(environ: Mapping[str, str] = os.environ) -> Engine:
-    """The engine at ``DOCKER_HOST``, else at the usual socket.
+    """The engine at ``DOCKER_HOST``, else Docker's at its usual socket, else Podman's at its own.
 
     Raises:
         MachineError: the SDK is not installed, nothing answers, or the engine is too old or elsewhere.
+    """
+    refused = {}
+    for place in places(environ):
+        try:
+            return at(place, environ)
+        except _NoAnswerError as error:
+            refused[place] = str(error)
+    told = "; ".join(f"{place}: {reason}" for place, reason in refused.items())
+    raise MachineError(
+        f"no container engine answers at {told}",
+        hint="start Docker or Podman's socket, name it with DOCKER_HOST, see that this user may use it; "
+        "or run with --executor local",
+        rule="no-container-engine",
+    )
+
+
+class _NoAnswerError(Exception):
+    """Nothing that speaks the engine's protocol is there."""
+
+
+def places(environ: Mapping[str, str]) -> list[str]:
+    """Addresses where an engine may be, the likeliest first; of Podman's only those that are there."""
+    if place := environ.get("DOCKER_HOST"):
+        return [place]
+    folders = ["/run", *filter(None, [environ.get("XDG_RUNTIME_DIR")])]
+    sockets = [Path(folder, "podman", "podman.sock") for folder in folders]
+    return [DOCKER_SOCKET, *(f"unix://{socket}" for socket in sockets if socket.exists())]
+
+
+def at(place: str, environ: Mapping[str, str]) -> Engine:
+    """The engine at ``place``.
+
+    Raises:
+        MachineError: it is too old, or elsewhere, or the SDK is not installed.
     """
     try:
         import docker
@@ -54,20 +90,14 @@ def connect(environ: Mapping[str, str] = os.environ) -> Engine:
             hint="pip install docker, or run with --executor local",
             rule="no-container-engine",
         ) from None
-    place = environ.get("DOCKER_HOST") or "the usual socket"
     try:
-        client = docker.from_env(version="auto", environment=dict(environ))
+        client = docker.from_env(version="auto", environment={**environ, "DOCKER_HOST": place})
         known = client.version()
     except (docker.errors.DockerException, OSError) as error:
-        raise MachineError(
-            f"no container engine answers at {place}: {sentence(error)}",
-            hint="start Docker or Podman's socket, name it with DOCKER_HOST, see that this user may use it; "
-            "or run with --executor local",
-            rule="no-container-engine",
-        ) from error
+        raise _NoAnswerError(sentence(error)) from error
     parts = [str(part.get("Name", "")) for part in known.get("Components") or []]
     engine = Engine(client, PODMAN if any("Podman" in part for part in parts) else DOCKER, known["Version"])
-    require_here(engine.kind, environ.get("DOCKER_HOST", ""))
+    require_here(engine.kind, place)
     if numbers(str(known.get("ApiVersion", "0"))) < OLDEST_API:
         raise MachineError(
             f"{engine.spelled()} speaks API {known.get('ApiVersion')}",
