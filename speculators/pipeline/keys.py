@@ -61,8 +61,9 @@ def _contents(path: Path) -> str:
 
 
 def forget_code() -> None:
-    """Read modules anew: they may be edited while a stage runs for hours."""
+    """Read modules and packages anew: they may be changed while a stage runs for hours."""
     _code.cache_clear()
+    _version.cache_clear()
 
 
 def key_of(parts: dict[str, Any]) -> str:
@@ -77,12 +78,16 @@ def environment(packages: tuple[str, ...]) -> dict[str, str]:
         "machine": platform.machine(),
         "instructions": " ".join(instruction_sets()),
     }
-    for name in packages:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    return found | {name: version for name in packages if (version := _version(name))}
+
+
+@cache
+def _version(distribution: str) -> str:
+    """The installed version; empty when there is none."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 @cache

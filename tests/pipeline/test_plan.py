@@ -91,8 +91,11 @@ def test_changed_prompts_are_named_and_stop_where_nothing_comes_out_different(st
 
 def test_a_changed_package_is_named(store: Store, monkeypatch: pytest.MonkeyPatch):
     furnish(store, require_recipe(RECIPE))
-    monkeypatch.setattr(keys.importlib.metadata, "version", lambda name: "99.0")
-    found = planned(store)
+    keys.forget_code()
+    with monkeypatch.context() as patched:
+        patched.setattr(keys.importlib.metadata, "version", lambda name: "99.0")
+        found = planned(store)
+    keys.forget_code()
     assert any(text.startswith("torch ") and text.endswith("-> 99.0") for text in reasons(found["training"]))
 
 
