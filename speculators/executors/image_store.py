@@ -68,9 +68,11 @@ def find(image: Image, client: Any) -> Found | None:
     from docker.errors import NotFound
 
     with refusals(f"looking for {image.reference}"):
-        # Podman sometimes raises the parent of ImageNotFound.
-        with suppress(NotFound):
-            return _found(client.api.inspect_image(by_digest(image)))
+        # Under any name: where the engine's own Id is the manifest's digest, that finds it too.
+        for name in filter(None, (by_digest(image), image.digest)):
+            # Podman sometimes raises the parent of ImageNotFound.
+            with suppress(NotFound):
+                return _found(client.api.inspect_image(name))
         if image.digest:
             for listed in client.api.images():
                 if image.digest in _repo_digests(listed):

@@ -133,5 +133,5 @@ def test_another_image_under_the_locked_name_does_not_start(finished: Finished, 
         finally:
             docker.api.tag(before, name, tag, force=True)
     assert done.returncode == 2, done.stderr
-    assert "is not the image that the lock means" in done.stderr
+    assert "is not the image of the lock" in done.stderr
     assert os.fspath(finished.inside) not in done.stdout
