@@ -10,16 +10,18 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import platform
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from speculators.documents import tree_digest, value_digest
+from speculators.documents import known_json, tree_digest, value_digest, write_json
 from speculators.pipeline.file_facts import digest
 from speculators.pipeline.store import default_home
 from speculators.stages.table import Stage
 
 KEY_SCHEMA = "speculators/key/v1"
+PARSED = "parsed"
 PACKAGE_ROOT = Path(__file__).resolve().parents[1]
 #: Those that choose other kernels, and so other last bits, in the libraries that stages use.
 INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "asimd", "sve", "bf16")
@@ -135,14 +137,35 @@ def _code(module: str) -> Code:
     source = _source(module)
     if source is None:
         raise ModuleNotFoundError(module)
-    tree = ast.parse(source.read_text(encoding="utf-8"))
+    named, digest_of_tree = _parsed(source.read_text(encoding="utf-8"))
+    return Code(tuple(name for name in named if _source(name)), digest_of_tree)
+
+
+@cache
+def _own_text() -> str:
+    """What is remembered of a source depends on how it was read."""
+    return Path(__file__).read_text(encoding="utf-8")
+
+
+def _parsed(text: str) -> tuple[list[str], str]:
+    """The ``speculators`` modules that a source may name, and the digest of its tree.
+
+    Remembered below the home by the text itself: parsing them all takes longer than all else of a plan.
+    """
+    memory = default_home() / PARSED / value_digest([_own_text(), platform.python_version(), text])[:40]
+    known = known_json(memory)
+    if known.keys() == {"named", "digest"}:
+        return known["named"], known["digest"]
+    tree = ast.parse(text)
     named: list[str] = []
     for node in ast.walk(tree):
-        named += _named(node)
+        named += [name for name in _named(node) if name.startswith("speculators.")]
         _drop_docstring(node)
-    imports = tuple(name for name in named if name.startswith("speculators.") and _source(name))
     # Python 3.13 dumps empty lists differently, but the interpreter is part of the key anyway.
-    return Code(imports, value_digest(ast.dump(tree)))
+    found = value_digest(ast.dump(tree))
+    with suppress(OSError):  # a home that cannot be written costs time, nothing else
+        write_json(memory, {"named": named, "digest": found})
+    return named, found
 
 
 def _named(node: ast.AST) -> list[str]:
