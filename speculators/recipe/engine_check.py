@@ -87,6 +87,7 @@ def _refusal(parser: Any, words: list[str]) -> str:
 def _server_parser() -> Any:
     base = _first_import(PARSER_CLASS_MODULES).FlexibleArgumentParser
 
+    # The base is known only once vLLM is imported.
     class RaisingParser(base):  # type: ignore[misc, valid-type]
         def error(self, message: str) -> None:
             raise _RefusalError(message)

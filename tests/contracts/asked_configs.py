@@ -256,6 +256,7 @@ def _command_parser() -> Any:
 def _raising() -> Any:
     base = _first_import(PARSER_CLASS_MODULES).FlexibleArgumentParser
 
+    # The base is known only once the asked vLLM is imported.
     class RaisingParser(base):  # type: ignore[misc, valid-type]
         def error(self, message: str) -> None:
             raise _RefusedError(message)

@@ -12,6 +12,7 @@ MEMORY = 80 * 2**30
 COMPUTE_UNITS = 132
 
 
+# vLLM is not followed by the type checker, so its class is Any here.
 class OneH100(CudaPlatformBase):  # type: ignore[misc]
     @classmethod
     def get_device_capability(cls, device_id: int = 0) -> DeviceCapability:

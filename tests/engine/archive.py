@@ -199,6 +199,7 @@ def _write_layer(file: BinaryIO, layer: Layer) -> tuple[str, int]:
     start = file.tell()
     file.write(bytes(tarfile.BLOCKSIZE))
     sink = _Hashing(file)
+    # The stubs do not know copybufsize, which TarFile has taken since Python 3.5.
     with tarfile.open(fileobj=sink, mode="w", format=tarfile.GNU_FORMAT, copybufsize=CHUNK) as tar:  # type: ignore[call-overload]
         for place in sorted(layer.entries):
             _write_entry(tar, place, layer.entries[place])

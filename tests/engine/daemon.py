@@ -156,7 +156,7 @@ def require_sdk() -> None:
         AbsentError: it is not installed.
     """
     try:
-        import docker  # noqa: F401
+        import docker  # noqa: F401 - asked only whether it is there
     except ImportError as error:
         raise AbsentError("the Python package docker is not installed") from error
 
