@@ -7,13 +7,14 @@ from typing import NamedTuple
 
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from speculators.checkpoint.config import CONFIG_NAME, from_document
 from speculators.checkpoint.tensors import canonical_name, layout
 from speculators.checkpoint.vocabulary import from_offsets
 from speculators.documents import read_json
 from speculators.errors import StageError
-from speculators.models.eagle3 import Eagle3Draft
+from speculators.training.architectures import ARCHITECTURES
 
 
 class LoadedDraft(NamedTuple):
@@ -22,7 +23,8 @@ class LoadedDraft(NamedTuple):
     ``head`` and ``embedding`` are None where the checkpoint shares them with its verifier.
     """
 
-    draft: Eagle3Draft
+    kind: str  # of training.architectures
+    draft: nn.Module
     speculative_tokens: int
     draft_ids: torch.Tensor  # [Vd] int64, ascending
     head: torch.Tensor | None  # [Vd, H]
@@ -45,11 +47,13 @@ def read_checkpoint(folder: Path, dtype: torch.dtype = torch.float32) -> LoadedD
     missing = sorted(layout(document).required.keys() - tensors.keys())
     if missing:
         raise StageError(f"{files[0]}: no tensor {', '.join(missing)}", rule="draft-weights")
-    draft = Eagle3Draft(config).to(dtype)
+    kind = document["speculators_model_type"]
+    draft = ARCHITECTURES[kind].load().model(config).to(dtype)
     draft.load_state_dict({name: tensors[name].to(dtype) for name in draft.state_dict()})
     reduced = config.draft_vocab_size != config.vocab_size
     head, embedding = tensors.get("lm_head.weight"), tensors.get("embed_tokens.weight")
     return LoadedDraft(
+        kind=kind,
         draft=draft.eval(),
         speculative_tokens=document["speculators_config"]["proposal_methods"][0]["speculative_tokens"],
         draft_ids=from_offsets(tensors["d2t"]) if reduced else torch.arange(config.vocab_size),

@@ -13,24 +13,23 @@ from typing import Any
 from speculators.checkpoint.read import read_checkpoint
 from speculators.checkpoint.verifier_weights import load_verifier_weights
 from speculators.datagen.shards import Document
-from speculators.models.eagle3 import Eagle3Draft
 from speculators.training.acceptance import Replayed, summary, tally
+from speculators.training.architectures import ARCHITECTURES
+from speculators.training.objective import Objective, Teaching
 from speculators.training.packing import pack, plan_epoch
-from speculators.training.ttt import FrozenVerifier
 from speculators.training.validation import match_matrix
+from speculators.training.verifier import FrozenVerifier
 
 REPLAY_LENGTH = 1024  # tokens replayed in one pass; a longer document is a pass of its own
 
 
-def replay(
-    draft: Eagle3Draft, verifier: FrozenVerifier, documents: Sequence[Document], steps: int
-) -> list[Replayed]:
+def replay(objective: Objective, documents: Sequence[Document], steps: int) -> list[Replayed]:
     """Replay greedy drafting of ``steps`` tokens on documents whose tokens the verifier chose greedily."""
-    replayed = []
+    replayed, verifier = [], objective.verifier
     for numbers in plan_epoch([len(document.token_ids) for document in documents], REPLAY_LENGTH, seed=None):
         chosen = [documents[number] for number in numbers]
         sequence = pack(chosen, dtype=verifier.embedding.dtype).to(verifier.embedding.device)
-        matches = match_matrix(draft, verifier, sequence, steps, truth=sequence.token_ids).cpu()
+        matches = match_matrix(objective, sequence, steps, truth=sequence.token_ids).cpu()
         for document, (start, end) in zip(chosen, sequence.documents):
             one = tally(matches[start:end].tolist(), document.prompt_tokens)
             tokens = max(0, end - start - document.prompt_tokens)
@@ -53,4 +52,5 @@ def replay_checkpoint(
         verifier = verifier._replace(embedding=loaded.embedding)
     if loaded.head is not None:
         verifier = verifier._replace(draft_head=loaded.head)
-    return {"speculative_tokens": steps, **summary(replay(loaded.draft, verifier, documents, steps), steps)}
+    objective = ARCHITECTURES[loaded.kind].load().objective(loaded.draft, verifier, Teaching(steps))
+    return {"speculative_tokens": steps, **summary(replay(objective, documents, steps), steps)}

@@ -141,7 +141,10 @@ class DecoderLayer(nn.Module):
 
 
 class Eagle3Draft(nn.Module):
-    """``combine`` the verifier's states once, then ``step`` as many tokens ahead as wanted."""
+    """``combine`` the verifier's states once, then ``step`` as many tokens ahead as wanted.
+
+    ``forward`` does both for all steps of a packed sequence.
+    """
 
     def __init__(self, config: Eagle3Config) -> None:
         super().__init__()
@@ -189,3 +192,20 @@ class Eagle3Draft(nn.Module):
             hidden = layer(hidden, embeddings, positions, layer_cache, documents)  # [T, H]
         normed = self.norm(hidden)  # [T, H]
         return (normed if self.config.norm_output else hidden), normed
+
+    def forward(
+        self,
+        aux: torch.Tensor,
+        embeddings: Sequence[torch.Tensor],
+        positions: torch.Tensor,
+        documents: Sequence[Span],
+    ) -> list[torch.Tensor]:
+        """All drafting steps: aux [T, A*H], embeddings K x [T, H], positions [T] of step 0.
+
+        Returns the normed state of each step, K x [T, H], as the head reads it.
+        """
+        hidden, cache, normed = self.combine(aux), self.new_cache(), []
+        for step, embedding in enumerate(embeddings):
+            hidden, said = self.step(hidden, embedding, positions + step, cache, documents)
+            normed.append(said)
+        return normed

@@ -22,13 +22,13 @@ from speculators.checkpoint.config import (
     to_document,
 )
 from speculators.checkpoint.package import WEIGHTS_NAME, assemble, checkpoint_digest, write_checkpoint
-from speculators.checkpoint.shape import Eagle3Config
 from speculators.checkpoint.validate import validate
 from speculators.checkpoint.verifier_weights import load_verifier_weights
 from speculators.documents import file_digest, read_json, write_json, write_text
 from speculators.errors import StageError
 from speculators.report.model_card import CardFacts, model_card
 from speculators.stages.documents import StageInput
+from speculators.training.architectures import ARCHITECTURES
 from speculators.training.files import DRAFT_NAME, VOCABULARY_NAME
 
 CARD_NAME = "README.md"
@@ -67,7 +67,7 @@ def build_draft(
     algorithm, facts = step.values["algorithm"], step.result_of("verifier")["facts"]
     trained = load_file(step.inputs["training"] / DRAFT_NAME)
     draft_ids = load_file(step.inputs["training"] / VOCABULARY_NAME)["draft_ids"]
-    config = Eagle3Config.for_verifier(facts, algorithm)
+    config = ARCHITECTURES[algorithm["kind"]].config.for_verifier(facts, algorithm)
     document = to_document(config, algorithm["speculative_tokens"], verifier)
     write_checkpoint(model_dir, document, assemble(trained, draft_ids, load_verifier_weights(verifier_dir)))
     return document

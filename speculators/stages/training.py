@@ -21,16 +21,17 @@ from speculators.checkpoint.verifier_weights import load_verifier_weights
 from speculators.checkpoint.vocabulary import coverage, select_draft_ids, token_frequencies
 from speculators.datagen.shards import Document, read_documents, read_index
 from speculators.errors import StageError
-from speculators.models.eagle3 import Eagle3Draft
 from speculators.stages.documents import StageInput
+from speculators.training.architectures import ARCHITECTURES
 from speculators.training.baselines import bigram_matches, bigram_successors
 from speculators.training.files import VOCABULARY_NAME
 from speculators.training.interrupts import deferred_interrupts
 from speculators.training.loop import TrainingOptions, train
+from speculators.training.objective import Objective
 from speculators.training.packing import Fitted, fit
 from speculators.training.resume import Checkpoints
-from speculators.training.ttt import FrozenVerifier
 from speculators.training.validation import ValidationBatch, agreement, evaluate, prepare, score
+from speculators.training.verifier import FrozenVerifier
 
 CONTINUES = True
 
@@ -46,7 +47,8 @@ def run(step: StageInput) -> dict[str, Any]:
     """Train the recipe's draft on the captured states."""
     algorithm, facts = step.values["algorithm"], step.result_of("verifier")["facts"]
     options = training_options(step.values)
-    config = Eagle3Config.for_verifier(facts, algorithm)
+    architecture = ARCHITECTURES[algorithm["kind"]]
+    config = architecture.config.for_verifier(facts, algorithm)
     data = read_data(step, config, facts["num_hidden_layers"], options.sequence_length)
 
     frequencies = token_frequencies(data.train.documents, config.vocab_size)  # [V]
@@ -60,9 +62,11 @@ def run(step: StageInput) -> dict[str, Any]:
     verifier = FrozenVerifier.of(weights, draft_ids, device=device)
     batches = prepare(verifier, data.validation.documents, options.sequence_length)
     torch.manual_seed(options.seed)
-    draft = Eagle3Draft(config).to(device)
+    model, objective_of = architecture.load()
+    draft = model(config).to(device)
+    objective = objective_of(draft, verifier, options.teaching)
     parameters = sum(parameter.numel() for parameter in draft.parameters())
-    baselines = baseline_rows(draft, verifier, data.train.documents, batches, options.speculative_tokens)
+    baselines = baseline_rows(objective, data.train.documents, batches, options.speculative_tokens)
     print(
         f"training {parameters / 1e6:.1f}M parameters on {device.type} with {torch.get_num_threads()} threads"
     )
@@ -70,9 +74,7 @@ def run(step: StageInput) -> dict[str, Any]:
     say: Callable[[str], None] = partial(print, flush=True)
     documents, checkpoints = data.train.documents, Checkpoints(step.work)
     with deferred_interrupts() as interrupted:
-        trained = train(
-            draft, verifier, documents, batches, options, step.output, checkpoints, say, interrupted
-        )
+        trained = train(objective, documents, batches, options, step.output, checkpoints, say, interrupted)
     return {
         "best_epoch": trained.best_epoch,
         "epochs": options.epochs,
@@ -151,8 +153,7 @@ def data_facts(fitted: Fitted) -> dict[str, int]:
 
 
 def baseline_rows(
-    draft: Eagle3Draft,
-    verifier: FrozenVerifier,
+    objective: Objective,
     documents: Sequence[Document],
     batches: Sequence[ValidationBatch],
     steps: int,
@@ -160,10 +161,10 @@ def baseline_rows(
     """Validation figures of what costs no training: a bigram table, and the draft as initialised."""
     if not batches:
         return []
-    successors = bigram_successors(documents, len(verifier.head))
+    successors = bigram_successors(documents, len(objective.verifier.head))
     rows = [
         {"name": "bigram", **score(batches, bigram_matches(successors, batches, steps), steps)},
-        {"name": "untrained", **evaluate(draft, verifier, batches, steps)},
+        {"name": "untrained", **evaluate(objective, batches, steps)},
     ]
     for row in rows:
         print(f"baseline {row['name']}: acceptance length {row['acceptance_length']:.3f}")

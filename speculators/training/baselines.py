@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from speculators.datagen.shards import Document
-from speculators.training.ttt import supervised_rows
+from speculators.training.rows import supervised_rows
 from speculators.training.validation import ValidationBatch
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,18 +21,17 @@ from typing import Any, NamedTuple, TextIO
 
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from speculators.datagen.shards import Document
 from speculators.documents import value_digest
 from speculators.errors import StageError
-from speculators.models.eagle3 import Eagle3Draft
 from speculators.training.files import DRAFT_NAME, METRICS_NAME
-from speculators.training.losses import forward_kl
-from speculators.training.packing import PackedSequence, pack, plan_epoch
+from speculators.training.objective import Batch, Objective, Teaching
+from speculators.training.packing import pack, plan_epoch
 from speculators.training.progress import Progress
 from speculators.training.resume import Checkpoints, RunState
 from speculators.training.schedule import learning_rate_factor
-from speculators.training.ttt import FrozenVerifier, draft_steps, supervised_rows, target_logits
 from speculators.training.validation import ValidationBatch, evaluate
 
 BETAS = (0.9, 0.95)  # a shorter second-moment memory than torch's default: runs are short
@@ -57,6 +57,11 @@ class TrainingOptions:
     ttt_steps: int
     speculative_tokens: int
     seed: int
+
+    @property
+    def teaching(self) -> Teaching:
+        """The part that the objective reads."""
+        return Teaching(self.ttt_steps, self.step_decay)
 
 
 class WindowLoss(NamedTuple):
@@ -92,45 +97,41 @@ def plan_run(lengths: Sequence[int], options: TrainingOptions) -> list[list[Wind
     return epochs
 
 
-def backward(
-    draft: Eagle3Draft, verifier: FrozenVerifier, window: Sequence[PackedSequence], options: TrainingOptions
-) -> WindowLoss:
+def backward(objective: Objective, window: Sequence[Batch]) -> WindowLoss:
     """Add the window's gradient to the draft's parameters.
 
-    loss = sum over steps k of step_decay^k * (sum of row divergences at k / supervised rows at k),
-    the sums running over the whole window.
+    The loss is the sum of all rows' divergences, weighted by the objective from the supervised rows
+    of the whole window; numbers are read once, after the last sequence.
 
     Raises:
         StageError: a loss is not finite; the message names the documents.
     """
-    steps = range(options.ttt_steps)
-    supervised = [sum(len(supervised_rows(sequence, step)) for sequence in window) for step in steps]
-    divergences = [0.0] * options.ttt_steps
-    for sequence in window:
-        targets = target_logits(verifier, sequence)  # [S, Vd]
-        loss = targets.new_zeros(())
-        for step in draft_steps(draft, verifier, sequence, options.ttt_steps):
-            divergence = forward_kl(step.logits, targets[step.rows + 1 + step.step]).sum()
-            loss = loss + options.step_decay**step.step * divergence / max(1, supervised[step.step])
-            divergences[step.step] += divergence.item()
-        if not torch.isfinite(loss):
-            raise StageError(
-                f"the loss is {loss.item()} on documents {', '.join(sequence.ids)}",
-                hint="check these documents' hidden states, or lower training.learning_rate",
-                rule="loss-not-finite",
-            )
-        if loss.requires_grad:
-            loss.backward()
-    by_step = [total / max(1, count) for total, count in zip(divergences, supervised)]
+    device = objective.verifier.embedding.device
+    supervised = torch.tensor([batch.supervised for batch in window]).sum(dim=0).to(device)  # [K]
+    weights = objective.weights(supervised)  # [K]
+    sums = torch.stack([objective.backward(batch, weights) for batch in window])  # [N, K]
+    means = sums.sum(dim=0) / supervised.clamp(min=1)  # [K]
+    loss = (weights * sums).sum()
+    figures = torch.cat([loss[None], means, sums.sum(dim=1)]).tolist()
+    positions = len(means)
+    total, by_position, by_sequence = figures[0], figures[1 : 1 + positions], figures[1 + positions :]
+    if not math.isfinite(total):
+        broken = [batch for batch, value in zip(window, by_sequence) if not math.isfinite(value)]
+        names = [name for batch in broken or window for name in batch.sequence.ids]
+        raise StageError(
+            f"the loss is {total} on documents {', '.join(names)}",
+            hint="check these documents' hidden states, or lower training.learning_rate",
+            rule="loss-not-finite",
+        )
     return WindowLoss(
-        loss=sum(options.step_decay**step * by_step[step] for step in steps),
-        by_step=by_step,
-        supervised=supervised[0],
-        tokens=sum(len(sequence.token_ids) for sequence in window),
+        loss=total,
+        by_step=by_position,
+        supervised=sum(batch.supervised[0] for batch in window),
+        tokens=sum(len(batch.sequence.token_ids) for batch in window),
     )
 
 
-def make_optimiser(draft: Eagle3Draft, options: TrainingOptions) -> torch.optim.AdamW:
+def make_optimiser(draft: nn.Module, options: TrainingOptions) -> torch.optim.AdamW:
     """AdamW; only matrices decay, since pulling a norm's gain to zero regularises nothing."""
     matrices = [parameter for parameter in draft.parameters() if parameter.dim() >= 2]
     vectors = [parameter for parameter in draft.parameters() if parameter.dim() < 2]
@@ -142,19 +143,18 @@ def make_optimiser(draft: Eagle3Draft, options: TrainingOptions) -> torch.optim.
 
 
 def train(
-    draft: Eagle3Draft,
-    verifier: FrozenVerifier,
+    objective: Objective,
     documents: Sequence[Document],
-    batches: Sequence[ValidationBatch],
+    held_out: Sequence[ValidationBatch],
     options: TrainingOptions,
     folder: Path,
     checkpoints: Checkpoints,
     say: Callable[[str], None] = print,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> Trained:
-    """Train ``draft`` in place; leave its best state and the run's metrics in ``folder``.
+    """Train the objective's draft in place; leave its best state and the run's metrics in ``folder``.
 
-    The best epoch has the longest replayed acceptance length on ``batches``; without validation
+    The best epoch has the longest replayed acceptance length on ``held_out``; without validation
     documents it is the last one.  What ``checkpoints`` hold of an interrupted attempt is continued.
     ``interrupted`` is asked after each window and each epoch.
 
@@ -162,11 +162,11 @@ def train(
         StageError: a loss or a gradient is not finite.
         KeyboardInterrupt: ``interrupted`` said yes; a checkpoint is written.
     """
-    device = verifier.embedding.device
+    draft, device = objective.draft, objective.verifier.embedding.device
     plan = plan_run([len(document.token_ids) for document in documents], options)
     total_steps = sum(len(windows) for windows in plan)
     optimiser = make_optimiser(draft, options)
-    ingredients = run_digest(draft, documents, batches, options)
+    ingredients = run_digest(draft, documents, held_out, options)
     state = RunState(draft, optimiser, folder / METRICS_NAME, folder / DRAFT_NAME, ingredients)
     progress = Progress(total_steps, say, checkpoints.restore(state, say))
     if progress.steps:
@@ -177,16 +177,17 @@ def train(
             for window in plan[epoch - 1][progress.windows :]:
                 factor = learning_rate_factor(progress.steps, total_steps, options.warmup_fraction)
                 rate = options.learning_rate * factor
-                sequences = [pack([documents[number] for number in numbers]).to(device) for numbers in window]
-                result, norm = optimiser_step(draft, verifier, sequences, options, optimiser, rate)
+                batches = [
+                    make_batch(objective, documents, numbers, options.seed, epoch).to(device)
+                    for numbers in window
+                ]
+                result, norm = optimiser_step(objective, batches, options, optimiser, rate)
                 progress.step(epoch, result.loss, result.tokens)
                 figures = {"learning_rate": rate, "gradient_norm": norm, **result._asdict()}
                 write_metric(metrics, kind="step", epoch=epoch, step=progress.steps, **figures)
                 keep_place(checkpoints, state, progress, due=checkpoints.due(), stop=interrupted())
             with progress.pause():
-                validation = (
-                    evaluate(draft, verifier, batches, options.speculative_tokens) if batches else None
-                )
+                validation = evaluate(objective, held_out, options.speculative_tokens) if held_out else None
             kept = is_better(validation, progress.validation)
             if kept:
                 save_draft(draft, state.export)
@@ -199,8 +200,16 @@ def train(
     )
 
 
+def make_batch(
+    objective: Objective, documents: Sequence[Document], numbers: Sequence[int], seed: int, epoch: int
+) -> Batch:
+    """Pack the numbered documents; what the objective draws depends on seed, epoch and documents only."""
+    draws = torch.Generator().manual_seed(random.Random(f"{seed}/{epoch}/{numbers}").getrandbits(63))
+    return objective.batch(pack([documents[number] for number in numbers]), draws)
+
+
 def run_digest(
-    draft: Eagle3Draft,
+    draft: nn.Module,
     documents: Sequence[Document],
     batches: Sequence[ValidationBatch],
     options: TrainingOptions,
@@ -242,19 +251,18 @@ def is_better(validation: dict[str, Any] | None, best: dict[str, Any] | None) ->
 
 
 def optimiser_step(
-    draft: Eagle3Draft,
-    verifier: FrozenVerifier,
-    window: Sequence[PackedSequence],
+    objective: Objective,
+    window: Sequence[Batch],
     options: TrainingOptions,
     optimiser: torch.optim.Optimizer,
     rate: float,
 ) -> tuple[WindowLoss, float]:
     """One update at ``rate``: returns the window's loss and the gradient norm before clipping."""
     optimiser.zero_grad(set_to_none=True)
-    result = backward(draft, verifier, window, options)
-    norm = torch.nn.utils.clip_grad_norm_(draft.parameters(), options.gradient_clip).item()
+    result = backward(objective, window)
+    norm = torch.nn.utils.clip_grad_norm_(objective.draft.parameters(), options.gradient_clip).item()
     if not math.isfinite(norm):
-        names = ", ".join(name for sequence in window for name in sequence.ids)
+        names = ", ".join(name for batch in window for name in batch.sequence.ids)
         raise StageError(
             f"the gradient norm is {norm} on documents {names}",
             hint="check these documents' hidden states, or lower training.learning_rate",
@@ -266,7 +274,7 @@ def optimiser_step(
     return result, norm
 
 
-def save_draft(draft: Eagle3Draft, path: Path) -> None:
+def save_draft(draft: nn.Module, path: Path) -> None:
     """Write the draft's trained tensors in float32, whole or not at all.
 
     A new file each time: a checkpoint holds on to the one before by a hard link.

@@ -36,9 +36,9 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from speculators.documents import file_digest, read_json, value_digest, write_json
-from speculators.models.eagle3 import Eagle3Draft
 from speculators.training.progress import Reached
 
 SCHEMA = "speculators/training-checkpoint/v1"
@@ -56,7 +56,7 @@ class RunState(NamedTuple):
     ``belongs_to`` is a digest of what the run is made from: it must not continue another one.
     """
 
-    draft: Eagle3Draft
+    draft: nn.Module
     optimiser: torch.optim.Optimizer
     metrics: Path
     export: Path
@@ -152,7 +152,7 @@ def read_sound(folder: Path, belongs_to: str) -> dict[str, Any]:
     return document
 
 
-def arithmetic(draft: Eagle3Draft) -> str:
+def arithmetic(draft: nn.Module) -> str:
     """What decides the last digits of a sum besides its terms."""
     device = next(draft.parameters()).device.type
     return f"{torch.get_num_threads()} threads on {device}"

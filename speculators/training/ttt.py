@@ -23,59 +23,20 @@ answer of the verifier.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-from torch.nn import functional
 
-from speculators.checkpoint.verifier_weights import VerifierWeights
 from speculators.models.eagle3 import Eagle3Draft
+from speculators.training.losses import forward_kl
+from speculators.training.objective import Batch, Teaching
 from speculators.training.packing import PackedSequence
-
-CHUNK_ROWS = 256  # rows of full-vocabulary logits held at once: 256 x 152k x 4 B = 156 MB
-
-
-class FrozenVerifier(NamedTuple):
-    """The verifier's ends that training borrows: embedding in, final norm and head out."""
-
-    embedding: torch.Tensor  # [V, H]
-    final_norm: torch.Tensor  # [H]
-    norm_eps: float
-    head: torch.Tensor  # [V, H]
-    draft_ids: torch.Tensor  # [Vd] int64, ascending
-    draft_head: torch.Tensor  # [Vd, H]
-
-    @classmethod
-    def of(
-        cls,
-        weights: VerifierWeights,
-        draft_ids: torch.Tensor,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | None = None,
-    ) -> FrozenVerifier:
-        embedding = weights.embedding.to(device, dtype)
-        head = embedding if weights.head is weights.embedding else weights.head.to(device, dtype)
-        draft_ids = draft_ids.to(device)
-        norm = weights.final_norm.to(device, dtype)
-        return cls(embedding, norm, weights.norm_eps, head, draft_ids, head[draft_ids])
-
-    def normed(self, last: torch.Tensor) -> torch.Tensor:
-        """States before the final norm [M, H] -> after it [M, H]."""
-        return functional.rms_norm(last, self.final_norm.shape, self.final_norm, self.norm_eps)
-
-    def draft_logits(self, last: torch.Tensor) -> torch.Tensor:
-        """Verifier logits over the draft vocabulary: last-layer states [M, H] -> [M, Vd]."""
-        return self.normed(last) @ self.draft_head.T
-
-    def choices(self, last: torch.Tensor) -> torch.Tensor:
-        """The verifier's greedy token over its *full* vocabulary: [M, H] -> [M] int64."""
-        chunks = [(self.normed(chunk) @ self.head.T).argmax(dim=-1) for chunk in last.split(CHUNK_ROWS)]
-        return torch.cat(chunks)  # [M]
+from speculators.training.rows import supervised_rows
+from speculators.training.verifier import FrozenVerifier
 
 
-class DraftStep(NamedTuple):
-    """What one train-time-test step says at the rows where it is asked.
+class StepRows(NamedTuple):
+    """The supervised rows of one train-time-test step.
 
     ``rows[i]`` guesses token ``rows[i] + 2 + step``; the verifier's own opinion on that token is
     its state at ``rows[i] + 1 + step``.
@@ -83,70 +44,94 @@ class DraftStep(NamedTuple):
 
     step: int
     rows: torch.Tensor  # [R] int64
-    logits: torch.Tensor  # [R, Vd] of the draft
+
+    @property
+    def judges(self) -> torch.Tensor:
+        """The rows of the verifier's opinions, [R] int64."""
+        return self.rows + 1 + self.step
+
+    @property
+    def guessed(self) -> torch.Tensor:
+        """The indexes of the tokens that are guessed, [R] int64."""
+        return self.rows + 2 + self.step
 
 
-def guessed_tokens(sequence: PackedSequence, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows whose guess at ``step`` lies in their own document, and the token index it is about.
+class Asked(NamedTuple):
+    """The index tensors of a batch."""
 
-    Returns rows [R] and token indexes [R], both ascending.
-    """
-    size = len(sequence.token_ids)
-    rows = torch.arange(size - min(size, step + 2), device=sequence.token_ids.device)  # the guess is < S
-    guessed = rows + step + 2
-    inside = sequence.document_ids[rows] == sequence.document_ids[guessed]
-    return rows[inside], guessed[inside]
+    opinions: torch.Tensor  # [M] int64, rows whose verifier state says a generated token
+    steps: tuple[StepRows, ...]  # K
 
 
-def supervised_rows(sequence: PackedSequence, step: int) -> torch.Tensor:
-    """Rows [R] that guess a generated token of their own document at ``step``."""
-    rows, guessed = guessed_tokens(sequence, step)
-    return rows[sequence.supervised[guessed]]
+class TrainTimeTest:
+    """The objective of EAGLE-3: forward KL to the verifier at every supervised row of K steps."""
+
+    def __init__(self, draft: Eagle3Draft, verifier: FrozenVerifier, teaching: Teaching) -> None:
+        self.draft, self.verifier, self.teaching = draft, verifier, teaching
+
+    def batch(self, sequence: PackedSequence, generator: torch.Generator) -> Batch:
+        """Every supervised row of every step; nothing is drawn."""
+        steps = tuple(
+            StepRows(step, supervised_rows(sequence, step)) for step in range(self.teaching.positions)
+        )
+        asked = Asked(supervised_rows(sequence, -1), steps)  # "step -1" of row i guesses token i+1
+        return Batch(sequence, tuple(len(step.rows) for step in steps), asked)
+
+    def weights(self, supervised: torch.Tensor) -> torch.Tensor:
+        """Each step's mean over its rows, decayed: ``step_decay ** k / rows at k``, [K]."""
+        steps = torch.arange(len(supervised), dtype=torch.float64, device=supervised.device)  # [K]
+        return self.teaching.step_decay**steps / supervised.clamp(min=1)
+
+    def backward(self, batch: Batch, weights: torch.Tensor) -> torch.Tensor:
+        """Add the batch's gradient; returns the sums of its rows' divergences, [K]."""
+        targets = target_logits(self.verifier, batch)  # [S, Vd]
+        normed = unroll(self.draft, self.verifier, batch.sequence, self.teaching.positions)  # K x [S, H]
+        sums = []
+        for states, asked in zip(normed, batch.rows.steps):
+            logits = states[asked.rows] @ self.verifier.draft_head.T  # [R, Vd]
+            sums.append(forward_kl(logits, targets[asked.judges]).sum())
+        divergences = torch.stack(sums)  # [K]
+        (divergences * weights).sum().backward()
+        return divergences.detach()
+
+    def propose(self, sequence: PackedSequence, positions: int) -> torch.Tensor:
+        """The draft's greedy tokens, [S, positions] int64; -1 where no generated token is guessed."""
+        proposed = sequence.token_ids.new_full((len(sequence.token_ids), positions), -1)
+        with torch.no_grad():
+            normed = unroll(self.draft, self.verifier, sequence, positions)  # K x [S, H]
+        for step, states in enumerate(normed):
+            rows = supervised_rows(sequence, step)  # [R]
+            logits = states[rows] @ self.verifier.draft_head.T  # [R, Vd]
+            proposed[rows, step] = self.verifier.draft_ids[logits.argmax(dim=-1)]
+        return proposed
 
 
-def draft_steps(
-    draft: Eagle3Draft,
-    verifier: FrozenVerifier,
-    sequence: PackedSequence,
-    steps: int,
-) -> Iterator[DraftStep]:
-    """Run ``steps`` train-time-test steps over a packed sequence, one at a time.
+def unroll(
+    draft: Eagle3Draft, verifier: FrozenVerifier, sequence: PackedSequence, steps: int
+) -> list[torch.Tensor]:
+    """The normed states of ``steps`` train-time-test steps over a packed sequence, each [S, H].
 
-    The head, the widest matrix, runs at supervised rows only.  Rows near a document's end read a
-    token of the next one; they guess nothing, and no other row can see them: keys of step 0 look
-    backwards within the document, keys of later steps are seen by their own row only.
+    Rows near a document's end read a token of the next one; they guess nothing, and no other row
+    can see them: keys of step 0 look backwards within the document, keys of later steps are seen
+    by their own row only.
     """
     aux = sequence.hidden_states[:, :-1].flatten(1)  # [S, A*H]
-    hidden = draft.combine(aux)  # [S, H]
-    cache = draft.new_cache()
     last_token = len(sequence.token_ids) - 1
     places = torch.arange(last_token + 1, device=sequence.token_ids.device)  # [S]
-    for step in range(steps):
-        read = sequence.token_ids[(places + 1 + step).clamp(max=last_token)]  # [S]
-        embeddings = verifier.embedding[read]  # [S, H]
-        hidden, normed = draft.step(hidden, embeddings, sequence.positions + step, cache, sequence.documents)
-        rows = supervised_rows(sequence, step)  # [R]
-        yield DraftStep(step, rows, normed[rows] @ verifier.draft_head.T)
+    read = [sequence.token_ids[(places + 1 + step).clamp(max=last_token)] for step in range(steps)]
+    embeddings = [verifier.embedding[tokens] for tokens in read]  # K x [S, H]
+    states: list[torch.Tensor] = draft(aux, embeddings, sequence.positions, sequence.documents)
+    return states
 
 
-def target_logits(verifier: FrozenVerifier, sequence: PackedSequence) -> torch.Tensor:
+def target_logits(verifier: FrozenVerifier, batch: Batch) -> torch.Tensor:
     """Verifier logits over the draft vocabulary, [S, Vd], computed once for all steps.
 
     Row i is the verifier's opinion on token i+1.  Rows that no step asks for stay zero: they cost
     neither head nor norm.
     """
-    asked = supervised_rows(sequence, -1)  # [M]: "step -1" of row i guesses token i+1
+    states, asked = batch.sequence.hidden_states, batch.rows.opinions  # [S, L, H], [M]
     with torch.no_grad():
-        size = len(sequence.token_ids), len(verifier.draft_ids)
-        targets = sequence.hidden_states.new_zeros(size)  # [S, Vd]
-        targets[asked] = verifier.draft_logits(sequence.hidden_states[asked, -1])
+        targets = states.new_zeros(len(states), len(verifier.draft_ids))  # [S, Vd]
+        targets[asked] = verifier.draft_logits(states[asked, -1])
     return targets
-
-
-def target_tokens(verifier: FrozenVerifier, sequence: PackedSequence) -> torch.Tensor:
-    """The verifier's greedy choice for each generated token, [S] int64 at the token's own index; else -1."""
-    asked = supervised_rows(sequence, -1)  # [M]
-    with torch.no_grad():
-        tokens = torch.full_like(sequence.token_ids, -1)  # [S]
-        tokens[asked + 1] = verifier.choices(sequence.hidden_states[asked, -1])
-    return tokens

@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 import torch
 
 from speculators.datagen.shards import Document
-from speculators.models.eagle3 import Eagle3Draft
 from speculators.training.acceptance import Replayed, summary, tally
+from speculators.training.objective import Objective
 from speculators.training.packing import PackedSequence, pack, plan_epoch
-from speculators.training.ttt import FrozenVerifier, draft_steps, guessed_tokens, target_tokens
+from speculators.training.rows import guessed_tokens, target_tokens
+from speculators.training.verifier import FrozenVerifier
 
 
 class ValidationBatch(NamedTuple):
@@ -55,7 +56,7 @@ def agreement(batches: Iterable[ValidationBatch]) -> float | None:
 
 
 def match_matrix(
-    draft: Eagle3Draft, verifier: FrozenVerifier, sequence: PackedSequence, steps: int, truth: torch.Tensor
+    objective: Objective, sequence: PackedSequence, positions: int, truth: torch.Tensor
 ) -> torch.Tensor:
     """Where the draft would be right: [S, K] bool, entry (r, k) about token ``truth[r + 2 + k]``.
 
@@ -64,12 +65,10 @@ def match_matrix(
     vocabulary is always a miss.  Feeding true tokens makes entry (r, k) exact whenever all
     entries before it in the row are true, and no other entry is ever used.
     """
-    matches = torch.zeros(len(sequence.token_ids), steps, dtype=torch.bool, device=truth.device)
-    with torch.no_grad():
-        for step in draft_steps(draft, verifier, sequence, steps):
-            proposed = verifier.draft_ids[step.logits.argmax(dim=-1)]  # [R]
-            matches[step.rows, step.step] = proposed == truth[step.rows + 2 + step.step]
-    return matches
+    proposed = objective.propose(sequence, positions)  # [S, K]
+    ends = truth.new_full((positions + 1,), -1)
+    spans = torch.cat([truth[2:], ends]).unfold(0, positions, 1)  # [S, K]: (r, k) is truth[r + 2 + k]
+    return (proposed == spans[: len(truth)]) & (proposed >= 0)
 
 
 def row_rates(
@@ -112,9 +111,7 @@ def score(batches: Sequence[ValidationBatch], matches: Sequence[torch.Tensor], s
     }
 
 
-def evaluate(
-    draft: Eagle3Draft, verifier: FrozenVerifier, batches: Sequence[ValidationBatch], steps: int
-) -> dict[str, Any]:
+def evaluate(objective: Objective, batches: Sequence[ValidationBatch], steps: int) -> dict[str, Any]:
     """The draft's figures on prepared batches."""
-    matches = [match_matrix(draft, verifier, batch.sequence, steps, batch.truth) for batch in batches]
+    matches = [match_matrix(objective, batch.sequence, steps, batch.truth) for batch in batches]
     return score(batches, matches, steps)

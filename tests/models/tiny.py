@@ -18,7 +18,10 @@ from speculators.checkpoint.verifier_weights import VerifierWeights
 from speculators.datagen.shards import Document, write_index, write_shard
 from speculators.models.eagle3 import Eagle3Draft
 from speculators.stages.documents import StageInput, write_output
-from speculators.training.ttt import FrozenVerifier
+from speculators.training.objective import Batch, Teaching
+from speculators.training.packing import pack
+from speculators.training.ttt import TrainTimeTest
+from speculators.training.verifier import FrozenVerifier
 
 # Threads that share a matrix of 16 columns only wait for each other.
 torch.set_num_threads(1)
@@ -93,6 +96,19 @@ def weights(seed: int = 1, dtype: torch.dtype = torch.float64) -> VerifierWeight
 def frozen(dtype: torch.dtype = torch.float64) -> FrozenVerifier:
     draft_ids = torch.arange(CONFIG.draft_vocab_size) * 2 + 3
     return FrozenVerifier.of(weights(dtype=dtype), draft_ids, dtype)
+
+
+def objective(
+    model: Eagle3Draft, positions: int, step_decay: float = 1.0, dtype: torch.dtype = torch.float64
+) -> TrainTimeTest:
+    """Train-time-test of ``model`` against this world's verifier."""
+    return TrainTimeTest(model, frozen(dtype), Teaching(positions, step_decay))
+
+
+def batches(taught: TrainTimeTest, *groups: list[Document]) -> list[Batch]:
+    """One batch for each group of documents, packed in the verifier's dtype."""
+    dtype = taught.verifier.embedding.dtype
+    return [taught.batch(pack(group, dtype), torch.Generator()) for group in groups]
 
 
 def document(

@@ -11,8 +11,8 @@ from speculators.errors import StageError
 from speculators.training.baselines import bigram_matches, bigram_successors
 from speculators.training.files import DRAFT_NAME, METRICS_NAME
 from speculators.training.loop import TrainingOptions, backward, train
-from speculators.training.packing import pack
 from speculators.training.resume import Checkpoints
+from speculators.training.ttt import TrainTimeTest
 from speculators.training.validation import evaluate, match_matrix, prepare, score
 from tests.models import tiny
 
@@ -33,14 +33,17 @@ DOCUMENTS = [tiny.document(10 + seed % 5, 4, seed) for seed in range(12)]
 HELD_OUT = [tiny.document(14, 4, 100 + seed, split="validation", looping=seed == 0) for seed in range(3)]
 
 
+def objective(model=None) -> TrainTimeTest:
+    model = model or tiny.draft(dtype=torch.float32)
+    return tiny.objective(model, OPTIONS.ttt_steps, OPTIONS.step_decay, next(model.parameters()).dtype)
+
+
 def run(folder: Path, options: TrainingOptions = OPTIONS):
     folder.mkdir()
-    verifier = tiny.frozen(torch.float32)
     lines: list[str] = []
-    model, batches = tiny.draft(dtype=torch.float32), prepare(verifier, HELD_OUT, 32)
-    trained = train(
-        model, verifier, DOCUMENTS, batches, options, folder, Checkpoints(folder / "work"), lines.append
-    )
+    taught = objective()
+    held_out = prepare(taught.verifier, HELD_OUT, 32)
+    trained = train(taught, DOCUMENTS, held_out, options, folder, Checkpoints(folder / "work"), lines.append)
     metrics = [json.loads(line) for line in (folder / METRICS_NAME).read_text().splitlines()]
     return trained, metrics, lines
 
@@ -67,61 +70,53 @@ def test_the_epoch_with_the_longest_replayed_acceptance_is_kept(tmp_path: Path) 
     assert trained.validation == epochs[trained.best_epoch - 1]["validation"]
     kept = tiny.draft(dtype=torch.float32)
     kept.load_state_dict(load_file(tmp_path / "run" / DRAFT_NAME))
-    verifier = tiny.frozen(torch.float32)
-    again = evaluate(kept, verifier, prepare(verifier, HELD_OUT, 32), OPTIONS.ttt_steps)
+    taught = objective(kept)
+    again = evaluate(taught, prepare(taught.verifier, HELD_OUT, 32), OPTIONS.ttt_steps)
     assert again == trained.validation
 
 
 def test_a_row_weighs_the_same_however_documents_are_packed() -> None:
-    verifier = tiny.frozen()
+    def gradient(*groups) -> torch.Tensor:
+        taught = objective(tiny.draft())
+        backward(taught, tiny.batches(taught, *groups))
+        return torch.cat([parameter.grad.flatten() for parameter in taught.draft.parameters()])
 
-    def gradient(window) -> torch.Tensor:
-        model = tiny.draft()
-        backward(model, verifier, window, OPTIONS)
-        return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
-
-    together = gradient([pack(DOCUMENTS[:3], torch.float64)])
-    split = gradient([pack(DOCUMENTS[:1], torch.float64), pack(DOCUMENTS[1:3], torch.float64)])
+    together = gradient(DOCUMENTS[:3])
+    split = gradient(DOCUMENTS[:1], DOCUMENTS[1:3])
     torch.testing.assert_close(together, split)
 
 
 def test_the_window_loss_is_the_decayed_sum_of_its_steps() -> None:
-    window = [pack(DOCUMENTS[:3], torch.float64)]
-    result = backward(tiny.draft(), tiny.frozen(), window, OPTIONS)
+    taught = objective(tiny.draft())
+    result = backward(taught, tiny.batches(taught, DOCUMENTS[:3]))
     assert result.loss == pytest.approx(sum(0.9**step * value for step, value in enumerate(result.by_step)))
     assert result.tokens == sum(len(document.token_ids) for document in DOCUMENTS[:3])
 
 
-def test_a_state_that_is_not_finite_is_named_with_its_documents() -> None:
+def test_a_state_that_is_not_finite_is_named_with_the_documents_it_was_packed_with() -> None:
     broken = DOCUMENTS[1]._replace(hidden_states=torch.full_like(DOCUMENTS[1].hidden_states, torch.nan))
-    with pytest.raises(StageError, match="documents doc-0, doc-1"):
-        backward(tiny.draft(), tiny.frozen(), [pack([DOCUMENTS[0], broken], torch.float64)], OPTIONS)
+    taught = objective(tiny.draft())
+    window = tiny.batches(taught, DOCUMENTS[2:4], [DOCUMENTS[0], broken], DOCUMENTS[4:5])
+    with pytest.raises(StageError, match=r"documents doc-0, doc-1$"):
+        backward(taught, window)
 
 
 def test_without_validation_documents_the_last_epoch_is_kept(tmp_path: Path) -> None:
-    verifier, checkpoints = tiny.frozen(torch.float32), Checkpoints(tmp_path / "work")
-    trained = train(
-        tiny.draft(dtype=torch.float32),
-        verifier,
-        DOCUMENTS,
-        [],
-        OPTIONS,
-        tmp_path,
-        checkpoints,
-        lambda _: None,
-    )
+    checkpoints = Checkpoints(tmp_path / "work")
+    trained = train(objective(), DOCUMENTS, [], OPTIONS, tmp_path, checkpoints, lambda _: None)
     assert (trained.best_epoch, trained.validation) == (OPTIONS.epochs, None)
 
 
 def test_a_token_outside_the_draft_vocabulary_is_a_miss() -> None:
-    verifier = tiny.frozen(torch.float32)
+    taught = objective()
+    verifier = taught.verifier
     (batch,) = prepare(verifier, HELD_OUT[:1], 32)
     outside = torch.ones(tiny.CONFIG.vocab_size, dtype=torch.bool)
     outside[verifier.draft_ids] = False
     unsayable = outside[batch.truth.clamp(min=0)] & (batch.truth >= 0)
     assert unsayable.any()
     everything = batch._replace(truth=torch.where(unsayable, batch.truth, -1))
-    matches = match_matrix(tiny.draft(dtype=torch.float32), verifier, batch.sequence, 3, everything.truth)
+    matches = match_matrix(taught, batch.sequence, 3, everything.truth)
     assert not matches.any()
 
 

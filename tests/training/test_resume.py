@@ -69,11 +69,11 @@ class Attempt:
                 raise Killed
             return self.asked - 1 == stop_at
 
-        verifier = tiny.frozen(torch.float32)
-        return train(
-            tiny.draft(dtype=torch.float32), verifier, DOCUMENTS, prepare(verifier, HELD_OUT, 32),
-            self.options, self.folder, self.checkpoints, say, interrupted,
-        )  # fmt: skip
+        options = self.options
+        model = tiny.draft(dtype=torch.float32)
+        taught = tiny.objective(model, options.ttt_steps, options.step_decay, torch.float32)
+        held_out = prepare(taught.verifier, HELD_OUT, 32)
+        return train(taught, DOCUMENTS, held_out, options, self.folder, self.checkpoints, say, interrupted)
 
 
 def product(folder: Path) -> tuple[bytes, bytes]:

@@ -10,7 +10,8 @@ import torch
 from speculators.checkpoint.shape import Eagle3Config
 from speculators.models.eagle3 import Eagle3Draft
 from speculators.training.packing import pack
-from speculators.training.ttt import draft_steps, supervised_rows, target_logits, target_tokens
+from speculators.training.rows import supervised_rows, target_tokens
+from speculators.training.ttt import target_logits, unroll
 from tests.models import tiny
 
 STEPS = 4
@@ -129,35 +130,40 @@ def test_train_time_test_equals_drafting_token_by_token(changes) -> None:
     sequence = pack(documents, torch.float64)
     served: dict[tuple[int, int], list[torch.Tensor]] = {}
     asked = 0
-    for step in draft_steps(model, verifier, sequence, STEPS):
-        for row, logits in zip(step.rows.tolist(), step.logits):
+    for step, normed in enumerate(unroll(model, verifier, sequence, STEPS)):
+        for row in supervised_rows(sequence, step).tolist():
             owner = int(sequence.document_ids[row])
             local = row - sequence.documents[owner][0]
             if (owner, local) not in served:
                 served[owner, local] = serve(model, verifier, documents[owner], local)
-            torch.testing.assert_close(logits, served[owner, local][step.step], rtol=1e-9, atol=1e-9)
+            logits = verifier.draft_head @ normed[row]
+            torch.testing.assert_close(logits, served[owner, local][step], rtol=1e-9, atol=1e-9)
             asked += 1
     assert asked == sum(len(supervised_rows(sequence, step)) for step in range(STEPS)) > 20
 
 
+def said(model: Eagle3Draft, documents) -> list[torch.Tensor]:
+    """The normed states of each step at its supervised rows."""
+    sequence = pack(documents, torch.float64)
+    states = unroll(model, tiny.frozen(), sequence, STEPS)
+    return [normed[supervised_rows(sequence, step)] for step, normed in enumerate(states)]
+
+
 def test_documents_do_not_see_each_other() -> None:
-    model, verifier = tiny.draft(tiny.config(layers=2)), tiny.frozen()
+    model = tiny.draft(tiny.config(layers=2))
     documents = [tiny.document(8, 3, seed=1), tiny.document(11, 5, seed=2), tiny.document(6, 2, seed=3)]
-    together = list(draft_steps(model, verifier, pack(documents, torch.float64), STEPS))
-    alone = [list(draft_steps(model, verifier, pack([one], torch.float64), STEPS)) for one in documents]
-    for step, packed in enumerate(together):
-        torch.testing.assert_close(packed.logits, torch.cat([one[step].logits for one in alone]))
+    alone = [said(model, [one]) for one in documents]
+    for step, packed in enumerate(said(model, documents)):
+        torch.testing.assert_close(packed, torch.cat([one[step] for one in alone]))
 
 
 def test_gradients_of_packed_documents_add_up() -> None:
-    verifier = tiny.frozen()
     documents = [tiny.document(8, 3, seed=1), tiny.document(11, 5, seed=2)]
 
     def gradient(groups) -> torch.Tensor:
         model = tiny.draft()
         for group in groups:
-            for step in draft_steps(model, verifier, pack(group, torch.float64), STEPS):
-                step.logits.square().sum().backward(retain_graph=True)
+            sum(states.square().sum() for states in said(model, group)).backward()
         return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
 
     torch.testing.assert_close(gradient([documents]), gradient([[one] for one in documents]))
@@ -172,21 +178,23 @@ def test_supervised_rows_guess_generated_tokens_of_their_own_document() -> None:
 
 
 def test_a_document_that_is_over_before_the_step_has_no_rows() -> None:
-    sequence = pack([tiny.document(3, 1, seed=1)], torch.float64)
-    steps = draft_steps(tiny.draft(), tiny.frozen(), sequence, STEPS)
-    assert [len(step.rows) for step in steps] == [1, 0, 0, 0]
+    batch = tiny.objective(tiny.draft(), STEPS).batch(pack([tiny.document(3, 1, seed=1)]), torch.Generator())
+    assert batch.supervised == (1, 0, 0, 0)
+    assert [len(step.rows) for step in batch.rows.steps] == [1, 0, 0, 0]
 
 
 def test_targets_are_the_verifiers_opinion_on_the_same_token() -> None:
-    verifier = tiny.frozen()
+    objective = tiny.objective(tiny.draft(), STEPS)
+    verifier = objective.verifier
     sequence = pack([tiny.document(9, 3, seed=4), tiny.document(8, 2, seed=5)], torch.float64)
-    targets, tokens = target_logits(verifier, sequence), target_tokens(verifier, sequence)
+    batch = objective.batch(sequence, torch.Generator())
+    targets, tokens = target_logits(verifier, batch), target_tokens(verifier, sequence)
     last = sequence.hidden_states[:, -1]
     normed = last / (last.square().mean(-1, keepdim=True) + verifier.norm_eps).sqrt() * verifier.final_norm
     logits = normed @ verifier.head.T  # [S, V]
-    for step in range(STEPS):
-        for row in supervised_rows(sequence, step).tolist():
-            seen = row + 1 + step
-            torch.testing.assert_close(targets[seen], logits[seen, verifier.draft_ids])
-            assert tokens[seen + 1] == logits[seen].argmax()
+    for step in batch.rows.steps:
+        for row, judge, guessed in zip(step.rows.tolist(), step.judges.tolist(), step.guessed.tolist()):
+            assert guessed == row + 2 + step.step
+            torch.testing.assert_close(targets[judge], logits[judge, verifier.draft_ids])
+            assert tokens[guessed] == logits[judge].argmax()
     assert (tokens[~sequence.supervised] == -1).all()

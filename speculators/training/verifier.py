@@ -1,0 +1,54 @@
+"""The verifier's ends that training borrows: embedding in, final norm and head out.
+
+They are frozen, so that a draft stays small and its words stay the verifier's own; they live here
+once, whatever the architecture of the draft.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch.nn import functional
+
+from speculators.checkpoint.verifier_weights import VerifierWeights
+
+CHUNK_ROWS = 256  # rows of full-vocabulary logits held at once: 256 x 152k x 4 B = 156 MB
+
+
+class FrozenVerifier(NamedTuple):
+    """The borrowed tensors on the training device, and the arithmetic between state and token."""
+
+    embedding: torch.Tensor  # [V, H]
+    final_norm: torch.Tensor  # [H]
+    norm_eps: float
+    head: torch.Tensor  # [V, H]
+    draft_ids: torch.Tensor  # [Vd] int64, ascending
+    draft_head: torch.Tensor  # [Vd, H]
+
+    @classmethod
+    def of(
+        cls,
+        weights: VerifierWeights,
+        draft_ids: torch.Tensor,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | None = None,
+    ) -> FrozenVerifier:
+        embedding = weights.embedding.to(device, dtype)
+        head = embedding if weights.head is weights.embedding else weights.head.to(device, dtype)
+        draft_ids = draft_ids.to(device)
+        norm = weights.final_norm.to(device, dtype)
+        return cls(embedding, norm, weights.norm_eps, head, draft_ids, head[draft_ids])
+
+    def normed(self, last: torch.Tensor) -> torch.Tensor:
+        """States before the final norm [M, H] -> after it [M, H]."""
+        return functional.rms_norm(last, self.final_norm.shape, self.final_norm, self.norm_eps)
+
+    def draft_logits(self, last: torch.Tensor) -> torch.Tensor:
+        """Verifier logits over the draft vocabulary: last-layer states [M, H] -> [M, Vd]."""
+        return self.normed(last) @ self.draft_head.T
+
+    def choices(self, last: torch.Tensor) -> torch.Tensor:
+        """The verifier's greedy token over its *full* vocabulary: [M, H] -> [M] int64."""
+        chunks = [(self.normed(chunk) @ self.head.T).argmax(dim=-1) for chunk in last.split(CHUNK_ROWS)]
+        return torch.cat(chunks)  # [M]
