@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from speculators.errors import MachineError, RecipeError
 from speculators.executors import engine, image_store
 from speculators.executors.docker import DockerExecutor, Ready
-from speculators.executors.image_pins import refuse_untested
+from speculators.executors.image_pins import is_tested, refuse_untested
 from speculators.executors.images import Image, load_images
 from speculators.executors.request import limits
 from speculators.pipeline.lock import ImagePin
@@ -144,7 +144,14 @@ def containers(
         found[role], ready[role] = one, Ready(one.id, pin or "", image.python)
     executor = DockerExecutor(connected, ready, limits(recipe.data["container"]), home)
     pins = {
-        role: ImagePin(role, images[role].reference, ready[role].pin, found[role].platform, packages)
+        role: ImagePin(
+            role,
+            images[role].reference,
+            ready[role].pin,
+            found[role].platform,
+            packages,
+            is_tested(images[role], load_images().images),
+        )
         for role, packages in look_into(executor, images, recipe).items()
     }
     names = {role: image.reference for role, image in images.items()}

@@ -64,13 +64,17 @@ PLAIN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_./@+:-]*[A-Za-z0-9_/@+-])?")
 
 
 class ImagePin(NamedTuple):
-    """What the image of a role is: where it comes from, its digest, and what is installed in it."""
+    """What the image of a role is: where it comes from, its digest, and what is installed in it.
+
+    ``tested``: whether this project was tried in it.
+    """
 
     role: str
     reference: str
     digest: str
     platform: str
     packages: Mapping[str, str]
+    tested: bool = True
 
 
 class Unseen(NamedTuple):

@@ -117,5 +117,6 @@ def _shown(pin: ImagePin) -> dict[str, Any]:
         "reference": pin.reference,
         "digest": pin.digest,
         "platform": pin.platform,
+        "tested": pin.tested,
         "packages": dict(sorted(pin.packages.items())),
     }
