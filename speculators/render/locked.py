@@ -13,13 +13,12 @@ from typing import Any
 from speculators.errors import RecipeError
 from speculators.executors.image_pins import refuse_untested
 from speculators.executors.images import Image, load_images
-from speculators.pipeline.lock import INPUTS, RECIPE_DIGEST, Pin, compare, is_new, render, renewed, within
-from speculators.pipeline.locking import CHOSEN_BY, command, lock_path, read_lock
+from speculators.pipeline.lock import RECIPE_DIGEST, Pin, render, within
+from speculators.pipeline.lock_changes import compare, renewed
+from speculators.pipeline.locking import chosen_anew, lock_path, read_lock, stale_error, stopping
 from speculators.pipeline.pins import file_names, gather, recipe_digest
 from speculators.pipeline.premises import Wanted
-from speculators.recipe.diagnostics import ARGUMENT_PREFIX
 from speculators.recipe.positions import Path as PinPath
-from speculators.recipe.positions import split_path
 from speculators.recipe.recipe import Recipe
 
 IMAGES: PinPath = ("images",)
@@ -40,30 +39,12 @@ def held(recipe: Recipe, home: Path) -> dict[PinPath, Pin]:
     if lock is None:
         return {}
     present, chosen = gather(recipe, home), chosen_anew(recipe)
-    stale = [
-        one
-        for one in compare(lock, present)
-        if one.kind in INPUTS and not is_new(lock, one.path) and not within(one.path, chosen)
-    ]
-    if stale:
-        raise RecipeError(
-            f"{path} pins other inputs than are here\n" + "\n".join(f"  {one.line}" for one in stale),
-            hint=f"bring back what was locked, or accept what is here with: {command(recipe, stale)}",
-            rule="stale-lock",
-        )
+    if stale := stopping(recipe, lock, compare(lock, present)):
+        raise stale_error(recipe, path, stale)
     # What cannot be looked at here is known from the lock alone, unless it is of an input given up.
     seen = present.to_commit()
     return {
         name: pin for name, pin in renewed(lock, present).items() if name in seen or not within(name, chosen)
-    }
-
-
-def chosen_anew(recipe: Recipe) -> set[PinPath]:
-    """The blocks of a lock whose inputs the command line chose."""
-    return {
-        block
-        for block, choosers in CHOSEN_BY.items()
-        if any(recipe.positions.value(split_path(name)).file.startswith(ARGUMENT_PREFIX) for name in choosers)
     }
 
 
