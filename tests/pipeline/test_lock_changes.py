@@ -1,4 +1,4 @@
-"""A lock against what is there now: whatever changes is found at its line, and only what is named is renewed."""
+"""A lock against what is there now: every change is found at its line, only what is named is renewed."""
 
 from __future__ import annotations
 
