@@ -37,6 +37,7 @@ HEADER = """\
 """
 
 Pin = str | int
+IMAGES = "images"
 NAME: Path = ("name",)
 RECIPE_DIGEST: Path = ("recipe",)
 #: A lock without it is no staler for that: one that is committed beside a checkout's recipe cannot name
@@ -165,6 +166,19 @@ def parse(text: str, file: str) -> Lock:
         raise InvalidLockError(ordered(found))
     pins = {path: pin for path, pin in _leaves(document.data) if path != ("schema",)}
     return Lock(pins, document.positions)
+
+
+def locked_image_pins(lock: Lock | None) -> dict[str, ImagePin]:
+    """The image of each role in a lock; empty without one."""
+    blocks: dict[str, dict[str, Any]] = {}
+    for path, pin in lock.pins.items() if lock else ():
+        if path[0] == IMAGES:
+            block = blocks.setdefault(str(path[1]), {"packages": {}})
+            if path[2] == "packages":
+                block["packages"][str(path[3])] = str(pin)
+            else:
+                block[str(path[2])] = str(pin)
+    return {role: ImagePin(role, **block) for role, block in blocks.items()}
 
 
 def _leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Pin]]:

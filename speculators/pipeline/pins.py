@@ -52,7 +52,8 @@ def gather(recipe: Recipe, home: Path, image_pins: Mapping[str, ImagePin] | None
 
     Args:
         home: where digests of large files are remembered.
-        image_pins: the image of each role, for ``executor: docker``; None when no engine was asked.
+        image_pins: the image of each role, for ``executor: docker`` or in a job of a cluster; None when
+            stages run here, or no engine was asked.
 
     Raises:
         OSError: a file that the recipe names cannot be read.
@@ -75,8 +76,8 @@ def gather(recipe: Recipe, home: Path, image_pins: Mapping[str, ImagePin] | None
         if image_pins is None:
             hidden[("images",)] = Unseen("no container engine was asked")
     else:
-        values |= _packages()
-        elsewhere = frozenset({("images",)})
+        values |= _packages() | _images(image_pins or {})
+        elsewhere = frozenset() if image_pins else frozenset({("images",)})
     return Pins(values, hidden, elsewhere, checkout=is_checkout(PACKAGE_ROOT))
 
 

@@ -1,7 +1,7 @@
 """What a recipe's lock means for its jobs: the same inputs, under the names that they have in the job folder.
 
-A cluster has no engine that knows an image built elsewhere, so of images only digests of a registry count; a
-lock that pins an image's contents says nothing here.
+A cluster has no engine that knows an image built elsewhere, so of images only digests of a registry count: by
+these the jobs' lock pins them, whatever the recipe's own has.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from speculators.errors import RecipeError
-from speculators.executors.image_pins import refuse_untested
+from speculators.executors.image_pins import by_digest, refuse_untested
 from speculators.executors.images import Image, load_images
 from speculators.pipeline.lock import RECIPE_DIGEST, Pin, render, within
 from speculators.pipeline.lock_changes import compare, renewed
@@ -82,18 +82,37 @@ def by_registry(reference: str) -> str:
     return reference.partition("@")[2]
 
 
-def lock_text(recipe: Recipe, pins: Held, data: Mapping[str, Any]) -> str:
-    """The lock of the job folder's recipe, which has the values ``data``.
-
-    Without images: which one a job runs in stands in the job.
-    """
+def lock_text(recipe: Recipe, pins: Held, data: Mapping[str, Any], images: Mapping[str, Image]) -> str:
+    """The lock of the job folder's recipe, which has the values ``data`` and runs in ``images``."""
     names = moved_prompts(recipe, data)
     moved = {
         (*path[:2], names.get(path[1:3], path[2]), *path[3:]) if path[0] == "prompts" else path: pin
         for path, pin in pins.items()
         if not within(path, (IMAGES,))
     }
-    return render({**moved, RECIPE_DIGEST: recipe_digest(data)})
+    return render({**moved, **image_pins(pins, images), RECIPE_DIGEST: recipe_digest(data)})
+
+
+def image_pins(pins: Held, images: Mapping[str, Image]) -> dict[PinPath, Pin]:
+    """What a job compares the images with that it is told of.
+
+    Empty where the platform of one is open, for an image may be made for several: the first job adds them.
+    """
+    found: dict[PinPath, Pin] = {}
+    for role, image in images.items():
+        at = (*IMAGES, role)
+        if not image.digest:  # of a role without a stage; jobs.py refuses any other
+            continue
+        known = {path: pin for path, pin in pins.items() if within(path, (at,))}
+        if image.digest not in (known.get((*at, "digest")), by_registry(str(known.get((*at, "reference"))))):
+            known = {}
+        platform = known.get((*at, "platform")) or (image.platforms[0] if len(image.platforms) == 1 else "")
+        if not platform:
+            return {}
+        found |= known
+        found |= {(*at, "digest"): image.digest, (*at, "platform"): platform}
+        found[(*at, "reference")] = by_digest(image)
+    return found
 
 
 def moved_prompts(recipe: Recipe, data: Mapping[str, Any]) -> dict[PinPath, str]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from tests.faults.harness import run
+from tests.needs import needing
 
 pytestmark = [
     pytest.mark.integration,
-    pytest.mark.skipif(not (find_spec("vllm") and find_spec("guidellm")), reason="needs vLLM and GuideLLM"),
+    needing("vllm", "guidellm"),
 ]
 
 

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from contextlib import closing
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,10 +19,11 @@ from speculators.pipeline.store import Store
 from tests.engine.archive import Built
 from tests.engine.daemon import client
 from tests.faults.world import World, write_world
+from tests.needs import needing
 
 pytestmark = [
     pytest.mark.integration,
-    pytest.mark.skipif(not (find_spec("vllm") and find_spec("guidellm")), reason="needs vLLM and GuideLLM"),
+    needing("vllm", "guidellm"),
 ]
 
 LARGEST_DIFFERENCE = 1e-5
