@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.harness import run
+from tests.faults.world import World
 from tests.needs import needing
 
 pytestmark = [
@@ -15,5 +16,5 @@ pytestmark = [
 ]
 
 
-def test_ten_faults_lose_nothing_and_leave_nothing_false(tmp_path: Path) -> None:
-    assert run(tmp_path / "faults", faults=10, seed=1, rounds=0) == 0
+def test_ten_faults_lose_nothing_and_leave_nothing_false(tmp_path: Path, undisturbed: World) -> None:
+    assert run(tmp_path / "faults", faults=10, seed=1, rounds=0, calm_world=undisturbed) == 0

@@ -40,7 +40,7 @@ def cpu_images() -> dict[str, Image]:
     return load_images().roles("cpu", {"cpu": f"registry.example/cpu@{DIGEST}"})
 
 
-def script(folder: Path, name: str, text: str) -> None:
+def stand_in(folder: Path, name: str, text: str) -> None:
     """An executable shell script; put ``folder`` first on the PATH to have it stand in for ``name``."""
     folder.mkdir(exist_ok=True)
     (folder / name).write_text(f"#!/usr/bin/env bash\nset -eu\n{text}\n")

@@ -16,7 +16,7 @@ from speculators.recipe.recipe import require_recipe
 from speculators.render import folder
 from speculators.render.jobs import Options
 from tests.needs import leave_out
-from tests.render.rendered import SMOLLM, cpu_images, required, script
+from tests.render.rendered import SMOLLM, cpu_images, required, stand_in
 
 pytestmark = pytest.mark.integration
 
@@ -102,7 +102,7 @@ def jobs(slurm: dict[str, str], tmp_path: Path) -> Iterator[Path]:
     place = tmp_path / "it's a $(job)"
     options = Options(cpus=1, partition="main", home=str(tmp_path / "the store"))
     folder.write(folder.render(require_recipe(SMOLLM), "sbatch", cpu_images(), options), place)
-    script(tmp_path / "bin", "apptainer", APPTAINER)
+    stand_in(tmp_path / "bin", "apptainer", APPTAINER)
     slurm["PATH"] = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
     yield place
     subprocess.run(["scancel", "--user=root"], env=slurm, timeout=30, check=False)
