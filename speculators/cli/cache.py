@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 SCHEMA = "speculators/cache/v1"
 
 RunsDir = Annotated[
-    Path, typer.Option("--runs-dir", metavar="PATH", help="Run folders, whose records say what they use.")
+    Path,
+    typer.Option(
+        "--runs-dir", metavar="PATH", file_okay=False, help="Run folders, whose records say what they use."
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 

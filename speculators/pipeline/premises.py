@@ -65,12 +65,7 @@ def settle(
         where, pins = made.where, made.pins
         record: dict[str, Any] = {"executor": "docker", "engine": made.engine}
     else:
-        if wanted.images:
-            raise RecipeError(
-                "--image names an image, but stages run in this environment",
-                hint="add --executor docker, or leave --image out",
-                rule="usage",
-            )
+        refuse_images(wanted)
         check_environment(roles)
         executor, where = LocalExecutor(), given(recipe, os.environ)
         pins = image_pins(where, stored)
@@ -84,9 +79,28 @@ def settle(
     return Premises(executor, where, lock, {**record, "lock": {"sha256": lock.sha256}})
 
 
+def refuse_images(wanted: Wanted) -> None:
+    """Stop at an image that nothing would run in.
+
+    Raises:
+        RecipeError: --image without containers.
+    """
+    if wanted.images:
+        raise RecipeError(
+            "--image names an image, but stages run in this environment",
+            hint="add --executor docker, or leave --image out",
+            rule="usage",
+        )
+
+
 def planned_surroundings(recipe: Recipe, wanted: Wanted) -> Surroundings:
-    """Where stages would run, without fetching or starting anything."""
+    """Where stages would run, without fetching or starting anything.
+
+    Raises:
+        RecipeError: --image without containers, or one that is not allowed.
+    """
     if recipe.data["executor"] != "docker":
+        refuse_images(wanted)
         return given(recipe, os.environ)
     from speculators.pipeline.containers import surroundings
 
@@ -101,8 +115,10 @@ def pins_to_lock(
 
     Raises:
         MachineError: the engine or an image is missing.
+        RecipeError: --image without containers.
     """
     if recipe.data["executor"] != "docker":
+        refuse_images(wanted)
         return gather(recipe, home)
     from speculators.pipeline.containers import containers
 

@@ -47,6 +47,24 @@ def test_a_whole_bundle_says_what_was_checked_and_what_was_not(
     assert "weights: 3 files are named by digest only" in out
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"schema: speculators/recipe/v1\n" * 40, "not a bundle: no tar archive"),
+        (b"", "SHA256SUMS: the archive ends in the middle"),
+        (None, "a folder, not a bundle"),
+    ],
+)
+def test_what_is_no_bundle_is_said_to_be_none(
+    tmp_path: Path, content: bytes | None, said: str, capsys: pytest.CaptureFixture[str]
+):
+    path = tmp_path / "x.speculators.tar"
+    path.mkdir() if content is None else path.write_bytes(content)
+    for verb in ("verify", "run"):
+        assert main([verb, str(path)]) == 2
+        assert said in capsys.readouterr().err
+
+
 def member_at(whole: Path, offset: int) -> str:
     """The member that a byte belongs to: its header, its bytes or its padding; the last one for the end."""
     starts = {one.offset - BLOCK: name for name, one in read_archive(whole).members.items()}
