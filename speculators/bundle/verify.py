@@ -57,6 +57,7 @@ def verify(path: Path) -> Verified:
     """Check the bundle in file ``path``.
 
     Raises:
+        RecipeError: it is something else than a bundle.
         DamagedBundleError: naming the files in it that are not as they should be.
         OSError: the file cannot be read.
     """
