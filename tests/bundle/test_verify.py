@@ -128,7 +128,7 @@ def test_no_bytes_at_all_are_a_bundle(tmp_path: Path):
     for number, content in enumerate((b"\0" * 10240, b"PK\x03\x04" * 1000, b"{}")):
         path = tmp_path / f"{number}.tar"
         path.write_bytes(content)
-        with pytest.raises(RecipeError, match="not a bundle|ends in the middle"):
+        with pytest.raises(RecipeError, match=r"not a bundle|ends in the middle"):
             verify(path)
 
 
