@@ -34,7 +34,15 @@ EXIT_BUG = 70
 EXIT_INTERRUPTED = 130
 
 #: What the machine says no to, as opposed to a file that we should have written ourselves.
-MACHINE_ERRNOS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO}
+MACHINE_ERRNOS = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EIO,
+    errno.ENOTDIR,
+}
 SPACE_HINT = "make room there, or name another place with --runs-dir or SPECULATORS_HOME"
 
 

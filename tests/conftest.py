@@ -13,6 +13,7 @@ from tests.engine.fixtures import (
     small_image,
     whole_image,
 )
+from tests.faults.fixtures import undisturbed
 
 __all__ = [
     "engine",
@@ -25,5 +26,6 @@ __all__ = [
     "python_image",
     "registry",
     "small_image",
+    "undisturbed",
     "whole_image",
 ]

@@ -22,6 +22,7 @@ from speculators.errors import RecipeError
 
 SUFFIX = ".speculators.tar"
 SUMS_NAME = "SHA256SUMS"
+MAGIC = b"ustar"
 BLOCK = tarfile.BLOCKSIZE
 #: The largest member that is read into memory; weights and the like are only streamed.
 DOCUMENT_BYTES = 64 << 20
@@ -114,30 +115,38 @@ def write_archive(path: Path, contents: Mapping[str, Content]) -> None:
         RecipeError: a name or a size that the format has no room for.
     """
     partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as out:
-        for name in sorted(contents, key=_order):
-            if fault := name_fault(name):
-                raise RecipeError(f"{name!r} is {fault}", rule="bundle-name")
-            with _opened(contents[name]) as (file, size):
-                try:
-                    out.write(header(name, size))
-                except ValueError as error:
-                    hint = "give the file a shorter name, or leave weights of more than 8 GiB out"
-                    message = f"{name} ({size} bytes) does not fit into a tar: {error}"
-                    raise RecipeError(message, hint=hint, rule="bundle-name") from error
-                for chunk in _chunks(file, size):
-                    out.write(chunk)
-                out.write(b"\0" * _padding(size))
-        out.write(b"\0" * _end_bytes(out.tell()))
-        out.flush()
-        os.fsync(out.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("wb") as out:
+            for name in sorted(contents, key=_order):
+                _write_member(out, name, contents[name])
+            out.write(b"\0" * _end_bytes(out.tell()))
+            out.flush()
+            os.fsync(out.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _write_member(out: IO[bytes], name: str, content: Content) -> None:
+    if fault := name_fault(name):
+        raise RecipeError(f"{name!r} is {fault}", rule="bundle-name")
+    with _opened(content) as (file, size):
+        try:
+            out.write(header(name, size))
+        except ValueError as error:
+            hint = "give the file a shorter name, or leave weights of more than 8 GiB out"
+            message = f"{name} ({size} bytes) does not fit into a tar: {error}"
+            raise RecipeError(message, hint=hint, rule="bundle-name") from error
+        for chunk in _chunks(file, size):
+            out.write(chunk)
+        out.write(b"\0" * _padding(size))
 
 
 def read_archive(path: Path) -> Archive:
     """The members of the archive in ``path``; every byte of it was looked at.
 
     Raises:
+        RecipeError: it is something else than an archive.
         DamagedBundleError: naming the member that is not as ``write_archive`` writes it.
         OSError: the file cannot be read.
     """
@@ -164,6 +173,12 @@ class _Reader:
         block = self.file.read(BLOCK)
         if len(block) < BLOCK:
             self.refuse(self.last or SUMS_NAME, "the archive ends in the middle")
+        if start == 0 and not block.startswith(SUMS_NAME.encode()) and MAGIC not in block:
+            raise RecipeError(
+                f"{self.path.name}: not a bundle: no tar archive",
+                hint="give the file that `speculators bundle RUN` wrote",
+                rule="no-bundle",
+            )
         if not any(block):
             self.file.seek(start)
             return None

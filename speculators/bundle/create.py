@@ -10,6 +10,7 @@ from speculators.bundle.archive import SUFFIX, SUMS_NAME, Archive, read_archive,
 from speculators.bundle.attestation import PROVENANCE_NAME, TESTS_NAME, provenance, test_result
 from speculators.bundle.contents import Contents, gather
 from speculators.bundle.model import content_digest
+from speculators.errors import RecipeError
 
 BUNDLE_SCHEMA = "speculators/bundle/v1"
 BUNDLE_NAME = "bundle.json"
@@ -18,7 +19,9 @@ BUNDLE_NAME = "bundle.json"
 def bundle(
     run: Path, output: Path | None = None, *, with_weights: bool = False, files_from: Path | None = None
 ) -> Archive:
-    """Write the bundle of the run in folder ``run``, by default beside where the command is given.
+    """Write the bundle of the run in folder ``run``, by default where the command is given.
+
+    ``output``: its file, or a folder for it.
 
     The same run gives the same bytes.
 
@@ -26,8 +29,10 @@ def bundle(
         RecipeError: the run is not finished, or a file that it used has changed since.
     """
     run = run.resolve()  # "latest" is a link
+    require_folder(output)
     contents = gather(run, with_weights=with_weights, files_from=files_from)
     target = output or Path(bundle_name(contents))
+    target = target / bundle_name(contents) if target.is_dir() else target
     members = dict(contents.members)
     digests = {name: content_digest(content) for name, content in members.items()}
     for name, statement in (
@@ -41,6 +46,17 @@ def bundle(
     members[SUMS_NAME] = sums_text(digests).encode()
     write_archive(target, members)
     return read_archive(target)
+
+
+def require_folder(output: Path | None) -> None:
+    """Stop before any work where ``output`` cannot be written.
+
+    Raises:
+        RecipeError: its folder is not there.
+    """
+    if output is not None and not output.absolute().parent.is_dir():
+        hint = "make it, or name another place with --output"
+        raise RecipeError(f"{output}: its folder is not there", hint=hint, rule="output")
 
 
 def bundle_name(contents: Contents) -> str:

@@ -47,7 +47,12 @@ def fetched(source: str) -> Iterator[Path]:
     """
     if "://" not in source:
         if not Path(source).is_file():
-            raise RecipeError(f"{source}: there is no such file", rule="no-bundle")
+            is_folder = Path(source).is_dir()
+            raise RecipeError(
+                f"{source}: {'a folder, not a bundle' if is_folder else 'there is no such file'}",
+                hint="`speculators bundle RUN` packs a run's folder into a file" if is_folder else "",
+                rule="no-bundle",
+            )
         yield Path(source)
         return
     with tempfile.TemporaryDirectory(prefix="speculators-") as folder:

@@ -28,7 +28,7 @@ MADE = ("run", "adopted")
 #: Files that say how a stage went, with its times, beside those that it made.
 ACCOUNTS = ("ledger.json", "probe.json", "metrics.jsonl", "README.md")
 #: What of a machine or of an environment is worth saying but leaves a speedup comparable.
-REMARKS = ("memory_bytes", "system", "python", "speculators")
+REMARKS = ("memory_bytes", "system", "python", "speculators", "speculators sources")
 NAMED = 2
 EXIT_CODES = {SAME: 0, CONSISTENT: 0, DIFFERS: 1, NOT_COMPARABLE: 0}
 EXIT_UNDECIDED = 5
@@ -212,6 +212,7 @@ def environments(published: Evidence, repeated: Evidence) -> tuple[dict[str, Any
             **one.record["machine"],
             **one.sitting.get("environment", {}),
             "speculators": one.record["tool"]["version"],
+            "speculators sources": one.record["tool"].get("sha256"),
         }
         for one in (published, repeated)
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +9,7 @@ from typing import Any, NamedTuple
 from speculators.bundle.contents import FILES, LOCK_NAME, RESOLVED_NAME
 from speculators.bundle.evidence import Evidence, evidence_of_bundle, evidence_of_run
 from speculators.bundle.fetch import fetched
+from speculators.bundle.homes import unfinished_home
 from speculators.bundle.judgement import Verdict, judge
 from speculators.bundle.trust import require_trust
 from speculators.bundle.verify import Verified, verify
@@ -19,7 +18,6 @@ from speculators.errors import RecipeError
 from speculators.pipeline.lock import parse, render
 from speculators.recipe.overrides import apply_overrides
 from speculators.recipe.yaml_loader import load_yaml
-from speculators.stages.table import VERIFIER
 
 PUBLISHED = "published"
 REPEAT_NAME = "repeat.json"
@@ -28,8 +26,6 @@ WAY_ON = (
     "a repeat needs the model, prompts and pulled images of the published run: bring those here, or ask for "
     "others with --set, as in verifier.package, and the verdict will say that they differ"
 )
-HOMES = ".homes"
-FINISHED = "finished"  # a file in a home that no repeat may use again
 
 
 class Repeat(NamedTuple):
@@ -74,7 +70,7 @@ def prepare(
         require_needs(bundle, overrides)
         run = bundle.description["run"]
         path = unpack(bundle, below(folder, run), locked=locked)
-        return Repeat(path, evidence_of_bundle(bundle), bundle, unfinished_home(folder / f"{run}{HOMES}"))
+        return Repeat(path, evidence_of_bundle(bundle), bundle, unfinished_home(folder, run))
 
 
 def unpack(bundle: Verified, folder: Path, *, locked: bool = False) -> Path:
@@ -149,23 +145,6 @@ def require_needs(bundle: Verified, overrides: Sequence[str]) -> None:
             hint="name it with " + " ".join(f"--set {path}=..." for path in missing),
             rule="bundle-needs",
         )
-
-
-def unfinished_home(homes: Path) -> Path:
-    """The home of an interrupted repeat, which goes on, or else one where nothing was made yet."""
-    numbered = (homes.absolute() / str(number) for number in itertools.count(1))
-    return next(home for home in numbered if not (home / FINISHED).exists())
-
-
-def leave(home: Path) -> None:
-    """Close the home of a finished repeat: the next one makes everything anew.
-
-    What was made is removed but for the verifier, which the finished run's model names as its own.
-    """
-    write_text(home / FINISHED, "")
-    for stage in (home / "store").glob("*"):
-        if stage.name != VERIFIER.name:
-            shutil.rmtree(stage, ignore_errors=True)
 
 
 def conclude(published: Evidence, run: Path) -> Verdict:

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 SCHEMA = "speculators/cache/v1"
 
 RunsDir = Annotated[
-    Path, typer.Option("--runs-dir", metavar="PATH", help="Run folders, whose records say what they use.")
+    Path,
+    typer.Option(
+        "--runs-dir", metavar="PATH", file_okay=False, help="Run folders, whose records say what they use."
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
@@ -44,10 +47,7 @@ def list_(runs_dir: RunsDir = Path("runs"), as_json: AsJson = False) -> int:
     """
     import time
 
-    from speculators.pipeline.inventory import take_inventory
-    from speculators.pipeline.store import Store, default_home
-
-    inventory = take_inventory(Store(default_home()), runs_dir)
+    inventory = inventory_of(runs_dir)
     if as_json:
         show(document(inventory, [entry_document(entry) for entry in inventory.entries]))
     else:
@@ -88,15 +88,13 @@ def gc(
     import time
 
     from speculators.pipeline.eviction import collect, judge
-    from speculators.pipeline.inventory import take_inventory
-    from speculators.pipeline.store import Store, default_home
     from speculators.quantities import size
 
-    store, now = Store(default_home()), time.time()
-    inventory = take_inventory(store, runs_dir)
+    now = time.time()
+    inventory = inventory_of(runs_dir)
     verdicts = judge(inventory, policy, now)
     if not dry_run:
-        verdicts = collect(store, verdicts)
+        verdicts = collect(inventory, verdicts)
     freed = sum(verdict.entry.bytes for verdict in verdicts if verdict.remove)
     word = ("would free" if dry_run else "freed", "would go" if dry_run else "removed")
     if as_json:
@@ -109,6 +107,15 @@ def gc(
         ]
         typer.echo("\n".join([*aligned(rows), f"{word[0]} {size(freed)} of {size(inventory.bytes)}"]))
     return 0
+
+
+def inventory_of(runs_dir: Path) -> Inventory:
+    """What the user's own store holds, and those of the repeats of bundles below ``runs_dir``."""
+    from speculators.bundle.homes import homes_below
+    from speculators.pipeline.inventory import take_inventory
+    from speculators.pipeline.store import default_home
+
+    return take_inventory([default_home(), *homes_below(runs_dir)], runs_dir)
 
 
 def policy_of(older_than: str, max_size: str, keep_last: int | None) -> Policy:
@@ -137,11 +144,15 @@ def columns(entry: Entry, now: float) -> list[str]:
 
 def users(entry: Entry) -> str:
     """Who needs the output, as far as is known."""
+    from speculators.bundle.homes import repeated_run
+
     told = ["in use now"] if entry.in_use else []
+    if run := repeated_run(entry.home):
+        told.append(f"made for a repeat of {run}")
     if entry.uses:
         recipes = ", ".join(dict.fromkeys(use.recipe for use in entry.uses))
         count = len(entry.uses)
-        told.append(f"{count} run{'s' if count > 1 else ''} of {recipes}, the latest {entry.uses[0].run}")
+        told.append(f"{plural(count, 'run')} of {recipes}, the latest {entry.uses[0].run}")
     return "; ".join(told) or "no run here names it"
 
 
@@ -152,23 +163,30 @@ def aligned(rows: list[list[str]]) -> list[str]:
 
 
 def total(inventory: Inventory) -> str:
+    from speculators.pipeline.store import Store
     from speculators.quantities import size
 
     unfinished = f", {size(inventory.unfinished)} of it unfinished work" if inventory.unfinished else ""
-    count = len(inventory.entries)
-    return (
-        f"{count} output{'' if count == 1 else 's'}, {size(inventory.bytes)}{unfinished} in {inventory.root}"
-    )
+    own, *repeats = inventory.homes
+    place = f"{Store(own).root}" + (f" and {plural(len(repeats), 'repeat')}" if repeats else "")
+    return f"{plural(len(inventory.entries), 'output')}, {size(inventory.bytes)}{unfinished} in {place}"
+
+
+def plural(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def document(inventory: Inventory, entries: list[dict[str, Any]]) -> dict[str, Any]:
     sizes = {"bytes": inventory.bytes, "unfinished_bytes": inventory.unfinished}
-    return {"schema": SCHEMA, "store": str(inventory.root), **sizes, "outputs": entries}
+    from speculators.pipeline.store import Store
+
+    stores = [str(Store(home).root) for home in inventory.homes]
+    return {"schema": SCHEMA, "store": stores[0], "repeats": stores[1:], **sizes, "outputs": entries}
 
 
 def entry_document(entry: Entry) -> dict[str, Any]:
-    plain = {name: value for name, value in entry._asdict().items() if name not in ("path", "uses")}
-    return {**plain, "runs": [use._asdict() for use in entry.uses]}
+    plain = {name: value for name, value in entry._asdict().items() if name not in ("path", "home", "uses")}
+    return {**plain, "home": str(entry.home), "runs": [use._asdict() for use in entry.uses]}
 
 
 def verdict_document(verdict: Verdict) -> dict[str, Any]:

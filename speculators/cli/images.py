@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from speculators.cli.options import load
 
 if TYPE_CHECKING:
     from speculators.executors.image_check import Verdict
@@ -18,6 +21,7 @@ Examples:
   speculators images build cpu
   speculators images build cpu --base REGISTRY/python:3.11-slim --index-url https://packages.example/simple
   speculators images verify
+  speculators images verify --recipe my.yaml
 """
 
 Names = Annotated[
@@ -152,31 +156,69 @@ def build(
 
 
 @images.command()
-def verify(names: Names = None, as_json: AsJson = False) -> int:
+def verify(
+    names: Names = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(
+            "--recipe", metavar="RECIPE", help="The images in this recipe's lock.", show_default=False
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
     """Check that images are what they should be.
 
     The digest, vLLM's version and the packages that the stages import, asked inside of a container
-    without a network. Without NAME: all that this engine has. Exit code 2 when an image differs,
-    4 when a named one is not here.
+    without a network. Without NAME: all that this engine has; with --recipe: those that its lock pins, by
+    the digests and versions there. Exit code 2 when an image differs, 4 when a named one is not here.
 
     \b
     Examples:
       speculators images verify
       speculators images verify cpu
+      speculators images verify --recipe my.yaml
     """
+    if names and recipe:
+        raise typer.BadParameter("--recipe names the images by its lock: leave NAME out")
+    verdicts = _locked_verdicts(recipe) if recipe else _shipped_verdicts(names)
+    if verdicts is None:
+        return 2
+    if as_json:
+        document: dict[str, Any] = {verdict.image: verdict._asdict() for verdict in verdicts}
+        typer.echo(json.dumps({"schema": "speculators/images-verify/v1", "images": document}, indent=2))
+    else:
+        _show(verdicts)
+    return _exit_code(verdicts, named=bool(names or recipe))
+
+
+def _shipped_verdicts(names: list[str] | None) -> list[Verdict]:
+    """On the images of ``images.yaml``."""
     from speculators.executors import image_check
     from speculators.executors.engine import connect
     from speculators.executors.images import load_images
 
     chosen, table = _chosen(names), load_images()
     client = connect().client
-    verdicts = [image_check.check(image, image_check.roles_of(image.name, table), client) for image in chosen]
-    if as_json:
-        document: dict[str, Any] = {verdict.image: verdict._asdict() for verdict in verdicts}
-        typer.echo(json.dumps({"schema": "speculators/images-verify/v1", "images": document}, indent=2))
-    else:
-        _show(verdicts)
-    return _exit_code(verdicts, named=bool(names))
+    return [image_check.check(image, image_check.roles_of(image.name, table), client) for image in chosen]
+
+
+def _locked_verdicts(path: Path) -> list[Verdict] | None:
+    """On the images in the lock of the recipe in ``path``, by their roles; None when that has errors."""
+    recipe = load(path, None)
+    if recipe is None:
+        return None
+    from speculators.executors import image_check
+    from speculators.executors.engine import connect
+    from speculators.pipeline.containers import locked_images
+
+    locked = locked_images(recipe)
+    client = connect().client
+    return [
+        image_check.check(one.image, one.roles, client, one.digest, one.packages)._replace(
+            image=", ".join(one.roles)
+        )
+        for one in locked
+    ]
 
 
 def _chosen(names: list[str] | None) -> list[Image]:

@@ -23,7 +23,8 @@ from speculators.errors import MachineError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from speculators.pipeline.lock import Difference, Pins
+    from speculators.pipeline.lock import Pins
+    from speculators.pipeline.lock_changes import Difference
 
 REPORT_SCHEMA = "speculators/lock-report/v1"
 

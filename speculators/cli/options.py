@@ -27,7 +27,9 @@ RecipePath = Annotated[
 RecipePaths = Annotated[
     list[Path], typer.Argument(metavar="RECIPE", help="Recipes, YAML files.", show_default=False)
 ]
-RunsDir = Annotated[Path, typer.Option("--runs-dir", metavar="PATH", help="Where run folders go.")]
+RunsDir = Annotated[
+    Path, typer.Option("--runs-dir", metavar="PATH", file_okay=False, help="Where run folders go.")
+]
 Only = Annotated[
     str, typer.Option("--only", metavar="STAGE", help="This stage and no other.", show_default=False)
 ]

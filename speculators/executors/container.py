@@ -25,6 +25,7 @@ from speculators.documents import read_json, write_json
 from speculators.errors import MachineError, SpeculatorsError
 from speculators.executors.base import SAVE_SECONDS
 from speculators.executors.engine import CLIENT_LABEL, connect, refusal, sentence
+from speculators.executors.request import require_there
 from speculators.executors.supervise import process_mark
 from speculators.quantities import duration, size
 
@@ -58,8 +59,11 @@ class Container:
         secrets = [f"{name}={os.environ[name]}" for name in self.request["secrets"] if name in os.environ]
         body["Env"] = [*body["Env"], *secrets]
         body["Labels"] = {**body["Labels"], CLIENT_LABEL: process_mark(os.getpid())}
-        for mount in body["HostConfig"]["Mounts"]:
-            if not mount["ReadOnly"]:  # run again by hand, a stage's folder may have got its final name
+        mounts = body["HostConfig"]["Mounts"]
+        # Run again by hand: inputs may be gone meanwhile, and a stage's folder may have got its final name.
+        require_there(Path(mount["Source"]) for mount in mounts if mount["ReadOnly"])
+        for mount in mounts:
+            if not mount["ReadOnly"]:
                 Path(mount["Source"]).mkdir(parents=True, exist_ok=True)
         self.id = self.api.create_container_from_config(body, self.request["name"])["Id"]
         self.api.start(self.id)

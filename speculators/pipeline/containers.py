@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 from speculators.errors import MachineError, RecipeError
 from speculators.executors import engine, image_store
 from speculators.executors.docker import DockerExecutor, Ready
-from speculators.executors.image_pins import refuse_untested
+from speculators.executors.image_pins import is_tested, refuse_untested
 from speculators.executors.images import Image, load_images
 from speculators.executors.request import limits
-from speculators.pipeline.lock import ImagePin
+from speculators.pipeline.lock import ImagePin, locked_image_pins
+from speculators.pipeline.locking import command, lock_path, read_lock
 from speculators.pipeline.surroundings import Surroundings, uses_gpus
 from speculators.recipe.recipe import Recipe
 
@@ -39,6 +40,43 @@ def wanted_images(recipe: Recipe, replaced: Mapping[str, str], untested: bool) -
     images = load_images().roles(chosen, replaced)
     refuse_untested(images, load_images().images, untested)
     return images
+
+
+class Locked(NamedTuple):
+    """An image as a lock pins it; ``packages``: versions of what is in it."""
+
+    image: Image
+    roles: tuple[str, ...]
+    digest: str
+    packages: Mapping[str, str]
+
+
+def locked_images(recipe: Recipe) -> list[Locked]:
+    """The images in the lock of ``recipe``, each with all of its roles.
+
+    Raises:
+        RecipeError: there is no lock, or none with images.
+    """
+    path = lock_path(recipe.path)
+    lock = read_lock(path, recipe)
+    pins = locked_image_pins(lock)
+    if not pins:
+        raise RecipeError(
+            f"{path} {'pins no images' if lock else 'is not there'}",
+            hint=f"pin them with: {command(recipe)} --executor docker",
+            rule="no-lock",
+        )
+    table, chosen = load_images(), recipe.data["container"]["images"]
+    shipped = table.roles(chosen)
+    images = table.roles(
+        chosen,
+        {role: one.reference for role, one in pins.items() if one.reference != shipped[role].reference},
+    )
+    found: dict[tuple[str, str], Locked] = {}
+    for role, one in pins.items():
+        known = found.get((one.reference, one.digest), Locked(images[role], (), one.digest, one.packages))
+        found[one.reference, one.digest] = known._replace(roles=(*known.roles, role))
+    return list(found.values())
 
 
 def surroundings(
@@ -144,7 +182,14 @@ def containers(
         found[role], ready[role] = one, Ready(one.id, pin or "", image.python)
     executor = DockerExecutor(connected, ready, limits(recipe.data["container"]), home)
     pins = {
-        role: ImagePin(role, images[role].reference, ready[role].pin, found[role].platform, packages)
+        role: ImagePin(
+            role,
+            images[role].reference,
+            ready[role].pin,
+            found[role].platform,
+            packages,
+            is_tested(images[role], load_images().images),
+        )
         for role, packages in look_into(executor, images, recipe).items()
     }
     names = {role: image.reference for role, image in images.items()}

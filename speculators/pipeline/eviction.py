@@ -1,4 +1,4 @@
-"""Which outputs of the store may go, why, and their removal.
+"""Which stored outputs may go, why, and their removal.
 
 Choosing is pure.  Removing takes an output's lock alone first, so nothing goes that a run uses, and renames
 before it deletes: a kill in between leaves nothing that looks whole and is not.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from pathlib import Path
 from typing import NamedTuple
 
 from speculators.pipeline.inventory import Entry, Inventory, last_mark
@@ -17,7 +18,10 @@ from speculators.quantities import age, size
 
 
 class Policy(NamedTuple):
-    """What may go; None: no such limit.  ``keep_last``: the latest used outputs of each stage stay."""
+    """What may go; None: no such limit.
+
+    ``keep_last``: the latest used outputs of each stage stay, in each store.
+    """
 
     older_than: float | None = None
     max_bytes: int | None = None
@@ -39,12 +43,13 @@ def judge(inventory: Inventory, policy: Policy, now: float) -> list[Verdict]:
     others go.
     """
     spared: dict[Entry, str] = {}
-    seen: Counter[str] = Counter()
+    seen: Counter[tuple[Path, str]] = Counter()
     for entry in inventory.entries:
-        seen[entry.stage] += 1
+        stage = (entry.home, entry.stage)
+        seen[stage] += 1
         if entry.in_use:
             spared[entry] = "a run uses it now"
-        elif seen[entry.stage] <= (policy.keep_last or 0):
+        elif seen[stage] <= (policy.keep_last or 0):
             spared[entry] = f"one of the last {policy.keep_last} of its stage"
     left = inventory.bytes
     verdicts = []
@@ -60,7 +65,7 @@ def reason_to_go(entry: Entry, policy: Policy, left: int, now: float) -> str:
     if policy.older_than is not None and now - entry.used > policy.older_than:
         return f"last used {age(now - entry.used)}"
     if policy.max_bytes is not None and left > policy.max_bytes:
-        return f"the store holds {size(left)}, and this is the longest unused"
+        return f"{size(left)} are stored, and this is the longest unused"
     if policy.older_than is None and policy.max_bytes is None:
         return f"not one of the last {policy.keep_last} of its stage"
     return ""
@@ -71,16 +76,18 @@ def reason_to_stay(policy: Policy) -> str:
     return ", ".join(told for told, limit in limits.items() if limit is not None)
 
 
-def collect(store: Store, verdicts: list[Verdict]) -> list[Verdict]:
+def collect(inventory: Inventory, verdicts: list[Verdict]) -> list[Verdict]:
     """Remove what is to go, the longest unused first; what happened to each, in the given order."""
-    clean_replaced(store.root)
-    done = {verdict.entry: remove(store, verdict) for verdict in reversed(verdicts)}
+    for home in inventory.homes:
+        clean_replaced(Store(home).root)
+    done = {verdict.entry: remove(verdict) for verdict in reversed(verdicts)}
     return [done[verdict.entry] for verdict in verdicts]
 
 
-def remove(store: Store, verdict: Verdict) -> Verdict:
+def remove(verdict: Verdict) -> Verdict:
     """Remove one output unless a run has taken it up since it was looked at."""
     entry = verdict.entry
+    store = Store(entry.home)
     if not verdict.remove:
         return verdict
     lock = None

@@ -1,4 +1,4 @@
-"""What the store holds: each output's size, age and last use, and which runs refer to it.  Reads only.
+"""What stores hold: each output's size, age and last use, and which runs refer to it.  Reads only.
 
 An output was last used when it was made, when a run last took it from the store (the time of its
 ``key.json``), or when a run that names its key started: whichever is latest.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -31,11 +31,16 @@ class Use(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One finished output.  ``seconds``: what making it took; None when its document is damaged."""
+    """One finished output.
+
+    ``home``: that of the store that it lies in.  ``seconds``: what making it took; None when its document is
+    damaged.
+    """
 
     stage: str
     key: str  # the folder's name
     path: Path
+    home: Path
     bytes: int
     seconds: float | None
     made: float
@@ -51,7 +56,7 @@ class Entry(NamedTuple):
 class Inventory(NamedTuple):
     """``unfinished``: bytes of what interrupted runs left and nobody works on."""
 
-    root: Path
+    homes: tuple[Path, ...]
     entries: tuple[Entry, ...]
     unfinished: int
 
@@ -60,11 +65,18 @@ class Inventory(NamedTuple):
         return sum(entry.bytes for entry in self.entries) + self.unfinished
 
 
-def take_inventory(store: Store, runs_dir: Path) -> Inventory:
-    """All finished outputs, the latest used first."""
+def take_inventory(homes: Sequence[Path], runs_dir: Path) -> Inventory:
+    """All finished outputs in the stores of ``homes``, the latest used first."""
     uses = uses_of(runs_dir)
-    found: list[Entry] = []
-    for folder in sorted(store.root.iterdir()) if store.root.is_dir() else ():
+    found = [entry for home in homes for entry in entries_in(home, uses)]
+    unfinished = sum(partial.bytes for home in homes for partial in stale_partials(Store(home).root))
+    return Inventory(tuple(homes), tuple(sorted(found, key=lambda one: -one.used)), unfinished)
+
+
+def entries_in(home: Path, uses: Mapping[tuple[str, str], list[Use]]) -> Iterator[Entry]:
+    """The finished outputs of one store."""
+    root = Store(home).root
+    for folder in sorted(root.iterdir()) if root.is_dir() else ():
         entries = [Path(entry.path) for entry in os.scandir(folder)] if folder.is_dir() else []
         names: defaultdict[str, set[str]] = defaultdict(set)
         for path in entries:
@@ -75,13 +87,11 @@ def take_inventory(store: Store, runs_dir: Path) -> Inventory:
                 keys = {path.name, *names[path.name]}
                 known = [use for key in sorted(keys) for use in uses.get((folder.name, key), ())]
                 with suppress(FileNotFoundError):  # removed meanwhile
-                    found.append(look_at(path, known))
-    unfinished = sum(partial.bytes for partial in stale_partials(store.root))
-    return Inventory(store.root, tuple(sorted(found, key=lambda one: -one.used)), unfinished)
+                    yield look_at(path, home, known)
 
 
-def look_at(path: Path, uses: list[Use]) -> Entry:
-    """One output of the store."""
+def look_at(path: Path, home: Path, uses: list[Use]) -> Entry:
+    """One output of the store of ``home``."""
     made = path.stat().st_mtime
     try:
         seconds = float(read_output(path)["seconds"])
@@ -91,6 +101,7 @@ def look_at(path: Path, uses: list[Use]) -> Entry:
         stage=path.parent.name,
         key=path.name,
         path=path,
+        home=home,
         bytes=folder_bytes(path),
         seconds=seconds,
         made=made,

@@ -11,24 +11,26 @@ from typing import NamedTuple
 from speculators.documents import write_text
 from speculators.errors import MACHINE_ERRNOS, MachineError, RecipeError
 from speculators.pipeline.lock import (
-    IMAGE,
-    INPUTS,
     NAME,
     RECIPE_DIGEST,
-    Difference,
     InvalidLockError,
     Lock,
     Pin,
     Pins,
+    parse,
+    render,
+    within,
+)
+from speculators.pipeline.lock_changes import (
+    IMAGE,
+    INPUTS,
+    Difference,
     blocks_of,
     compare,
     is_new,
-    parse,
-    render,
     renewed,
     update_paths,
     updated,
-    within,
 )
 from speculators.recipe.diagnostics import ARGUMENT_PREFIX, Diagnostic, diagnostic
 from speculators.recipe.positions import Mark, dotted, split_path
@@ -205,12 +207,11 @@ def enforce(
             return LockState(text, (f"{path} is not written: {'; '.join(lacking)}",))
         return _written(LockState(text), recipe, path, pins.to_commit(), f"{path} written", images_chosen)
     differences = compare(lock, pins)
-    asked = images_chosen and not locked
-    stale = [
-        one for one in differences if _stops(one, lock, recipe, locked) and not (asked and one.kind == IMAGE)
-    ]
+    stale = stopping(recipe, lock, differences, locked=locked)
+    if images_chosen and not locked:
+        stale = [one for one in stale if one.kind != IMAGE]
     if stale:
-        raise _stale_error(recipe, path, stale, locked)
+        raise stale_error(recipe, path, stale, locked=locked)
     # A lock of the recipe as it was before an edit is not completed with what that edit asks for.
     is_own = not any(one.path == RECIPE_DIGEST for one in differences)
     added = [one for one in differences if is_own and _completes(one, lock)]
@@ -224,10 +225,21 @@ def enforce(
     return _written(state, recipe, path, completed, f"{blocks} added to {path}", images_chosen)
 
 
-def _stops(one: Difference, lock: Lock, recipe: Recipe, locked: bool) -> bool:
+def stopping(
+    recipe: Recipe, lock: Lock, differences: Iterable[Difference], *, locked: bool = False
+) -> list[Difference]:
+    """Of ``differences`` those with which ``recipe`` must not run: other inputs, that nobody asked for.
+
+    ``locked``: any, but for the recipe's digest under ``--set``.
+    """
     if locked:
-        return not _is_overriding(one, recipe)
-    return one.kind in INPUTS and not _completes(one, lock) and not _was_asked_for(one, recipe)
+        return [one for one in differences if not _is_overriding(one, recipe)]
+    chosen = chosen_anew(recipe)
+    return [
+        one
+        for one in differences
+        if one.kind in INPUTS and not _completes(one, lock) and not within(one.path, chosen)
+    ]
 
 
 def _is_overriding(one: Difference, recipe: Recipe) -> bool:
@@ -239,20 +251,21 @@ def _completes(one: Difference, lock: Lock) -> bool:
     return one.was is None and is_new(lock, one.path)
 
 
-def _was_asked_for(one: Difference, recipe: Recipe) -> bool:
-    return any(
-        _is_overridden(recipe, split_path(name))
+def chosen_anew(recipe: Recipe) -> set[PinPath]:
+    """The blocks of a lock whose inputs the command line chose."""
+    return {
+        block
         for block, choosers in CHOSEN_BY.items()
-        if within(one.path, (block,))
-        for name in choosers
-    )
+        if any(_is_overridden(recipe, split_path(name)) for name in choosers)
+    }
 
 
 def _is_overridden(recipe: Recipe, value: PinPath) -> bool:
     return recipe.positions.value(value).file.startswith(ARGUMENT_PREFIX)
 
 
-def _stale_error(recipe: Recipe, path: Path, stale: list[Difference], locked: bool) -> RecipeError:
+def stale_error(recipe: Recipe, path: Path, stale: list[Difference], *, locked: bool = False) -> RecipeError:
+    """What is said of ``stale`` pins of the lock in ``path``: a line for each."""
     why = "is out of date, but --locked was given" if locked else "pins other inputs than are here"
     return RecipeError(
         f"{path} {why}\n" + "\n".join(f"  {one.line}" for one in stale),

@@ -25,6 +25,8 @@ from speculators.stages.table import ENGINE_PACKAGES, REPLAY, select
 
 CODE = (f"speculators.stages.{STAGE}", "speculators.benchmark.run", "speculators.serving.launcher")
 INPUTS = ("verifier", "prompts", "package")
+#: What of a machine a speed depends on.
+MACHINE = ("processor", "cores", "memory_bytes", "gpus", "driver")
 REPLAY_NAME = "replay.json"
 
 
@@ -69,7 +71,7 @@ def benchmark_parts(run: Run, values: dict[str, Any]) -> dict[str, Any]:
         "values": values,
         "inputs": {name: contents_digest(run.outputs[name]) for name in INPUTS},
         "environment": run.where.of(("engine", "bench"), (*ENGINE_PACKAGES, "guidellm")),
-        "machine": {name: here[name] for name in ("processor", "cores", "memory_bytes")},
+        "machine": {name: here[name] for name in MACHINE if name in here},
         "code": {name: module_digest(name) for entry in CODE for name in imported_modules(entry)},
     }
 

@@ -17,12 +17,13 @@ from speculators import __version__
 from speculators.datagen.chat_template import chat_template
 from speculators.datagen.gguf_header import tokenizer_digests
 from speculators.datagen.verifier import SMALL_FILES, WEIGHTS
-from speculators.documents import file_digest, value_digest
+from speculators.documents import value_digest
 from speculators.pipeline.file_facts import digest, remembered, rows
 from speculators.pipeline.keys import PACKAGE_ROOT, environment
 from speculators.pipeline.lock import NAME, RECIPE_DIGEST, TOOL_DIGEST, ImagePin, Pin, Pins, Unseen
 from speculators.pipeline.machine.findings import Finding
 from speculators.pipeline.machine.sources import hub_finding, package_finding, verifier_folder
+from speculators.pipeline.tool import is_checkout, source_digest
 from speculators.recipe.hub_cache import snapshots
 from speculators.recipe.positions import Path as PinPath
 from speculators.recipe.recipe import Recipe
@@ -41,8 +42,6 @@ CODE = ("*.py",)
 TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 #: What only the local executor sees of a model that a package ships: an image is pinned as a whole.
 INSIDE = tuple(("models", "verifier", name) for name in ("version", "files", "tokenizer", "chat_template"))
-#: Folders that a wheel puts below the package; those of the checkout lie beside it.
-GUESTS = ("schemas", "recipes", "containers")
 
 Values = dict[PinPath, Pin]
 Hidden = dict[PinPath, Unseen]
@@ -53,7 +52,8 @@ def gather(recipe: Recipe, home: Path, image_pins: Mapping[str, ImagePin] | None
 
     Args:
         home: where digests of large files are remembered.
-        image_pins: the image of each role, for ``executor: docker``; None when no engine was asked.
+        image_pins: the image of each role, for ``executor: docker`` or in a job of a cluster; None when
+            stages run here, or no engine was asked.
 
     Raises:
         OSError: a file that the recipe names cannot be read.
@@ -76,30 +76,14 @@ def gather(recipe: Recipe, home: Path, image_pins: Mapping[str, ImagePin] | None
         if image_pins is None:
             hidden[("images",)] = Unseen("no container engine was asked")
     else:
-        values |= _packages()
-        elsewhere = frozenset({("images",)})
-    return Pins(values, hidden, elsewhere, checkout=not (PACKAGE_ROOT / GUESTS[0]).is_dir())
+        values |= _packages() | _images(image_pins or {})
+        elsewhere = frozenset() if image_pins else frozenset({("images",)})
+    return Pins(values, hidden, elsewhere, checkout=is_checkout(PACKAGE_ROOT))
 
 
 def recipe_digest(data: Mapping[str, Any]) -> str:
     """SHA-256 (hex) of a resolved recipe's data without its executor: one lock serves wherever it runs."""
     return value_digest({name: value for name, value in data.items() if name != "executor"})
-
-
-def source_digest(package: Path) -> str:
-    """SHA-256 (hex) over the names and contents of a package's own files: the same in every installation."""
-    files = {}
-    for folder, folders, names in os.walk(package):
-        place = Path(folder).relative_to(package)
-        folders[:] = [
-            name
-            for name in folders
-            if name != "__pycache__" and not name.startswith(".") and str(place / name) not in GUESTS
-        ]
-        for name in names:
-            if not name.startswith(".") and not name.endswith(".pyc"):
-                files[(place / name).as_posix()] = file_digest(Path(folder) / name)
-    return value_digest(files)
 
 
 def _prompts(recipe: Recipe, home: Path) -> Values:

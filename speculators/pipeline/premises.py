@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from speculators.errors import RecipeError
 from speculators.executors.base import Executor
+from speculators.executors.images import load_images
 from speculators.executors.local import LocalExecutor
-from speculators.pipeline.lock import ImagePin, Lock, Pins
+from speculators.pipeline.lock import ImagePin, Lock, Pins, locked_image_pins
 from speculators.pipeline.locking import LockState, enforce, lock_path, read_lock
 from speculators.pipeline.pins import gather
 from speculators.pipeline.preflight import check_environment
@@ -30,6 +32,8 @@ class Wanted(NamedTuple):
 
 
 AS_SHIPPED = Wanted()
+#: Processors as images name them, by Python's names.
+PROCESSORS = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 class Premises(NamedTuple):
@@ -60,17 +64,14 @@ def settle(
         executor: Executor = made.executor
         where, pins = made.where, made.pins
         record: dict[str, Any] = {"executor": "docker", "engine": made.engine}
-        record["images"] = {role: _shown(pin) for role, pin in sorted(pins.items())}
     else:
-        if wanted.images:
-            raise RecipeError(
-                "--image names an image, but stages run in this environment",
-                hint="add --executor docker, or leave --image out",
-                rule="usage",
-            )
+        refuse_images(wanted)
         check_environment(roles)
-        executor, where, pins = LocalExecutor(), given(recipe, os.environ), {}
+        executor, where = LocalExecutor(), given(recipe, os.environ)
+        pins = image_pins(where, stored)
         record = {"executor": "local"}
+    if pins:
+        record["images"] = {role: _shown(pin) for role, pin in sorted(pins.items())}
     found = gather(recipe, home, pins or None)
     lock = enforce(recipe, path, found, locked=wanted.locked, images_chosen=bool(wanted.images))
     for note in lock.notes:
@@ -78,9 +79,28 @@ def settle(
     return Premises(executor, where, lock, {**record, "lock": {"sha256": lock.sha256}})
 
 
+def refuse_images(wanted: Wanted) -> None:
+    """Stop at an image that nothing would run in.
+
+    Raises:
+        RecipeError: --image without containers.
+    """
+    if wanted.images:
+        raise RecipeError(
+            "--image names an image, but stages run in this environment",
+            hint="add --executor docker, or leave --image out",
+            rule="usage",
+        )
+
+
 def planned_surroundings(recipe: Recipe, wanted: Wanted) -> Surroundings:
-    """Where stages would run, without fetching or starting anything."""
+    """Where stages would run, without fetching or starting anything.
+
+    Raises:
+        RecipeError: --image without containers, or one that is not allowed.
+    """
     if recipe.data["executor"] != "docker":
+        refuse_images(wanted)
         return given(recipe, os.environ)
     from speculators.pipeline.containers import surroundings
 
@@ -95,8 +115,10 @@ def pins_to_lock(
 
     Raises:
         MachineError: the engine or an image is missing.
+        RecipeError: --image without containers.
     """
     if recipe.data["executor"] != "docker":
+        refuse_images(wanted)
         return gather(recipe, home)
     from speculators.pipeline.containers import containers
 
@@ -104,12 +126,32 @@ def pins_to_lock(
     return gather(recipe, home, made.pins)
 
 
+def image_pins(where: Surroundings, lock: Lock | None) -> dict[str, ImagePin]:
+    """The images that a cluster gave to its jobs; empty anywhere else.
+
+    A job sees only its own: what is in the others its lock says, as long as they are those of the lock.
+    """
+    if where.pins is None:
+        return {}
+    shipped = {row.digest for row in load_images().images.values()}
+    locked = locked_image_pins(lock)
+    return {
+        role: ImagePin(
+            role,
+            where.names[role],
+            digest,
+            f"{platform.system().lower()}/{PROCESSORS.get(platform.machine(), platform.machine())}",
+            locked[role].packages if role in locked and locked[role].digest == digest else {},
+            tested=digest in shipped,
+        )
+        for role, digest in where.pins.items()
+        if digest
+    }
+
+
 def image_digests(lock: Lock | None) -> dict[str, str]:
     """The digest of each role's image in a lock."""
-    pins = lock.pins.items() if lock else ()
-    return {
-        str(path[1]): str(pin) for path, pin in pins if path[:1] == ("images",) and path[2:] == ("digest",)
-    }
+    return {role: pin.digest for role, pin in locked_image_pins(lock).items()}
 
 
 def _shown(pin: ImagePin) -> dict[str, Any]:
@@ -117,5 +159,6 @@ def _shown(pin: ImagePin) -> dict[str, Any]:
         "reference": pin.reference,
         "digest": pin.digest,
         "platform": pin.platform,
+        "tested": pin.tested,
         "packages": dict(sorted(pin.packages.items())),
     }

@@ -16,11 +16,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from speculators import __version__
 from speculators.documents import known_json, read_json, value_digest, write_json, write_text
 from speculators.errors import SpeculatorsError
 from speculators.pipeline.machine.kind import machine
 from speculators.pipeline.store import Lock
+from speculators.pipeline.tool import tool
 from speculators.recipe.recipe import Recipe
 
 RUN_SCHEMA = "speculators/run/v1"
@@ -28,8 +28,10 @@ RECORD_NAME = "run.json"
 LOCK_NAME = "run.lock"
 LOCK_FILE = "lock.yaml"
 LATEST = "latest"
+#: Where an attempt at a run took place; the next one may take place elsewhere.
+PLACE_FIELDS = ("tool", "machine", "executor", "engine", "images", "lock")
 #: What is kept of an attempt that ended early.
-ATTEMPT_FIELDS = ("status", "finished", "error", "machine", "stages")
+ATTEMPT_FIELDS = ("status", "finished", "error", "arguments", *PLACE_FIELDS, "stages")
 
 
 def without_folders(text: str) -> str:
@@ -96,17 +98,15 @@ class RunRecord:
             "schema": RUN_SCHEMA,
             "id": self.id,
             "status": "running",
-            "tool": {"version": __version__},
             "recipe": {
                 "name": recipe.name,
                 "sha256": value_digest(recipe.data),
                 "overrides": [without_folders(word) for word in recipe.overrides],
             },
             "only": only,
-            "arguments": [without_folders(word) for word in sys.argv],
             "started": _now(),
-            "machine": machine(),
             "stages": [],
+            **_here(),
         }
 
     def _continue(self) -> None:
@@ -114,10 +114,9 @@ class RunRecord:
         document = self.document
         ended = {name: document[name] for name in ATTEMPT_FIELDS if name in document}
         document["attempts"] = [*document.get("attempts", []), ended]
-        for gone in ("finished", "error", "verdict"):
+        for gone in ("finished", "error", "verdict", *PLACE_FIELDS):
             document.pop(gone, None)
-        document |= {"status": "running", "stages": [], "tool": {"version": __version__}}
-        document |= {"machine": machine(), "arguments": [without_folders(word) for word in sys.argv]}
+        document |= {"status": "running", "stages": [], **_here()}
 
     def rest_on(self, premises: dict[str, Any], lock: str) -> None:
         """Book where stages run and which inputs they get."""
@@ -155,6 +154,11 @@ class RunRecord:
 
     def write(self) -> None:
         write_json(self.folder / RECORD_NAME, self.document)
+
+
+def _here() -> dict[str, Any]:
+    """What is known of an attempt at its start: the command, the code, the machine."""
+    return {"arguments": [without_folders(word) for word in sys.argv], "tool": tool(), "machine": machine()}
 
 
 def _now() -> str:

@@ -17,7 +17,7 @@ from speculators.pipeline.keys import environment, instruction_sets
 from speculators.recipe.recipe import Recipe
 from speculators.stages.table import Stage
 
-#: ``engine=sha256:… trainer=sha256:… bench=sha256:…``
+#: ``engine=repository@sha256:… trainer=… bench=…``; nothing after the sign for a role that has no stage.
 IMAGES_VARIABLE = "SPECULATORS_IMAGES"
 
 
@@ -79,11 +79,12 @@ def given(recipe: Recipe, environ: Mapping[str, str]) -> Surroundings:
     if not (text := environ.get(IMAGES_VARIABLE)):
         return HERE
     words = [word.partition("=") for word in text.split()]
-    pins = {role: digest for role, sign, digest in words if sign}  # none for a role that has no stage
-    if sorted(pins) != sorted(ROLES) or len(words) != len(ROLES):
+    names = {role: reference for role, sign, reference in words if sign}
+    if sorted(names) != sorted(ROLES) or len(words) != len(ROLES):
         raise RecipeError(
-            f"{IMAGES_VARIABLE}={text}: not one ROLE=DIGEST for each of {', '.join(ROLES)}",
+            f"{IMAGES_VARIABLE}={text}: not one ROLE=REPOSITORY@DIGEST for each of {', '.join(ROLES)}",
             hint="the scripts that `speculators render` writes set it; unset it elsewhere",
             rule="usage",
         )
-    return Surroundings(pins, pins, uses_gpus(recipe))
+    pins = {role: reference.rpartition("@")[2] for role, reference in names.items()}
+    return Surroundings(pins, names, uses_gpus(recipe))

@@ -62,7 +62,7 @@ def render(
     }
     texts = {RECIPE_NAME: dump_yaml(data), **TARGETS[to](recipe, jobs, options)}
     if pins:
-        texts[LOCK_NAME] = lock_text(recipe, pins, data)
+        texts[LOCK_NAME] = lock_text(recipe, pins, data, images)
     return Rendering(document, texts, copies)
 
 

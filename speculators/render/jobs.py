@@ -53,7 +53,7 @@ class Options(NamedTuple):
 
 
 class Job(NamedTuple):
-    """One stage: ``image`` is ``repository@sha256:digest``, ``pins`` the digests of all roles' images."""
+    """One stage: ``image`` is ``repository@sha256:digest``, ``pins`` the images of all roles by digest."""
 
     stage: str
     image: str
@@ -76,7 +76,7 @@ def jobs_of(recipe: Recipe, images: Mapping[str, Image]) -> list[Job]:
     stages = build_stages(recipe.data)
     require_digests(images[role] for role in (*(stage.role for stage in stages), "bench"))
     gpus = gpu_count(recipe, images)
-    pins = " ".join(f"{role}={image.digest}" for role, image in images.items())
+    pins = " ".join(f"{role}={by_digest(image) if image.digest else ''}" for role, image in images.items())
     build = [(stage.name, images[stage.role], gpus if stage.gpus else 0) for stage in stages]
     return [
         Job(name, by_digest(image), count, run_words(image.python, name), pins)

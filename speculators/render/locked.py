@@ -1,7 +1,7 @@
 """What a recipe's lock means for its jobs: the same inputs, under the names that they have in the job folder.
 
-A cluster has no engine that knows an image built elsewhere, so of images only digests of a registry count; a
-lock that pins an image's contents says nothing here.
+A cluster has no engine that knows an image built elsewhere, so of images only digests of a registry count: by
+these the jobs' lock pins them, whatever the recipe's own has.
 """
 
 from __future__ import annotations
@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from speculators.errors import RecipeError
-from speculators.executors.image_pins import refuse_untested
+from speculators.executors.image_pins import by_digest, refuse_untested
 from speculators.executors.images import Image, load_images
-from speculators.pipeline.lock import INPUTS, RECIPE_DIGEST, Pin, compare, is_new, render, renewed, within
-from speculators.pipeline.locking import CHOSEN_BY, command, lock_path, read_lock
+from speculators.pipeline.lock import RECIPE_DIGEST, Pin, render, within
+from speculators.pipeline.lock_changes import compare, renewed
+from speculators.pipeline.locking import chosen_anew, lock_path, read_lock, stale_error, stopping
 from speculators.pipeline.pins import file_names, gather, recipe_digest
 from speculators.pipeline.premises import Wanted
-from speculators.recipe.diagnostics import ARGUMENT_PREFIX
 from speculators.recipe.positions import Path as PinPath
-from speculators.recipe.positions import split_path
 from speculators.recipe.recipe import Recipe
 
 IMAGES: PinPath = ("images",)
@@ -40,30 +39,12 @@ def held(recipe: Recipe, home: Path) -> dict[PinPath, Pin]:
     if lock is None:
         return {}
     present, chosen = gather(recipe, home), chosen_anew(recipe)
-    stale = [
-        one
-        for one in compare(lock, present)
-        if one.kind in INPUTS and not is_new(lock, one.path) and not within(one.path, chosen)
-    ]
-    if stale:
-        raise RecipeError(
-            f"{path} pins other inputs than are here\n" + "\n".join(f"  {one.line}" for one in stale),
-            hint=f"bring back what was locked, or accept what is here with: {command(recipe, stale)}",
-            rule="stale-lock",
-        )
+    if stale := stopping(recipe, lock, compare(lock, present)):
+        raise stale_error(recipe, path, stale)
     # What cannot be looked at here is known from the lock alone, unless it is of an input given up.
     seen = present.to_commit()
     return {
         name: pin for name, pin in renewed(lock, present).items() if name in seen or not within(name, chosen)
-    }
-
-
-def chosen_anew(recipe: Recipe) -> set[PinPath]:
-    """The blocks of a lock whose inputs the command line chose."""
-    return {
-        block
-        for block, choosers in CHOSEN_BY.items()
-        if any(recipe.positions.value(split_path(name)).file.startswith(ARGUMENT_PREFIX) for name in choosers)
     }
 
 
@@ -101,18 +82,37 @@ def by_registry(reference: str) -> str:
     return reference.partition("@")[2]
 
 
-def lock_text(recipe: Recipe, pins: Held, data: Mapping[str, Any]) -> str:
-    """The lock of the job folder's recipe, which has the values ``data``.
-
-    Without images: which one a job runs in stands in the job.
-    """
+def lock_text(recipe: Recipe, pins: Held, data: Mapping[str, Any], images: Mapping[str, Image]) -> str:
+    """The lock of the job folder's recipe, which has the values ``data`` and runs in ``images``."""
     names = moved_prompts(recipe, data)
     moved = {
         (*path[:2], names.get(path[1:3], path[2]), *path[3:]) if path[0] == "prompts" else path: pin
         for path, pin in pins.items()
         if not within(path, (IMAGES,))
     }
-    return render({**moved, RECIPE_DIGEST: recipe_digest(data)})
+    return render({**moved, **image_pins(pins, images), RECIPE_DIGEST: recipe_digest(data)})
+
+
+def image_pins(pins: Held, images: Mapping[str, Image]) -> dict[PinPath, Pin]:
+    """What a job compares the images with that it is told of.
+
+    Empty where the platform of one is open, for an image may be made for several: the first job adds them.
+    """
+    found: dict[PinPath, Pin] = {}
+    for role, image in images.items():
+        at = (*IMAGES, role)
+        if not image.digest:  # of a role without a stage; jobs.py refuses any other
+            continue
+        known = {path: pin for path, pin in pins.items() if within(path, (at,))}
+        if image.digest not in (known.get((*at, "digest")), by_registry(str(known.get((*at, "reference"))))):
+            known = {}
+        platform = known.get((*at, "platform")) or (image.platforms[0] if len(image.platforms) == 1 else "")
+        if not platform:
+            return {}
+        found |= known
+        found |= {(*at, "digest"): image.digest, (*at, "platform"): platform}
+        found[(*at, "reference")] = by_digest(image)
+    return found
 
 
 def moved_prompts(recipe: Recipe, data: Mapping[str, Any]) -> dict[PinPath, str]:

@@ -21,6 +21,7 @@ BENCHMARK = Path("bench/output.json")
 REPLAY = Path("stages/replay/output/replay.json")
 METRICS = Path("stages/training/metrics.jsonl")
 STAGE_FIELDS = ("name", "action", "seconds", "bytes")
+IMAGE_FIELDS = ("reference", "digest", "tested")
 
 NOT_CHECKED = (
     "temperature above 0: all requests are greedy",
@@ -73,6 +74,10 @@ def report_document(
             "speculators": record["tool"]["version"],
             "server": benchmark["launcher"],
             "packages": next((one["packages"] for one in benchmark["rounds"] if "packages" in one), None),
+            "images": {
+                role: {name: image.get(name) for name in IMAGE_FIELDS}
+                for role, image in record.get("images", {}).items()
+            },
         },
         "servers": [
             {name: one.get(name) for name in ("round", "arm", "server_ready_seconds", "seconds", "kept")}

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from speculators.benchmark import guidellm
+from tests.needs import needed
 
 
 def scenario(concurrency: int) -> dict[str, Any]:
@@ -35,7 +36,7 @@ def test_every_load_sends_the_same_rows_unshuffled() -> None:
 
 
 def test_the_scenario_is_one_that_guidellm_accepts() -> None:
-    entrypoints = pytest.importorskip("guidellm.schemas.benchmark.entrypoints")
+    entrypoints = needed("guidellm.schemas.benchmark.entrypoints")
     parsed = entrypoints.BenchmarkScenario.model_validate({"spec": scenario(4)})
     assert parsed.spec.backend.max_tokens == 64
     assert parsed.spec.profile.streams == [4]
@@ -47,7 +48,7 @@ def test_settings_of_the_users_shell_do_not_reach_a_load() -> None:
 
 
 def test_our_settings_are_ones_that_guidellm_knows(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = pytest.importorskip("guidellm.settings")
+    settings = needed("guidellm.settings")
     for name, value in guidellm.SETTINGS.items():
         monkeypatch.setenv(name, value)
     assert settings.Settings().mp_poll_interval == 1.0

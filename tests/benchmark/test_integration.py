@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,11 @@ from speculators.executors.local import LocalExecutor
 from speculators.serving.environment import engine_environment
 from speculators.stages.documents import StageInput, write_output
 from tests.models.words import ALGORITHM, ENGINE_ARGS, ENGINE_ENV, WORDS, write_words_model
+from tests.needs import needing
 
 pytestmark = [
     pytest.mark.integration,
-    pytest.mark.skipif(not (find_spec("vllm") and find_spec("guidellm")), reason="needs vLLM and GuideLLM"),
+    needing("vllm", "guidellm"),
 ]
 
 ENGINE = {"args": ENGINE_ARGS, "env": ENGINE_ENV, "startup_timeout": 500, "stall_timeout": 200}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from speculators.bundle.archive import SUMS_NAME, write_archive
 from speculators.bundle.create import bundle
 from speculators.bundle.verify import verify
 from speculators.documents import read_json, write_json
@@ -49,6 +50,20 @@ def test_the_name_says_recipe_and_run(run: Path, tmp_path: Path, monkeypatch: py
     latest = run.parent / "latest"
     latest.symlink_to(run.name)
     assert str(bundle(latest).path) == f"smollm2-135m-eagle3-{run.name}.speculators.tar"
+
+
+def test_the_output_may_be_a_folder_and_must_have_one(run: Path, tmp_path: Path):
+    placed = bundle(run, tmp_path).path
+    assert placed == tmp_path / f"smollm2-135m-eagle3-{run.name}.speculators.tar"
+    with pytest.raises(RecipeError, match="its folder is not there") as refused:
+        bundle(run, tmp_path / "no" / "one.tar")
+    assert refused.value.hint
+
+
+def test_a_bundle_that_cannot_be_written_leaves_nothing(tmp_path: Path):
+    with pytest.raises(RecipeError, match="does not fit into a tar"):
+        write_archive(tmp_path / "one.tar", {SUMS_NAME: b"", f"{'a' * 300}.json": b"{}"})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_nothing_of_this_machine_is_in_the_bundle(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import shutil
 import ssl
 import subprocess
 import threading
@@ -20,6 +19,8 @@ from speculators.bundle.verify import verify
 from speculators.cli.app import main
 from speculators.errors import MachineError, RecipeError
 from tests.bundle.hub import standing_in
+from tests.engine.packages import AbsentError, program
+from tests.needs import leave_out
 
 CONTENT = b"the bundle's bytes"
 
@@ -63,8 +64,10 @@ def serving(context: ssl.SSLContext | None = None) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A certificate of this machine's own making, with its key, in one file."""
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not installed")
+    try:
+        program("openssl", "openssl")
+    except AbsentError as error:
+        leave_out(str(error))
     folder = tmp_path_factory.mktemp("tls")
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
     command += [

@@ -11,8 +11,9 @@ import pytest
 
 from speculators.bundle.create import bundle
 from speculators.bundle.evidence import Evidence, evidence_of_bundle, evidence_of_run
+from speculators.bundle.homes import leave
 from speculators.bundle.judgement import CONSISTENT, DIFFERS, NOT_COMPARABLE, SAME, judge
-from speculators.bundle.repeat import conclude, leave, prepare
+from speculators.bundle.repeat import conclude, prepare
 from speculators.bundle.verify import verify
 from speculators.cli.app import main
 from speculators.documents import file_digest, read_json, tree_digest, value_digest, write_json

@@ -26,6 +26,7 @@ from speculators.bundle.create import bundle
 from speculators.bundle.model import content_digest
 from speculators.bundle.verify import verify
 from speculators.cli.app import main
+from speculators.errors import RecipeError
 from tests.bundle.forgery import edit, rewritten
 from tests.bundle.world import a_run
 
@@ -45,6 +46,24 @@ def test_a_whole_bundle_says_what_was_checked_and_what_was_not(
     assert "report: its figures follow from 4 launches" in out
     assert "unsigned: nothing shows who made the bundle" in out
     assert "weights: 3 files are named by digest only" in out
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"schema: speculators/recipe/v1\n" * 40, "not a bundle: no tar archive"),
+        (b"", "SHA256SUMS: the archive ends in the middle"),
+        (None, "a folder, not a bundle"),
+    ],
+)
+def test_what_is_no_bundle_is_said_to_be_none(
+    tmp_path: Path, content: bytes | None, said: str, capsys: pytest.CaptureFixture[str]
+):
+    path = tmp_path / "x.speculators.tar"
+    path.mkdir() if content is None else path.write_bytes(content)
+    for verb in ("verify", "run"):
+        assert main([verb, str(path)]) == 2
+        assert said in capsys.readouterr().err
 
 
 def member_at(whole: Path, offset: int) -> str:
@@ -109,7 +128,7 @@ def test_no_bytes_at_all_are_a_bundle(tmp_path: Path):
     for number, content in enumerate((b"\0" * 10240, b"PK\x03\x04" * 1000, b"{}")):
         path = tmp_path / f"{number}.tar"
         path.write_bytes(content)
-        with pytest.raises(DamagedBundleError):
+        with pytest.raises(RecipeError, match=r"not a bundle|ends in the middle"):
             verify(path)
 
 

@@ -9,6 +9,7 @@ import speculators
 from speculators.checkpoint.config import VerifierName, completed, from_document, localised, to_document
 from speculators.errors import StageError
 from tests.models import tiny
+from tests.needs import needed
 
 LOCAL = VerifierName("local:tiny", "ab" * 32, "LlamaForCausalLM")
 HUB = VerifierName("Qwen/Qwen3-8B@" + "0123456789" * 4, "cd" * 32, "Qwen3ForCausalLM")
@@ -85,7 +86,7 @@ def test_a_draft_that_our_model_does_not_compute_is_refused_not_approximated(cha
 
 @pytest.mark.integration
 def test_vllms_own_reader_takes_every_value_as_written(tmp_path: Path) -> None:
-    base = pytest.importorskip("vllm.transformers_utils.configs.speculators.base")
+    base = needed("vllm.transformers_utils.configs.speculators.base")
     config = tiny.config(aux_layers=(1, 2, 4, 5), norm_before_residual=False, norm_output=True)
     document = localised(to_document(config, 4, HUB), tmp_path)
     reader = base.SpeculatorsConfig

@@ -126,6 +126,7 @@ def test_the_report_as_a_document(recipe: Path, capsys: pytest.CaptureFixture[st
         (["--check", "--update", "models"], "give one of them [usage]"),
         (["--update", "modls.verifier"], "did you mean 'models.verifier'?"),
         (["--set", "training.epochs=0"], "training.epochs is 0"),
+        (["--image", "engine=x:1"], "stages run in this environment"),
     ],
 )
 def test_what_cannot_be_meant_exits_2(

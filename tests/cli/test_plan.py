@@ -45,6 +45,8 @@ def test_the_plan_as_a_document(capsys: pytest.CaptureFixture[str]) -> None:
         (["plan", SMOLLM, "--only", "package"], "--only package: stage 'verifier' would have to run first"),
         (["run", SMOLLM, "--progress", "loud"], "--progress is 'loud': one of auto, plain, quiet"),
         (["plan", SMOLLM, "--set", "training.epochs=0"], "training.epochs"),
+        (["plan", SMOLLM, "--image", "engine=x:1"], "stages run in this environment"),
+        (["run", SMOLLM, "--runs-dir", SMOLLM], "is a file"),
     ],
 )
 def test_what_cannot_be_meant_exits_2(

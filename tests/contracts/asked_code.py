@@ -5,9 +5,14 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.metadata
+import os
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from speculators.datagen import capture as our_capture
+from speculators.executors.request import INSIDE, SCRATCH
 from speculators.serving.command import IN_ENGINE_PROCESS
 from speculators.serving.environment import CPU_THREADS, OFFLINE
 from speculators.serving.launcher import MODULE
@@ -97,6 +102,8 @@ API = {
     "ModelList": ("data",),
     "ModelCard": ("id",),
 }
+#: Variables whose defaults are folders that vLLM writes to.
+FOLDERS = ("VLLM_CACHE_ROOT", "VLLM_CONFIG_ROOT", "VLLM_ASSETS_CACHE")
 ROUTES = ("/health", "/metrics", "/v1/models", "/v1/chat/completions", "/tokenize")
 EAGLE3 = "vllm.model_executor.models.llama_eagle3"
 CONFIG = "vllm.transformers_utils.configs.speculators"
@@ -182,14 +189,34 @@ def connector() -> Answer:
 
 
 def environment() -> Answer:
-    """Variables that we or the shipped recipes set and vLLM reads."""
+    """Variables that we or the shipped recipes set and vLLM reads, and where they make it write."""
     known = importlib.import_module("vllm.envs").environment_variables
-    ours = {**OFFLINE, **CPU_THREADS, **IN_ENGINE_PROCESS}
+    ours = {**OFFLINE, **CPU_THREADS, **IN_ENGINE_PROCESS, **INSIDE}
     for recipe in recipes():
         ours |= recipe.data["engine"].get("env") or {}
     wanted = sorted(name for name in ours if name.startswith("VLLM_"))
-    missing = [f"vLLM has no variable {name}" for name in wanted if name not in known]
-    return Answer({"variables": [name for name in wanted if name in known]}, tuple(missing))
+    missing = [f"vLLM has no variable {name}" for name in (*wanted, *FOLDERS) if name not in known]
+    folders = {name: _in_a_container(known[name]) for name in FOLDERS if name in known}
+    missing += [
+        f"{name} is {place} in a container, where nothing but {SCRATCH} can be written to"
+        for name, place in folders.items()
+        if Path(SCRATCH) not in place.parents
+    ]
+    facts = {
+        "variables": [name for name in wanted if name in known],
+        "folders in scratch": {
+            name: place.relative_to(SCRATCH).as_posix()
+            for name, place in folders.items()
+            if Path(SCRATCH) in place.parents
+        },
+    }
+    return Answer(facts, tuple(missing))
+
+
+def _in_a_container(read: Callable[[], str]) -> Path:
+    """What vLLM reads with nothing set but what containers of ours set."""
+    with patch.dict(os.environ, INSIDE, clear=True):
+        return Path(read())
 
 
 def api() -> Answer:

@@ -109,8 +109,8 @@ def _of_engine(stand_in: StandIn) -> list[Question]:
         ),
         Question(
             "environment",
-            "the variables that we set are vLLM's",
-            "serving/environment.py, serving/command.py, recipes/*.yaml",
+            "the variables that we set are vLLM's, and with those of a container it writes to scratch only",
+            "serving/environment.py, serving/command.py, executors/request.py, recipes/*.yaml",
             code.environment,
         ),
         Question(

@@ -13,6 +13,7 @@ from tests.contracts.asking import ask, read_snapshot
 from tests.contracts.engines import SNAPSHOTS, Engine, UnavailableError, find_engine, installed
 from tests.contracts.questions import questions
 from tests.contracts.report import changed
+from tests.needs import leave_out, needed
 
 KEPT = sorted(SNAPSHOTS.glob("*.json"))
 IMAGES = load_images().images.values()
@@ -47,18 +48,18 @@ def test_snapshots_name_no_place_of_the_machine_that_made_them(path: Path) -> No
 
 @pytest.mark.integration
 def test_the_installed_engine_answers_as_it_did() -> None:
-    pytest.importorskip("vllm")
+    needed("vllm")
     _same(installed())
 
 
 @pytest.mark.integration
 @pytest.mark.parametrize("version", CUDA)
 def test_the_published_cuda_wheel_answers_as_it_did(version: str) -> None:
-    pytest.importorskip("torch")
+    needed("torch")
     try:
         engine = find_engine(version)
     except UnavailableError as error:
-        pytest.skip(f"the CUDA wheel cannot be had here: {error}")
+        leave_out(f"the CUDA wheel cannot be had here: {error}")
     _same(engine)
 
 

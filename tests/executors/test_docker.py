@@ -19,6 +19,7 @@ from speculators.errors import MachineError, StageError
 from speculators.executors import request as box
 from speculators.executors import supervise
 from speculators.executors.base import Needs, Service, Step
+from speculators.executors.container import NOT_STARTED
 from speculators.executors.docker import DockerExecutor, Ready
 from speculators.executors.engine import CLIENT_LABEL, DOCKER, LABEL, PODMAN, connect
 from speculators.executors.request import PORT, limits
@@ -26,6 +27,7 @@ from speculators.pipeline.machine import containers as machine
 from speculators.recipe.schema import apply_defaults, load_schema
 from tests.engine.fixtures import load
 from tests.engine.images import python_image as write_python_image
+from tests.needs import leave_out
 
 pytestmark = pytest.mark.integration
 
@@ -209,7 +211,7 @@ def test_a_full_disk_under_the_output_is_the_stages_error(tmp_path: Path):
     if subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", out], capture_output=True
     ).returncode:
-        pytest.skip("mounting a small file system needs root")
+        leave_out("mounting a small file system needs root")
     try:
         code = f"open({str(out / 'big')!r}, 'wb').write(bytes(4 << 20))"
         result, heard = run(tmp_path, python(code), Needs(writes=[out]))
@@ -357,6 +359,25 @@ def test_a_stage_can_be_run_again_by_hand(tmp_path: Path):
     done = subprocess.run(["sh", "-c", executor.command(step)], capture_output=True, text=True, timeout=60)
     assert done.stdout == "once more\n", done.stderr
     assert (out / "made").is_file()
+
+
+@on_both
+def test_an_input_that_is_not_there_is_named_and_no_empty_folder_made_of_it(tmp_path: Path):
+    """Docker refuses it in its own words, Podman makes a folder."""
+    given = tmp_path / "given"
+    step = Step("it", python("print('once')"), {}, tmp_path / "log.txt", needs=Needs(reads=[given]))
+    executor = an_executor(tmp_path)
+    with pytest.raises(StageError, match="given: gone, or never there") as refused:
+        executor.run(step)
+    assert "run the stage that makes it" in refused.value.hint
+    given.mkdir()
+    assert executor.run(step).exit_code == 0
+    given.rmdir()
+    command = ["sh", "-c", executor.command(step)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == NOT_STARTED
+    assert "given: gone, or never there [vanished]" in done.stderr
+    assert not given.exists()
 
 
 def test_locks_stay_held_while_the_container_lives(tmp_path: Path):

@@ -259,6 +259,19 @@ def test_an_image_without_the_packages_differs_and_names_them(docker: Any, pytho
     assert "jinja2" not in verdict.detail
 
 
+def test_an_image_is_held_to_the_digest_and_the_packages_of_a_lock(docker: Any, python_image: Built) -> None:
+    image = named(python_image.reference)._replace(tested=False)
+    found = find(image, docker)
+    assert found
+    torn = image_check.check(image, [], docker, other(found.contents))
+    assert (torn.state, "is not the image of the lock" in torn.detail) == (image_check.DIFFERS, True)
+    locked = {"jinja2": metadata.version("jinja2"), "rich": "0.1"}
+    verdict = image_check.check(image, [], docker, found.contents, locked)
+    assert verdict.state == image_check.DIFFERS
+    assert f"rich is {metadata.version('rich')}, not 0.1" in verdict.detail
+    assert "jinja2" not in verdict.detail
+
+
 def test_an_image_that_is_not_here_is_absent(docker: Any) -> None:
     verdict = image_check.check(load_images().images["cuda-engine"], ["engine"], docker)
     assert verdict.state == image_check.ABSENT

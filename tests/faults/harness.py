@@ -93,8 +93,8 @@ class Story:
         return "\n".join(self.lines)
 
 
-def calm(world: World, *, benchmark: bool) -> dict[str, float]:
-    """An undisturbed run, ended at its benchmark if that is not wanted; seconds of each stage."""
+def calm(world: World, *, benchmark: bool) -> None:
+    """An undisturbed run, ended at its benchmark if that is not wanted."""
     runner = world.start()
     story = Story(runner)
     if not benchmark:
@@ -103,6 +103,10 @@ def calm(world: World, *, benchmark: bool) -> dict[str, float]:
     code = runner.wait(PATIENCE)
     story.thread.join()
     assert code == (0 if benchmark else 130), story.text()
+
+
+def stage_seconds(world: World) -> dict[str, float]:
+    """What each stage took in the run that made it; of a benchmark, about."""
     costs = {stage: world.store.history(stage)[0].cost() for stage in BUILD}
     seconds = {stage: cost.seconds for stage, cost in costs.items() if cost}
     return {**seconds, BENCHMARK: 60.0 * world.rounds}
@@ -264,21 +268,33 @@ def main() -> int:
     return run(folder, options.faults, options.seed, options.rounds, options.minutes)
 
 
-def run(folder: Path, faults: int, seed: int, rounds: int, minutes: float = math.inf) -> int:
-    """The whole harness in ``folder``; 0 when nothing was wrong."""
+def run(
+    folder: Path,
+    faults: int,
+    seed: int,
+    rounds: int,
+    minutes: float = math.inf,
+    calm_world: World | None = None,
+) -> int:
+    """The whole harness in ``folder``; 0 when nothing was wrong.
+
+    ``calm_world``: one with an undisturbed run of the same recipe in it, where there is one already.
+    """
     # A shell that starts this in the background has ^C ignored, and runs would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     benchmark = rounds > 0
-    calm_world = write_world(folder / "calm", max(1, rounds))
     world = write_world(folder / "disturbed", max(1, rounds))._replace(rounds=rounds)
     started = time.monotonic()
 
     def say(text: str) -> None:
         print(f"{time.monotonic() - started:7.0f} s {text}", flush=True)
 
-    say("an undisturbed run")
-    seconds = calm(calm_world, benchmark=benchmark)
-    outcomes = disturb(world, faults, seed, seconds, say, time.monotonic() + 60 * minutes)
+    if calm_world is None:
+        say("an undisturbed run")
+        calm_world = write_world(folder / "calm", max(1, rounds))
+        calm(calm_world, benchmark=benchmark)
+    until = time.monotonic() + 60 * minutes
+    outcomes = disturb(world, faults, seed, stage_seconds(calm_world), say, until)
     say("to the end, undisturbed")
     calm(world, benchmark=benchmark)
     wrong = compare(calm_world, world, benchmark=benchmark)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from tests.faults.world import World, write_world
+from tests.needs import leave_out, needing
 
 pytestmark = [
     pytest.mark.integration,
-    pytest.mark.skipif(not (find_spec("vllm") and find_spec("guidellm")), reason="needs vLLM and GuideLLM"),
+    needing("vllm", "guidellm"),
 ]
 
 
@@ -32,7 +32,7 @@ def mount(world: World) -> Iterator[Callable[[str], None]]:
         command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(home)]
         if subprocess.run(command, check=False, capture_output=True).returncode != 0:
             # Only root may, and not in every container; no other way fills a disk for certain.
-            pytest.skip("cannot mount a file system here")
+            leave_out("cannot mount a file system here")
 
     yield mounted
     subprocess.run(["umount", str(home)], check=False, capture_output=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from speculators.bundle.homes import REPEATS, leave, unfinished_home
 from speculators.cli import app
 from speculators.documents import write_json
 from speculators.pipeline import eviction
@@ -90,12 +91,13 @@ def other_run() -> Iterator[Callable[[Store, str, str], None]]:
 
 
 def look(store: Store, runs: Path = Path("none")) -> Inventory:
-    return take_inventory(store, runs)
+    return take_inventory([store.root.parent], runs)
 
 
 def gone(store: Store, policy: Policy) -> list[str]:
     """What is removed under ``policy``, by its key's letter; the store agrees."""
-    verdicts = collect(store, judge(look(store), policy, time.time()))
+    found = look(store)
+    verdicts = collect(found, judge(found, policy, time.time()))
     removed = [verdict.entry for verdict in verdicts if verdict.remove]
     assert not any(entry.path.exists() for entry in removed)
     assert all(verdict.entry.path.exists() for verdict in verdicts if not verdict.remove)
@@ -180,11 +182,12 @@ def test_what_a_run_takes_up_between_the_look_and_the_removal_stays(
     store: Store, other_run: Callable[[Store, str, str], None]
 ) -> None:
     held, used = put(store, "verifier", "a", days=90), put(store, "training", "b", days=90)
-    verdicts = judge(look(store), Policy(older_than=DAY), time.time())
+    found = look(store)
+    verdicts = judge(found, Policy(older_than=DAY), time.time())
     assert all(verdict.remove for verdict in verdicts)
     other_run(store, "verifier", "a")
     store.mark_used(used)  # by a run that has ended again
-    verdicts = collect(store, verdicts)
+    verdicts = collect(found, verdicts)
     assert {verdict.reason for verdict in verdicts} == {"a run has taken it up"}
     assert held.is_dir()
     assert used.is_dir()
@@ -197,11 +200,9 @@ def test_a_removal_that_is_killed_leaves_nothing_to_trust_and_the_next_one_ends_
         from pathlib import Path
         from speculators.pipeline import eviction
         from speculators.pipeline.inventory import take_inventory
-        from speculators.pipeline.store import Store
         eviction.shutil.rmtree = lambda path: os.kill(os.getpid(), signal.SIGKILL)
-        store = Store(Path({str(store.root.parent)!r}))
-        found = take_inventory(store, Path("none"))
-        eviction.collect(store, eviction.judge(found, eviction.Policy(older_than=60.0), time.time()))
+        found = take_inventory([Path({str(store.root.parent)!r})], Path("none"))
+        eviction.collect(found, eviction.judge(found, eviction.Policy(older_than=60.0), time.time()))
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=False)
     assert done.returncode == -signal.SIGKILL
@@ -228,6 +229,37 @@ def test_an_accepted_output_is_named_by_both_keys_and_goes_with_its_link(
 def test_a_store_that_is_not_there_holds_nothing(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     assert app.main(["cache", "list"]) == 0
     assert capsys.readouterr().out == f"0 outputs, 0 B in {store.root}\n"
+
+
+def test_what_repeats_of_bundles_made_is_listed_and_goes_too(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    own = put(store, "verifier", "a", days=90)
+    finished, at_work = (
+        Store(unfinished_home(Path("runs") / REPEATS, run))
+        for run in ("20260101-000000-aaaa", "20260102-000000-bbbb")
+    )
+    verifier = put(finished, "verifier", "a", days=80)
+    put(finished, "training", "b", days=80)
+    leave(finished.root.parent)
+    (at_work.partial("training", key_of("c"))).mkdir(parents=True)
+    assert app.main(["cache", "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert "made for a repeat of 20260101-000000-aaaa" in lines[0]
+    assert lines[-1].endswith(f"in {store.root} and 2 repeats")
+    assert app.main(["cache", "gc", "--keep-last", "1"]) == 0  # each is the last one of its store
+    assert own.is_dir()
+    assert verifier.is_dir()
+    capsys.readouterr()
+    assert app.main(["cache", "gc", "--older-than", "85d", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [one["remove"] for one in document["outputs"]] == [False, True]
+    assert document["outputs"][0]["home"] == str(finished.root.parent)
+    assert not own.exists()
+    assert app.main(["cache", "gc", "--older-than", "70d"]) == 0
+    assert not verifier.exists()
 
 
 def test_looking_changes_nothing(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
@@ -286,7 +318,8 @@ def test_an_output_that_cannot_be_removed_is_kept_and_the_others_go(
 
     original = Store.set_aside
     monkeypatch.setattr(Store, "set_aside", refuse)
-    verdicts = collect(store, judge(look(store), Policy(older_than=DAY), time.time()))
+    found = look(store)
+    verdicts = collect(found, judge(found, Policy(older_than=DAY), time.time()))
     told = {verdict.entry.stage: (verdict.remove, verdict.reason) for verdict in verdicts}
     assert told["training"] == (False, "cannot be removed: Permission denied")
     assert told["verifier"][0]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from speculators.datagen.verifier import template_digest, tokenizer_digest
-from speculators.documents import file_digest, value_digest
+from speculators.documents import file_digest
 from speculators.pipeline import pins
 from speculators.pipeline.lock import ImagePin, Pins, parse, render
 from speculators.pipeline.pins import gather
@@ -164,23 +164,6 @@ def test_images_that_nobody_asked_for_are_unseen(tmp_path: Path) -> None:
     found = gather(require_recipe(SMOLLM, ["executor=docker"]), tmp_path)
     assert ("images",) in found.unseen
     assert not found.unseen[("images",)].mend
-
-
-def test_the_sources_digest_is_the_same_in_a_wheel_and_in_a_checkout(tmp_path: Path) -> None:
-    package = tmp_path / "speculators"
-    (package / "recipe").mkdir(parents=True)
-    (package / "recipe" / "a.py").write_text("a = 1")
-    (package / "__init__.py").write_text("")
-    before = pins.source_digest(package)
-    assert before == value_digest(
-        {"__init__.py": sha256(b"").hexdigest(), "recipe/a.py": sha256(b"a = 1").hexdigest()}
-    )
-    for guest in ("schemas/x.json", "recipes/x.lock.yaml", "recipe/__pycache__/a.pyc", ".cache/a.py"):
-        (package / guest).parent.mkdir(parents=True, exist_ok=True)
-        (package / guest).write_text("made elsewhere")
-    assert pins.source_digest(package) == before
-    (package / "recipe" / "a.py").write_text("a = 2")
-    assert pins.source_digest(package) != before
 
 
 def test_of_several_chat_templates_none_is_pinned(tmp_path: Path) -> None:

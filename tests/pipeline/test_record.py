@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 
 from speculators.documents import read_json
 from speculators.errors import StageError
+from speculators.pipeline.machine.kind import machine
 from speculators.pipeline.record import RunRecord, benchmark_seconds
 from speculators.recipe.recipe import require_recipe
 from speculators.recipe.yaml_loader import load_yaml
@@ -78,6 +80,17 @@ def test_no_host_or_user_name_is_recorded(tmp_path: Path):
     assert f'"{getpass.getuser()}"' not in machine
 
 
+def test_gpus_and_driver_are_part_of_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    assert "gpus" not in machine() or shutil.which("nvidia-smi")
+    rows = "A, 1, 580.65.06\\nB, 2, 580.65.06\\nA, 1, 580.65.06\\n"
+    script = tmp_path / "nvidia-smi"
+    script.write_text(f"#!/bin/sh\nprintf '{rows}'\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    found = machine()
+    assert (found["gpus"], found["driver"]) == ("2 x A, 1 x B", "580.65.06")
+
+
 def test_a_run_that_ended_early_is_continued_in_its_folder(tmp_path: Path):
     recipe = require_recipe(RECIPE)
     first = RunRecord(tmp_path, recipe)
@@ -93,11 +106,39 @@ def test_a_run_that_ended_early_is_continued_in_its_folder(tmp_path: Path):
     assert [one["status"] for one in document["attempts"]] == ["interrupted"]
 
 
+def test_where_an_attempt_took_place_stays_with_it(tmp_path: Path):
+    recipe = require_recipe(RECIPE)
+    image = {"reference": "a/b:1", "digest": "sha256:ab", "platform": "linux/amd64", "packages": {}}
+    first = RunRecord(tmp_path, recipe)
+    first.rest_on(
+        {
+            "executor": "docker",
+            "engine": "Docker 26",
+            "images": {"engine": {**image, "tested": False}},
+            "lock": {"sha256": "0" * 64},
+        },
+        "",
+    )
+    first.finish("failed")
+    first.lock.close()
+    second = RunRecord(tmp_path, recipe)
+    assert "images" not in second.document  # not known yet
+    second.rest_on({"executor": "docker", "engine": "Docker 27", "lock": {"sha256": "1" * 64}}, "")
+    document = read_json(second.folder / "run.json")
+    jsonschema.validate(document, schema())
+    (attempt,) = document["attempts"]
+    assert attempt["images"]["engine"]["tested"] is False
+    assert (attempt["engine"], attempt["lock"]["sha256"]) == ("Docker 26", "0" * 64)
+    assert attempt["tool"] == document["tool"]
+    assert (document["engine"], document["lock"]["sha256"]) == ("Docker 27", "1" * 64)
+
+
 def test_a_run_that_was_killed_is_continued_too(tmp_path: Path):
     code = f"""
         import os, signal
         from pathlib import Path
-        from speculators.pipeline.record import RunRecord
+        from speculators.pipeline.machine.kind import machine
+from speculators.pipeline.record import RunRecord
         from speculators.recipe.recipe import require_recipe
         record = RunRecord(Path({str(tmp_path)!r}), require_recipe(Path({str(RECIPE)!r})))
         os.kill(os.getpid(), signal.SIGKILL)

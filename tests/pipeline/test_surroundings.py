@@ -13,7 +13,7 @@ from speculators.stages.table import PACKAGE, TRAINING, VERIFIER
 
 RECIPE = require_recipe(Path(__file__).parents[2] / "recipes" / "smollm2-135m-eagle3.yaml")
 PINS = {"engine": "sha256:e", "trainer": "sha256:t", "bench": "sha256:b"}
-WORDS = " ".join(f"{role}={digest}" for role, digest in PINS.items())
+WORDS = " ".join(f"{role}=registry.example:5000/{role}@{digest}" for role, digest in PINS.items())
 
 
 def test_a_key_names_the_image_of_the_stages_role_and_no_package():
@@ -42,7 +42,15 @@ def test_a_stage_without_a_pin_says_why_it_has_no_key():
 
 def test_a_job_of_a_cluster_is_told_all_images():
     assert given(RECIPE, {}) == HERE
-    assert given(RECIPE, {IMAGES_VARIABLE: WORDS}).pins == PINS
+    found = given(RECIPE, {IMAGES_VARIABLE: WORDS})
+    assert found.pins == PINS
+    assert found.names["engine"] == "registry.example:5000/engine@sha256:e"
+    assert given(
+        RECIPE, {IMAGES_VARIABLE: WORDS.replace("registry.example:5000/trainer@sha256:t", "")}
+    ).pins == {
+        **PINS,
+        "trainer": "",
+    }
 
 
 @pytest.mark.parametrize(

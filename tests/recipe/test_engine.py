@@ -15,6 +15,7 @@ from speculators.recipe.engine_args import to_argv
 from speculators.recipe.engine_check import _RefusalError, find_problems
 from speculators.recipe.engine_probe import ask_engine, engine_diagnostics
 from speculators.recipe.yaml_loader import load_yaml
+from tests.needs import needed
 
 
 @pytest.mark.parametrize(
@@ -99,7 +100,7 @@ def test_a_parser_that_cannot_start_is_not_checked(tmp_path: Path) -> None:
 
 @pytest.mark.integration
 def test_vllm_itself_refuses_bad_arguments_at_their_place() -> None:
-    pytest.importorskip("vllm")
+    needed("vllm")
     text = "engine:\n  args:\n    max_model_lenn: 512\n    dtype: flot\n    enforce_eager: true\n"
     document = load_yaml(text, "r.yaml")
     found = engine_diagnostics(document.data["engine"]["args"], document.positions)
@@ -108,7 +109,7 @@ def test_vllm_itself_refuses_bad_arguments_at_their_place() -> None:
 
 @pytest.mark.integration
 def test_vllm_itself_accepts_the_shipped_recipes() -> None:
-    pytest.importorskip("vllm")
+    needed("vllm")
     recipes = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
     command = [sys.executable, "-m", "speculators", "check", "--engine", "--json", *map(str, recipes)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

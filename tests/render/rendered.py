@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 from pathlib import Path
-
-import pytest
 
 from speculators.executors.images import Image, load_images
 from speculators.recipe.recipe import Recipe, require_recipe
+from tests.engine.packages import AbsentError, program
+from tests.needs import leave_out
 
 ROOT = Path(__file__).parents[2]
 QWEN = ROOT / "recipes" / "qwen3-8b-eagle3.yaml"
@@ -42,7 +40,7 @@ def cpu_images() -> dict[str, Image]:
     return load_images().roles("cpu", {"cpu": f"registry.example/cpu@{DIGEST}"})
 
 
-def program(folder: Path, name: str, text: str) -> None:
+def stand_in(folder: Path, name: str, text: str) -> None:
     """An executable shell script; put ``folder`` first on the PATH to have it stand in for ``name``."""
     folder.mkdir(exist_ok=True)
     (folder / name).write_text(f"#!/usr/bin/env bash\nset -eu\n{text}\n")
@@ -65,17 +63,7 @@ def compare_golden(folder: Path, texts: dict[str, str]) -> None:
 
 def required(command: str, package: str) -> str:
     """The path of ``command``, which Debian's ``package`` brings; root installs it where it is missing."""
-    if not shutil.which(command) and shutil.which("apt-get") and os.geteuid() == 0:
-        install = ["apt-get", "-qq", "install", "-y", "--no-install-recommends", package]
-        for words in (["apt-get", "-qq", "update"], install):
-            subprocess.run(words, stdout=subprocess.DEVNULL, timeout=300, check=False)
-    if not (found := shutil.which(command)):
-        absent(package)
-    return str(found)
-
-
-def absent(what: str) -> None:
-    """Leave the test out on a machine that lacks ``what``; in CI that is a failure."""
-    if os.environ.get("CI"):
-        pytest.fail(f"{what} is not installed, and CI must not leave this out")
-    pytest.skip(f"{what} is not installed")
+    try:
+        return program(command, package)
+    except AbsentError as error:
+        leave_out(str(error))

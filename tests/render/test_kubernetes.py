@@ -15,7 +15,7 @@ from speculators.errors import RecipeError
 from speculators.recipe.recipe import require_recipe
 from speculators.render import kubernetes
 from speculators.render.jobs import Options, jobs_of
-from tests.render.rendered import SMOLLM, compare_golden, cpu_images, cuda_images, on_gpus, program
+from tests.render.rendered import SMOLLM, compare_golden, cpu_images, cuda_images, on_gpus, stand_in
 
 GOLDEN = Path(__file__).parent / "golden" / "k8s"
 OPTIONS = Options(claim="models", namespace="research")
@@ -145,7 +145,7 @@ def test_submit_copies_the_folder_and_starts_the_job_once_the_loader_is_gone(
     (tmp_path / "claim" / "package").mkdir(parents=True)
     for name in ("package/stale", "recipe.lock.yaml"):
         (tmp_path / "claim" / name).write_text("of an earlier rendering")
-    program(tmp_path / "bin", "kubectl", KUBECTL)
+    stand_in(tmp_path / "bin", "kubectl", KUBECTL)
     env = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "SEEN": str(tmp_path)}
     command = ["bash", str(folder / "submit.sh"), "--context=here"]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)

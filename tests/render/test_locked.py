@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from speculators.cli import app
+from speculators.errors import RecipeError
+from speculators.executors.images import ROLES
 from speculators.pipeline import locking
 from speculators.pipeline.lock import ImagePin, parse, render
 from speculators.pipeline.pins import gather
+from speculators.pipeline.premises import Wanted, settle
+from speculators.pipeline.surroundings import IMAGES_VARIABLE
 from speculators.recipe.recipe import Recipe, require_recipe
 from tests.render.rendered import DIGEST, SMOLLM
 
@@ -106,6 +111,52 @@ def test_an_image_without_a_digest_is_taken_by_that_in_the_lock(recipe: Recipe) 
     code, place = rendered(recipe)
     assert code == 0
     assert images_of(place) == {f"registry.example:5000/cpu@{DIGEST}"}
+
+
+def job_pins(place: Path) -> dict[str, str]:
+    """The images in the lock of a job folder, by dotted names below the roles."""
+    pins = parse((place / "recipe.lock.yaml").read_text(), "x").pins
+    return {".".join(map(str, path[1:])): str(pin) for path, pin in pins.items() if path[0] == "images"}
+
+
+def settled_there(place: Path, **images: str) -> dict[str, Any]:
+    """What a job in the folder settles before it starts, in the images that it is told of."""
+    told = " ".join(f"{role}=registry.example/{role}@{digest}" for role, digest in images.items())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(IMAGES_VARIABLE, told)
+        moved = require_recipe(place / "recipe.yaml")
+        return settle(moved, Wanted(), (), place / "home", lambda _: None).record
+
+
+@pytest.mark.parametrize("in_the_lock", [True, False])
+def test_a_job_in_another_image_than_the_folders_lock_has_does_not_start(
+    recipe: Recipe, in_the_lock: bool
+) -> None:
+    if in_the_lock:
+        lock(recipe, PUSHED, DIGEST)
+    code, place = rendered(recipe, "--image", CPU)
+    assert code == 0
+    pins = job_pins(place)
+    assert {pins[f"{role}.digest"] for role in ROLES} == {DIGEST}
+    assert {pins[f"{role}.reference"] for role in ROLES} == {f"registry.example/cpu@{DIGEST}"}
+    assert {pins[f"{role}.platform"] for role in ROLES} == {"linux/amd64"}
+    record = settled_there(place, **dict.fromkeys(ROLES, DIGEST))
+    assert {role: one["digest"] for role, one in record["images"].items()} == dict.fromkeys(ROLES, DIGEST)
+    assert record["images"]["engine"]["tested"] is False  # an image that was pushed from somewhere
+    with pytest.raises(RecipeError, match=rf"images\.trainer\.digest {DIGEST[7:19]} -> ") as refused:
+        settled_there(place, **{**dict.fromkeys(ROLES, DIGEST), "trainer": OTHER})
+    assert refused.value.rule == "stale-lock"
+
+
+def test_images_for_several_kinds_of_machine_are_locked_by_the_first_job(recipe: Recipe) -> None:
+    settings = ("--set", "container.images=cuda", "--set", "container.gpus=1")
+    mine = [f"{role}=registry.example/{role}@{OTHER}" for role in ("trainer", "bench")]
+    code, place = rendered(recipe, *settings, *(word for one in mine for word in ("--image", one)))
+    assert (code, job_pins(place)) == (0, {})
+    settled_there(place, **dict.fromkeys(ROLES, OTHER))
+    assert job_pins(place)["bench.digest"] == OTHER
+    with pytest.raises(RecipeError, match="pins other inputs than are here"):
+        settled_there(place, **dict.fromkeys(ROLES, DIGEST))
 
 
 def test_an_image_that_the_lock_knows_by_its_contents_alone_cannot_be_pulled(

@@ -15,7 +15,8 @@ import pytest
 from speculators.recipe.recipe import require_recipe
 from speculators.render import folder
 from speculators.render.jobs import Options
-from tests.render.rendered import SMOLLM, absent, cpu_images, program, required
+from tests.needs import leave_out
+from tests.render.rendered import SMOLLM, cpu_images, required, stand_in
 
 pytestmark = pytest.mark.integration
 
@@ -68,7 +69,7 @@ def free_ports(count: int) -> list[int]:
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment that reaches a Slurm of one node."""
     if os.geteuid() != 0:
-        absent("Slurm as root")
+        leave_out("Slurm is started by root only")
     for command in ("slurmctld", "slurmd", "sbatch"):
         required(command, "slurm-wlm")
     root = tmp_path_factory.mktemp("slurm")
@@ -101,7 +102,7 @@ def jobs(slurm: dict[str, str], tmp_path: Path) -> Iterator[Path]:
     place = tmp_path / "it's a $(job)"
     options = Options(cpus=1, partition="main", home=str(tmp_path / "the store"))
     folder.write(folder.render(require_recipe(SMOLLM), "sbatch", cpu_images(), options), place)
-    program(tmp_path / "bin", "apptainer", APPTAINER)
+    stand_in(tmp_path / "bin", "apptainer", APPTAINER)
     slurm["PATH"] = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
     yield place
     subprocess.run(["scancel", "--user=root"], env=slurm, timeout=30, check=False)

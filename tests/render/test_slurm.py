@@ -24,8 +24,8 @@ from tests.render.rendered import (
     cpu_images,
     cuda_images,
     on_gpus,
-    program,
     required,
+    stand_in,
 )
 
 GOLDEN = Path(__file__).parent / "golden" / "sbatch"
@@ -43,7 +43,7 @@ def scripts(options: Options = OPTIONS) -> dict[str, str]:
 
 def start(script: str, folder: Path, **environ: str) -> subprocess.CompletedProcess[str]:
     """Run a batch script as Slurm would in ``folder``, with an Apptainer that only says how it was called."""
-    program(folder.parent / "bin", "apptainer", APPTAINER)
+    stand_in(folder.parent / "bin", "apptainer", APPTAINER)
     env = {
         "PATH": f"{folder.parent / 'bin'}:{os.environ['PATH']}",
         "HOME": str(folder.parent),
@@ -136,9 +136,9 @@ def submit(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     for name, text in scripts().items():
         (folder / name).write_text(text)
     bin_ = folder.parent / "bin"
-    program(bin_, "sbatch", 'echo "$*" >> "$SEEN/queue"; wc -l < "$SEEN/queue" | sed "s/$/;cluster/"')
+    stand_in(bin_, "sbatch", 'echo "$*" >> "$SEEN/queue"; wc -l < "$SEEN/queue" | sed "s/$/;cluster/"')
     # pull --force FILE ADDRESS
-    program(bin_, "apptainer", 'echo "$4" >> "$SEEN/pulled"; [[ ! -e $SEEN/offline ]]; echo image > "$3"')
+    stand_in(bin_, "apptainer", 'echo "$4" >> "$SEEN/pulled"; [[ ! -e $SEEN/offline ]]; echo image > "$3"')
     env = {"PATH": f"{bin_}:{os.environ['PATH']}", "SEEN": str(folder.parent)}
     command = ["bash", str(folder / "submit.sh"), *words]
     return subprocess.run(command, env=env, capture_output=True, text=True, check=False, cwd="/")

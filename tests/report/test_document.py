@@ -74,6 +74,17 @@ def test_every_figure_of_the_page_is_in_the_document(tmp_path: Path, record: dic
     assert "benchmark.json" not in json.dumps(document)
 
 
+def test_the_images_of_a_run_in_containers_are_named_with_what_nobody_tried(
+    tmp_path: Path, record: dict[str, Any]
+) -> None:
+    image = {"reference": "me/vllm:1", "digest": "sha256:ab", "platform": "linux/amd64", "packages": {}}
+    record["images"] = {"engine": image | {"tested": False}, "trainer": image | {"tested": True}}
+    write_report(run_folder(tmp_path), record)
+    page = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "- engine: image me/vllm:1 (sha256:ab, not tested with speculators)\n" in page
+    assert "- trainer: image me/vllm:1 (sha256:ab)\n" in page
+
+
 def test_a_run_without_replay_or_training_reports_what_it_has(tmp_path: Path, record: dict[str, Any]) -> None:
     folder = run_folder(tmp_path)
     shutil.rmtree(folder / "stages")

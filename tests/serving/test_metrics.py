@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from speculators.serving.metrics import SpecCounters, pooled, read_spec_counters
+from tests.needs import needed
 
-pytest.importorskip("prometheus_client")
+needed("prometheus_client")
 
 PAGE = (Path(__file__).parent / "data" / "metrics-draft.txt").read_text(encoding="utf-8")
 

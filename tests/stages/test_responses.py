@@ -15,6 +15,7 @@ from speculators.errors import StageError
 from speculators.stages import responses as stage
 from speculators.stages.__main__ import main
 from speculators.stages.documents import ERROR_NAME, OUTPUT_NAME, StageInput, write_output
+from tests.needs import needed
 
 CHATML = (
     "{% for m in messages %}{{ '<s>' + m.role + ':' + m.content + '</s>' }}{% endfor %}"
@@ -131,7 +132,7 @@ def test_a_longer_context_keeps_longer_rows(inputs: dict[str, Path], tmp_path: P
 
 @pytest.mark.integration
 def test_a_context_may_be_written_as_a_size(inputs: dict[str, Path], tmp_path: Path) -> None:
-    pytest.importorskip("vllm")
+    needed("vllm")
     for written, meant in (("8k", 8000), ("auto", LONGEST)):
         assert run(inputs, tmp_path / written, max_model_len=written) == 0
         assert run(inputs, tmp_path / str(meant), max_model_len=meant) == 0
