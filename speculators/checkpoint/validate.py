@@ -19,6 +19,7 @@ from speculators.checkpoint.check import Check, failures
 from speculators.checkpoint.config import CONFIG_NAME
 from speculators.checkpoint.config_checks import config_checks
 from speculators.checkpoint.tensors import Shape, canonical_name, is_reduced, layout
+from speculators.checkpoint.verifier_layout import text_config
 from speculators.checkpoint.verifier_weights import load_verifier_weights, read_tensor
 from speculators.checkpoint.vocabulary import from_offsets
 from speculators.documents import read_json
@@ -137,7 +138,7 @@ def vocabulary_checks(subject: Subject) -> Iterator[Check]:
 def verifier_checks(subject: Subject, verifier_dir: Path, severity: str) -> Iterator[Check]:
     """Widths, layers, embedding and head rows against the verifier's own files."""
     config, document = read_json(verifier_dir / "config.json"), subject.document
-    facts = config.get("text_config", config)  # vision-language models nest what a draft reads
+    facts = text_config(config)
     layer = document["transformer_layer_config"]
     depth, ids = facts["num_hidden_layers"], document["eagle_aux_hidden_state_layer_ids"]
     yield Check("aux layers exist", ids[-1] <= depth, f"{ids} of {depth} layers")

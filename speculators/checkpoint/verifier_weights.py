@@ -1,8 +1,8 @@
-"""The three tensors a draft borrows from its verifier: embedding, final norm, output head.
+"""The ends a draft borrows from its verifier: embedding, final norm, output head.
 
 Guessing a tensor by the end of its name has silently picked a vision tower's norm or an embedding
-in place of a quantised head elsewhere; here names must match exactly, and a verifier whose output
-is not ``head(rms_norm(state))`` is refused instead of being mis-taught.
+in place of a quantised head elsewhere; where they lie and what they compute is decided by
+``verifier_layout``, and a verifier that it does not know is refused instead of being mis-taught.
 """
 
 from __future__ import annotations
@@ -13,107 +13,144 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
+from torch.nn import functional
 
+from speculators.checkpoint.dequantise import PARTS, dequantised
+from speculators.checkpoint.verifier_layout import text_config, verifier_layout
 from speculators.documents import read_json
 from speculators.errors import StageError
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
 
-EMBEDDING = "model.embed_tokens.weight"
-FINAL_NORM = "model.norm.weight"
-HEAD = "lm_head.weight"
-
-# Families whose RMSNorm multiplies by (1 + weight): reading their weight as a plain factor gives
-# wrong targets without any error.
-ONE_PLUS_NORMS = ("gemma", "qwen3_next", "qwen3_5")
-
-# Config keys that put something between the head and the logits, and the value that means nothing.
-LOGIT_TRANSFORMS = {"logits_scaling": 1.0, "logit_scale": 1.0, "final_logit_softcapping": None}
-
 
 class VerifierWeights(NamedTuple):
-    """As stored, in the verifier's dtype; with a tied head, ``head is embedding``."""
+    """As stored, in the verifier's dtype; with a tied head, ``head is embedding``.
+
+    The embedding is the table itself: what some families multiply it by (Gemma) is not applied,
+    because engines share the bare table with a draft.  ``final_norm`` is the factor: where a family
+    stores its difference from one, the one is added, in float32 as the family computes it.
+    """
 
     embedding: torch.Tensor  # [V, H]
     final_norm: torch.Tensor  # [H]
     norm_eps: float
     head: torch.Tensor  # [V, H]
+    norm_bias: torch.Tensor | None = None  # [H]
+    centred: bool = False  # the norm is a LayerNorm
+    logit_scale: float = 1.0
+    soft_cap: float | None = None
+
+    def to(self, device: torch.device | None, dtype: torch.dtype) -> VerifierWeights:
+        """All tensors on ``device`` in ``dtype``; a tied head stays tied."""
+        embedding = self.embedding.to(device, dtype)
+        return self._replace(
+            embedding=embedding,
+            final_norm=self.final_norm.to(device, dtype),
+            head=embedding if self.head is self.embedding else self.head.to(device, dtype),
+            norm_bias=None if self.norm_bias is None else self.norm_bias.to(device, dtype),
+        )
+
+    def normed(self, states: torch.Tensor) -> torch.Tensor:
+        """States after the last layer [..., H] -> after the final norm [..., H], in their dtype.
+
+        Computed in float32 at least, as every family does.
+        """
+        wide = torch.promote_types(states.dtype, torch.float32)
+        weight, bias = (None if part is None else part.to(wide) for part in (self.final_norm, self.norm_bias))
+        size = self.final_norm.shape
+        if self.centred:
+            return functional.layer_norm(states.to(wide), size, weight, bias, self.norm_eps).to(states.dtype)
+        return functional.rms_norm(states.to(wide), size, weight, self.norm_eps).to(states.dtype)
+
+    def shaped(self, logits: torch.Tensor) -> torch.Tensor:
+        """What lies between head and logits: a factor, then cap * tanh(x / cap).
+
+        Both rise, so they leave the most likely token; probabilities they change.
+        """
+        if self.logit_scale != 1.0:
+            logits = logits * self.logit_scale
+        return logits if self.soft_cap is None else self.soft_cap * torch.tanh(logits / self.soft_cap)
+
+    def logits(self, states: torch.Tensor) -> torch.Tensor:
+        """The verifier's logits of states after its last layer: [..., H] -> [..., V]."""
+        return self.shaped(self.normed(states) @ self.head.to(states.dtype).T)
 
 
 def tensor_files(folder: Path) -> dict[str, Path]:
     """The file that holds each tensor of a safetensors model folder, indexed or single.
 
     Raises:
-        StageError: the folder holds neither an index nor ``model.safetensors``.
+        StageError: the folder holds neither an index nor ``model.safetensors`` nor one other
+            safetensors file, or its index is not one or names a file outside the folder.
     """
     if (folder / INDEX_NAME).is_file():
-        return {name: folder / file for name, file in read_json(folder / INDEX_NAME)["weight_map"].items()}
+        return indexed_files(folder)
     single = folder / SINGLE_NAME
     if not single.is_file():
-        raise StageError(
-            f"{folder}: neither {INDEX_NAME} nor {SINGLE_NAME}",
-            hint="the verifier must be a safetensors model folder",
-            rule="verifier-weights",
-        )
+        others = sorted(folder.glob("*.safetensors"))
+        if len(others) != 1:
+            raise StageError(
+                f"{folder}: neither {INDEX_NAME} nor {SINGLE_NAME}",
+                hint="the verifier must be a safetensors model folder",
+                rule="verifier-weights",
+            )
+        (single,) = others
     with safe_open(single, framework="pt") as file:
         return dict.fromkeys(file.keys(), single)
 
 
-def load_verifier_weights(folder: Path) -> VerifierWeights:
-    """Embedding, final norm and head of a Llama-like model folder.
-
-    Raises:
-        StageError: a tensor is missing or quantised, or the output is not ``head(rms_norm(state))``.
-    """
-    config = read_json(folder / "config.json")
-    refuse_unlike(config, folder)
-    tied = bool(config.get("tie_word_embeddings", False))
-    files = tensor_files(folder)
-    # A tied checkpoint may carry its head all the same; engines then ignore it, and so do we.
-    needed = [EMBEDDING, FINAL_NORM] + ([] if tied else [HEAD])
-    missing = [name for name in needed if name not in files]
-    if missing:
+def indexed_files(folder: Path) -> dict[str, Path]:
+    """What the index of a model in several files says."""
+    try:
+        names = read_json(folder / INDEX_NAME)["weight_map"]
+        outside = [
+            file for file in names.values() if Path(file).name != file or not (folder / file).is_file()
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        hint = "copy or download the model again"
+        message = f"{folder / INDEX_NAME}: no index of tensors: {error!r}"
+        raise StageError(message, hint=hint, rule="verifier-weights") from error
+    if outside:
         raise StageError(
-            f"{folder}: no tensor {', '.join(missing)} (tie_word_embeddings is {str(tied).lower()})",
-            hint="only Llama-like layouts with unquantised embedding, norm and head can be taught from",
+            f"{folder / INDEX_NAME}: names {outside[0]!r}, which is no file of this folder",
+            hint="copy or download the model again, with all its files",
             rule="verifier-weights",
         )
-    tensors = {name: read_tensor(files[name], name) for name in needed}
-    for name, tensor in tensors.items():
-        if not tensor.is_floating_point():
-            raise StageError(
-                f"{files[name]}: {name} is stored as {tensor.dtype}, not as floating point",
-                hint="use a verifier whose embedding, norm and head are not quantised",
-                rule="verifier-weights",
-            )
-    embedding = tensors[EMBEDDING]
+    return {name: folder / file for name, file in names.items()}
+
+
+def load_verifier_weights(folder: Path) -> VerifierWeights:
+    """Embedding, final norm and head of a model folder.
+
+    Raises:
+        StageError: a tensor is missing or quantised in an unknown way, or the logits are not
+            ``cap(scale * head(norm(state)))``.
+    """
+    config = read_json(folder / "config.json")
+    files = tensor_files(folder)
+    layout = verifier_layout(config, files.keys(), str(folder))
+    rule = layout.rule
+    embedding = read_module(files, layout.embedding, config)
+    final_norm = read_tensor(files[f"{layout.norm}.weight"], f"{layout.norm}.weight")
     return VerifierWeights(
         embedding=embedding,
-        final_norm=tensors[FINAL_NORM],
-        norm_eps=float(config["rms_norm_eps"]),
-        head=embedding if tied else tensors[HEAD],
+        final_norm=1.0 + final_norm.float() if rule.one_plus else final_norm,
+        norm_eps=rule.norm_eps,
+        head=embedding if layout.head is None else read_module(files, layout.head, config),
+        norm_bias=read_tensor(files[layout.norm_bias], layout.norm_bias) if layout.norm_bias else None,
+        centred=rule.centred,
+        logit_scale=rule.logit_scale,
+        soft_cap=rule.soft_cap,
     )
 
 
-def refuse_unlike(config: Mapping[str, Any], folder: Path) -> None:
-    """Raise ``StageError`` where logits are not ``head(rms_norm(state))`` with a plain norm weight."""
-    model_type = str(config.get("model_type", ""))
-    reasons = [
-        f"{key} is {config[key]!r}"
-        for key, neutral in LOGIT_TRANSFORMS.items()
-        if config.get(key, neutral) not in (None, neutral)
-    ]
-    if model_type.startswith(ONE_PLUS_NORMS):
-        reasons.append(f"model type {model_type!r} has (1 + weight) norms")
-    if "rms_norm_eps" not in config:
-        reasons.append("the config has no rms_norm_eps")
-    if reasons:
-        raise StageError(
-            f"{folder / 'config.json'}: cannot compute this verifier's logits: {'; '.join(reasons)}",
-            hint="this verifier family is not supported yet",
-            rule="verifier-family",
-        )
+def read_module(files: Mapping[str, Path], module: str, config: Mapping[str, Any]) -> torch.Tensor:
+    """The weight of a linear layer or embedding [N, K], dequantised if need be."""
+    names = {part: f"{module}.{part}" for part in PARTS if f"{module}.{part}" in files}
+    parts = {part: read_tensor(files[name], name) for part, name in names.items()}
+    quantisation = config.get("quantization_config") or text_config(config).get("quantization_config") or {}
+    return dequantised(parts, quantisation, f"{module}.weight")
 
 
 def read_tensor(path: Path, name: str) -> torch.Tensor:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from speculators.checkpoint.rope import rope_parameters
 from speculators.documents import file_digest, read_json
 from speculators.errors import MachineError, RecipeError, StageError
 
@@ -105,6 +106,8 @@ def facts(folder: Path, *, trust_remote_code: bool = False) -> dict[str, Any]:
     text = config.get_text_config()
     known: dict[str, Any] = {name: getattr(text, name, None) for name in FACTS}
     known["head_dim"] = known["head_dim"] or known["hidden_size"] // known["num_attention_heads"]
+    # Some families write one for each kind of layer; read as one, its base would be missing.
+    known["rope_parameters"] = rope_parameters(text.to_dict())
     known["num_key_value_heads"] = known["num_key_value_heads"] or known["num_attention_heads"]
     architectures = config.architectures or [None]
     return {"architecture": architectures[0], **known}

@@ -13,6 +13,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from speculators.checkpoint.rope import rope_parameters
+from speculators.checkpoint.verifier_layout import text_config
 from speculators.recipe.hub_cache import snapshots
 
 #: Without these a config says nothing that a rule could use.
@@ -47,8 +49,8 @@ class VerifierFacts(NamedTuple):
 
 def facts_from_config(config: Mapping[str, Any], source: str) -> VerifierFacts | None:
     """Facts of a Hugging Face ``config.json``; None when it is not that of a text decoder."""
-    text = config.get("text_config", config)
-    if not isinstance(text, Mapping) or not all(_is_count(text.get(name)) for name in COUNTS):
+    text = text_config(config)
+    if not all(_is_count(text.get(name)) for name in COUNTS):
         return None
     heads = text["num_attention_heads"]
     architectures = config.get("architectures") or [""]
@@ -60,21 +62,13 @@ def facts_from_config(config: Mapping[str, Any], source: str) -> VerifierFacts |
         num_key_value_heads=text.get("num_key_value_heads") or heads,
         head_dim=text.get("head_dim") or text["hidden_size"] // heads,
         rms_norm_eps=text.get("rms_norm_eps", 1e-6),
-        rope_parameters=_rope(text),
+        rope_parameters=rope_parameters(text),
         tie_word_embeddings=bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings"))),
     )
 
 
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and value > 0
-
-
-def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
-    """``rope_parameters`` as transformers 5 writes them; older configs keep two separate keys."""
-    if parameters := config.get("rope_parameters"):
-        return dict(parameters)
-    scaling = config.get("rope_scaling") or {"rope_type": "default"}
-    return {"rope_theta": config.get("rope_theta", 10000.0), **scaling}
 
 
 def find_facts(verifier: Mapping[str, Any], folder: Path, environ: Mapping[str, str]) -> VerifierFacts | None:

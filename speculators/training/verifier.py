@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch.nn import functional
 
 from speculators.checkpoint.verifier_weights import VerifierWeights
 
@@ -20,9 +19,7 @@ class FrozenVerifier(NamedTuple):
     """The borrowed tensors on the training device, and the arithmetic between state and token."""
 
     embedding: torch.Tensor  # [V, H]
-    final_norm: torch.Tensor  # [H]
-    norm_eps: float
-    head: torch.Tensor  # [V, H]
+    ends: VerifierWeights
     draft_ids: torch.Tensor  # [Vd] int64, ascending
     draft_head: torch.Tensor  # [Vd, H]
 
@@ -34,21 +31,22 @@ class FrozenVerifier(NamedTuple):
         dtype: torch.dtype = torch.float32,
         device: torch.device | None = None,
     ) -> FrozenVerifier:
-        embedding = weights.embedding.to(device, dtype)
-        head = embedding if weights.head is weights.embedding else weights.head.to(device, dtype)
-        draft_ids = draft_ids.to(device)
-        norm = weights.final_norm.to(device, dtype)
-        return cls(embedding, norm, weights.norm_eps, head, draft_ids, head[draft_ids])
+        ends, draft_ids = weights.to(device, dtype), draft_ids.to(device)
+        return cls(ends.embedding, ends, draft_ids, ends.head[draft_ids])
+
+    @property
+    def head(self) -> torch.Tensor:
+        """[V, H]"""
+        return self.ends.head
 
     def normed(self, last: torch.Tensor) -> torch.Tensor:
         """States before the final norm [M, H] -> after it [M, H]."""
-        return functional.rms_norm(last, self.final_norm.shape, self.final_norm, self.norm_eps)
+        return self.ends.normed(last)
 
     def draft_logits(self, last: torch.Tensor) -> torch.Tensor:
         """Verifier logits over the draft vocabulary: last-layer states [M, H] -> [M, Vd]."""
-        return self.normed(last) @ self.draft_head.T
+        return self.ends.shaped(self.normed(last) @ self.draft_head.T)
 
     def choices(self, last: torch.Tensor) -> torch.Tensor:
         """The verifier's greedy token over its *full* vocabulary: [M, H] -> [M] int64."""
-        chunks = [(self.normed(chunk) @ self.head.T).argmax(dim=-1) for chunk in last.split(CHUNK_ROWS)]
-        return torch.cat(chunks)  # [M]
+        return torch.cat([self.ends.logits(chunk).argmax(dim=-1) for chunk in last.split(CHUNK_ROWS)])  # [M]

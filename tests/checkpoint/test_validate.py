@@ -209,10 +209,10 @@ def test_a_trained_head_is_a_warning_where_it_may_be_the_drafts_own(checkpoint: 
 def test_a_verifier_whose_ends_cannot_be_read_is_a_warning_for_a_draft_with_its_own(
     checkpoint: Path, verifier: Path
 ) -> None:
-    def scaled(document: dict) -> None:
-        document["logits_scaling"] = 8.0
+    def unlike(document: dict) -> None:
+        document["model_type"] = "deepseek_v4"
 
-    edit_config(verifier, scaled)
+    edit_config(verifier, unlike)
     assert failed(checkpoint, verifier, own_ends=True) == set()
     assert failed(checkpoint, verifier) == {"verifier's ends readable"}
 

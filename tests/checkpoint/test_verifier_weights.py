@@ -60,9 +60,8 @@ def test_a_tensor_whose_name_merely_ends_alike_does_not_count(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"model_type": "gemma3_text"}, r"1 \+ weight"),
-        ({"final_logit_softcapping": 30.0}, "softcapping"),
-        ({"logits_scaling": 8.0}, "logits_scaling"),
+        ({"model_type": "deepseek_v4"}, "residual streams"),
+        ({"rms_norm_eps": None}, "no rms_norm_eps"),
     ],
 )
 def test_a_verifier_whose_logits_are_not_head_of_norm_is_refused(tmp_path: Path, change, reason) -> None:
@@ -72,12 +71,51 @@ def test_a_verifier_whose_logits_are_not_head_of_norm_is_refused(tmp_path: Path,
         load_verifier_weights(folder)
 
 
-def test_a_quantised_head_is_refused(tmp_path: Path) -> None:
+def test_a_head_with_a_bias_is_refused(tmp_path: Path) -> None:
+    folder = tiny.write_verifier(tmp_path / "v")
+    tensors = load_file(folder / "model.safetensors")
+    save_file({**tensors, "lm_head.bias": torch.zeros(50)}, folder / "model.safetensors")
+    with pytest.raises(StageError, match="lm_head has a bias"):
+        load_verifier_weights(folder)
+
+
+def test_an_unsaid_tie_is_told_by_the_missing_head(tmp_path: Path) -> None:
+    for tied in (True, False):
+        folder = tiny.write_verifier(tmp_path / str(tied), tied=tied)
+        document = json.loads((folder / "config.json").read_text())
+        del document["tie_word_embeddings"]
+        (folder / "config.json").write_text(json.dumps(document))
+        loaded = load_verifier_weights(folder)
+        assert (loaded.head is loaded.embedding) == tied
+
+
+def test_a_language_model_is_found_where_it_is_nested(tmp_path: Path) -> None:
+    folder = tiny.write_verifier(tmp_path / "v")
+    tensors = load_file(folder / "model.safetensors")
+    named = {f"language_model.{name}": tensor for name, tensor in tensors.items()}
+    save_file({**named, "vision_tower.norm.weight": torch.ones(4)}, folder / "model.safetensors")
+    text = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({"model_type": "mistral3", "text_config": text}))
+    assert torch.equal(load_verifier_weights(folder).head, tensors["lm_head.weight"])
+
+
+def test_an_integer_head_without_a_scale_is_refused(tmp_path: Path) -> None:
     folder = tiny.write_verifier(tmp_path / "v")
     tensors = load_file(folder / "model.safetensors")
     tensors["lm_head.weight"] = tensors["lm_head.weight"].to(torch.int8)
     save_file(tensors, folder / "model.safetensors")
-    with pytest.raises(StageError, match=r"lm_head\.weight is stored as torch\.int8"):
+    with pytest.raises(
+        StageError, match=r"lm_head\.weight is stored in a way that is not known: weight torch"
+    ):
+        load_verifier_weights(folder)
+
+
+@pytest.mark.parametrize("file", ["../outside.safetensors", "/etc/passwd", "absent.safetensors"])
+def test_an_index_that_leads_out_of_the_folder_is_refused(tmp_path: Path, file: str) -> None:
+    folder = tiny.write_verifier(tmp_path / "v")
+    (tmp_path / "outside.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"lm_head.weight": file}}))
+    with pytest.raises(StageError, match="no file of this folder"):
         load_verifier_weights(folder)
 
 

@@ -190,8 +190,9 @@ def test_targets_are_the_verifiers_opinion_on_the_same_token() -> None:
     batch = objective.batch(sequence, torch.Generator())
     targets, tokens = target_logits(verifier, batch), target_tokens(verifier, sequence)
     last = sequence.hidden_states[:, -1]
-    normed = last / (last.square().mean(-1, keepdim=True) + verifier.norm_eps).sqrt() * verifier.final_norm
-    logits = normed @ verifier.head.T  # [S, V]
+    ends = verifier.ends
+    normed = last / (last.square().mean(-1, keepdim=True) + ends.norm_eps).sqrt() * ends.final_norm
+    logits = normed @ ends.head.T  # [S, V]
     for step in batch.rows.steps:
         for row, judge, guessed in zip(step.rows.tolist(), step.judges.tolist(), step.guessed.tolist()):
             assert guessed == row + 2 + step.step

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import pytest
+
+from speculators.checkpoint.rope import rope_differences, rope_parameters
+
+LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({}, {"rope_type": "default", "rope_theta": 10000.0}),
+        ({"rope_theta": 5e5, "rope_scaling": None}, {"rope_type": "default", "rope_theta": 5e5}),
+        (
+            {"rope_theta": 5e5, "rope_scaling": {"type": "llama3", **LLAMA3}},
+            {"rope_type": "llama3", "rope_theta": 5e5, **LLAMA3},
+        ),
+        (
+            {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0}},
+            {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0},
+        ),
+        (
+            {
+                "rope_parameters": {
+                    "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+                    "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
+                }
+            },
+            {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
+        ),
+        (
+            {"rope_theta": 1e4, "partial_rotary_factor": 0.5},
+            {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
+        ),
+    ],
+)
+def test_every_spelling_becomes_one(config: dict, expected: dict) -> None:
+    assert rope_parameters(config) == expected
+
+
+def test_differences_are_named_and_what_changes_nothing_is_not() -> None:
+    one = rope_parameters({"rope_theta": 1e4, "partial_rotary_factor": 1.0})
+    other = rope_parameters({"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}})
+    assert rope_differences(one, other) == ["rope_theta: 10000.0 against 1000000.0"]
+    assert rope_differences(other, {**other, "mrope_section": [1, 2, 3]}) == []
