@@ -1,0 +1,167 @@
+"""``SpeculatorModel``: a checkpoint of any algorithm as a value, read and written without loss."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from speculators.checkpoint.location import local_folder
+from speculators.checkpoint.records import SpeculatorModelConfig
+from speculators.checkpoint.weights_file import Stored, load_stored, read_header, write_weights
+from speculators.documents import read_json, write_json
+from speculators.errors import RecipeError, StageError
+
+if TYPE_CHECKING:
+    import torch
+
+    from speculators.checkpoint.read import LoadedDraft
+
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "model.safetensors"
+
+
+class SpeculatorModel:
+    """A draft's config and tensors.
+
+    ``tensors`` may stay on disk: reading a checkpoint costs its header, ``state_dict`` loads, and
+    ``save_pretrained`` copies bytes.  What was read is written again exactly: every tensor to the
+    bit, every key of the config.
+    """
+
+    def __init__(
+        self,
+        config: SpeculatorModelConfig,
+        tensors: Mapping[str, Stored | torch.Tensor],
+        folder: Path | None = None,
+    ) -> None:
+        self.config = config
+        self.tensors = dict(tensors)
+        self.folder = folder  # where it was read from
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_repo: str | os.PathLike[str],
+        *,
+        revision: str | None = None,
+        cache_dir: Path | None = None,
+    ) -> SpeculatorModel:
+        """Read a folder, or a repository ``owner/name[@revision]`` of the hub.
+
+        Raises:
+            RecipeError, MachineError: there is no such checkpoint.
+            StageError: it is damaged, in another format, or has not exactly one weight file.
+        """
+        folder = local_folder(path_or_repo, revision=revision, cache_dir=cache_dir)
+        return cls(read_config(folder), read_header(weights_of(folder))[0], folder)
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
+        """Write ``config.json`` and ``model.safetensors`` into a new or empty ``folder``.
+
+        Nothing is left behind when it fails.
+
+        Raises:
+            RecipeError: ``folder`` holds something.
+        """
+        target = Path(folder)
+        with new_folder(target) as partial:
+            write_weights(partial / WEIGHTS_NAME, self.tensors)
+            write_json(partial / CONFIG_NAME, self.config.to_document())
+        return target
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """All tensors by their names, loaded."""
+        return {
+            name: load_stored(piece) if isinstance(piece, Stored) else piece
+            for name, piece in self.tensors.items()
+        }
+
+    def draft(self, dtype: torch.dtype | None = None) -> LoadedDraft:
+        """The torch module that drafts, in float32 unless ``dtype`` says otherwise.
+
+        Raises:
+            StageError: it was not read from a folder, or is of a kind that our own models do not
+                compute.
+        """
+        import torch
+
+        from speculators.checkpoint.read import read_checkpoint
+
+        if self.folder is None:
+            raise StageError("this draft was not read from a folder", hint="save it, and read it again")
+        return read_checkpoint(self.folder, dtype or torch.float32)
+
+    def __repr__(self) -> str:
+        return f"SpeculatorModel({self.config.speculators_model_type}, {len(self.tensors)} tensors)"
+
+
+def read_config(folder: Path) -> SpeculatorModelConfig:
+    """The typed ``config.json`` of a checkpoint folder.
+
+    Raises:
+        StageError: it is missing, not JSON, or of another format.
+    """
+    return SpeculatorModelConfig.read(read_object(folder / CONFIG_NAME), str(folder / CONFIG_NAME))
+
+
+def read_object(path: Path) -> dict[str, object]:
+    """The JSON object in a stranger's file.
+
+    Raises:
+        StageError: it is missing, is no JSON or no object.
+    """
+    hint = "copy or download the checkpoint again"
+    try:
+        document = read_json(path)
+    except FileNotFoundError:
+        raise StageError(f"{path}: no such file", hint=hint, rule="checkpoint-config") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise StageError(f"{path}: not valid JSON: {error}", hint=hint, rule="checkpoint-config") from error
+    if not isinstance(document, dict):
+        raise StageError(f"{path}: not a JSON object", hint=hint, rule="checkpoint-config")
+    return document
+
+
+def weights_of(folder: Path) -> Path:
+    """The one weight file of a checkpoint folder.
+
+    Raises:
+        StageError: there is not exactly one: engines load every safetensors file that they find.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    if len(files) != 1 or not files[0].is_file():
+        raise StageError(
+            f"{folder}: {len(files)} safetensors files, expected one",
+            hint="keep the model's only; optimiser states and copies belong elsewhere",
+            rule="draft-weights",
+        )
+    return files[0]
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A folder to fill that becomes ``target`` at the end of the ``with`` block, whole or not at all.
+
+    Raises:
+        RecipeError: ``target`` holds something, or is no folder.
+    """
+    if target.is_symlink() or (target.exists() and (not target.is_dir() or any(target.iterdir()))):
+        raise RecipeError(
+            f"{target}: exists and is not an empty folder",
+            hint="name a new folder; nothing is overwritten",
+            rule="target-exists",
+        )
+    partial = target.with_name(target.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        if target.exists():
+            target.rmdir()
+        partial.replace(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

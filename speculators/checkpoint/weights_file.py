@@ -1,0 +1,210 @@
+"""Safetensors files by their bytes: headers read with suspicion, tensors copied without loading.
+
+A draft's file comes from strangers, and its header is the only thing that says where a tensor ends.
+The reader here refuses what does not add up and says where; the writer copies tensors file to file
+in the kernel, so that renaming two gigabytes of tensors costs a copy and no memory, and every
+tensor stays the same to the last bit.  Layout of the format:
+https://github.com/huggingface/safetensors#format
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+
+from speculators.errors import StageError
+
+if TYPE_CHECKING:
+    import torch
+
+HEADER_LIMIT = 100 * 1024 * 1024  # the format's own
+PREFIX = 8  # bytes that say how long the header is
+CHUNK_BYTES = 1 << 24
+
+#: Type -> bytes an element, in the order in which the format's own writer ranks types (tensor.rs).
+SIZES = {
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "F8_E8M0": 1, "I16": 2, "U16": 2, "F16": 2,
+    "BF16": 2, "I32": 4, "U32": 4, "F32": 4, "F64": 8, "I64": 8, "U64": 8,
+}  # fmt: skip
+RANKS = {dtype: rank for rank, dtype in enumerate(SIZES)}
+
+
+class Stored(NamedTuple):
+    """A tensor where it lies: ``start`` and ``end`` are offsets in ``path``."""
+
+    path: Path
+    dtype: str  # of SIZES
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+def read_header(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
+    """Every tensor of a safetensors file, and the file's metadata.
+
+    Raises:
+        StageError: the file is truncated, or its header is not one, too large, or contradicts
+            itself or the file's size.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(PREFIX), "little")
+        if size < PREFIX or length > size - PREFIX:
+            raise damaged(path, f"{size} bytes, shorter than its header says ({length})")
+        if length > HEADER_LIMIT:
+            raise damaged(path, f"a header of {length} bytes, the format allows {HEADER_LIMIT}")
+        text = file.read(length)
+    try:
+        header = json.loads(text, object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, f"its header is not JSON: {error}") from error
+    if not isinstance(header, dict):
+        raise damaged(path, "its header is not an object")
+    metadata = header.pop("__metadata__", {})
+    begin = PREFIX + length
+    stored = {name: _entry(path, name, entry, begin) for name, entry in header.items()}
+    _require_whole(path, stored, begin, size)
+    return stored, metadata if isinstance(metadata, dict) else {}
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key stands twice")
+    return found
+
+
+def _entry(path: Path, name: str, entry: Any, begin: int) -> Stored:
+    """One tensor of the header, its offsets counted from the start of the file."""
+    try:
+        dtype, shape, (start, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+        numbers = [*shape, start, end]
+    except (TypeError, KeyError, ValueError) as error:
+        raise damaged(path, f"{name!r} has no dtype, shape and two offsets") from error
+    if dtype not in SIZES:
+        raise damaged(path, f"{name!r} is of type {dtype!r}, known: {', '.join(SIZES)}")
+    if not all(type(number) is int and 0 <= number < 1 << 63 for number in numbers):
+        raise damaged(path, f"{name!r} has a shape or an offset that is no size")
+    if math.prod(shape) * SIZES[dtype] != end - start:
+        raise damaged(path, f"{name!r} is {dtype} {shape} in {end - start} bytes")
+    return Stored(path, dtype, tuple(shape), begin + start, begin + end)
+
+
+def _require_whole(path: Path, stored: Mapping[str, Stored], begin: int, size: int) -> None:
+    """Tensors cover the rest of the file exactly: no hole, no overlap, nothing behind the last."""
+    place = begin
+    for name, tensor in sorted(stored.items(), key=lambda item: (item[1].start, item[1].end)):
+        if tensor.start != place:
+            raise damaged(path, f"{name!r} starts at byte {tensor.start}, the one before ends at {place}")
+        place = tensor.end
+    if place != size:
+        raise damaged(path, f"{size} bytes, but its tensors end at {place}: truncated or padded")
+
+
+def damaged(path: Path, problem: str) -> StageError:
+    """The refusal of a weight file."""
+    return StageError(f"{path}: {problem}", hint="copy or download the file again", rule="weights-damaged")
+
+
+def write_weights(path: Path, pieces: Mapping[str, Stored | torch.Tensor]) -> None:
+    """Write ``pieces`` as one safetensors file, whole or not at all.
+
+    Tensors lie in the order of the format's own writer (wider types first, then by name), so the
+    same content is the same file whoever wrote it.
+    """
+    described = {name: _described(piece) for name, piece in pieces.items()}
+    order = sorted(described, key=lambda name: (-RANKS[described[name][0]], name))
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    place = 0
+    for name in order:
+        dtype, shape = described[name]
+        end = place + math.prod(shape) * SIZES[dtype]
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [place, end]}
+        place = end
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % PREFIX)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb", buffering=0) as file:
+            _write_all(file, len(text).to_bytes(PREFIX, "little") + text)
+            for name in order:
+                _append(file, pieces[name])
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _described(piece: Stored | torch.Tensor) -> tuple[str, tuple[int, ...]]:
+    if isinstance(piece, Stored):
+        return piece.dtype, piece.shape
+    return torch_names()[piece.dtype], tuple(piece.shape)
+
+
+def torch_names() -> dict[torch.dtype, str]:
+    """torch's types -> the format's."""
+    import torch
+
+    return {
+        torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+        torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8",
+        torch.bool: "BOOL", torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2",
+    }  # fmt: skip
+
+
+def _append(file: BinaryIO, piece: Stored | torch.Tensor) -> None:
+    if isinstance(piece, Stored):
+        _copy(file, piece)
+        return
+    import torch
+
+    flat = piece.detach().cpu().contiguous().reshape(-1)
+    if flat.numel():
+        _write_all(file, memoryview(flat.view(torch.uint8).numpy()))
+
+
+def _copy(file: BinaryIO, piece: Stored) -> None:
+    """A stored tensor's bytes, by the kernel where it can."""
+    place, left = piece.start, piece.end - piece.start
+    with piece.path.open("rb", buffering=0) as source:
+        while left:
+            copied = _copy_some(source, file, place, min(left, CHUNK_BYTES))
+            if not copied:
+                raise damaged(piece.path, f"ended at byte {place} while it was copied")
+            place, left = place + copied, left - copied
+
+
+def _copy_some(source: BinaryIO, target: BinaryIO, place: int, count: int) -> int:
+    try:
+        return os.copy_file_range(source.fileno(), target.fileno(), count, offset_src=place)
+    except (OSError, AttributeError):  # another file system, or a kernel or platform without it
+        data = os.pread(source.fileno(), count, place)
+        _write_all(target, data)
+        return len(data)
+
+
+def _write_all(file: BinaryIO, data: bytes | memoryview) -> None:
+    """An unbuffered write may take a part only."""
+    view = memoryview(data)
+    while len(view):
+        view = view[file.write(view) :]
+
+
+def load_stored(piece: Stored) -> torch.Tensor:
+    """The tensor itself, in its own memory."""
+    import torch
+
+    types = {name: dtype for dtype, name in torch_names().items()}
+    if piece.dtype not in types:
+        raise damaged(piece.path, f"holds {piece.dtype}, which torch is not asked to read here")
+    data = bytearray(piece.end - piece.start)
+    with piece.path.open("rb") as file:
+        file.seek(piece.start)
+        file.readinto(data)
+    if not data:
+        return torch.empty(piece.shape, dtype=types[piece.dtype])
+    return torch.frombuffer(data, dtype=types[piece.dtype]).reshape(piece.shape)

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from speculators.checkpoint import weights_file
+from speculators.checkpoint.weights_file import Stored, load_stored, read_header, write_weights
+from speculators.errors import StageError
+
+TENSORS = {
+    "b": torch.randn(3, 5),
+    "a": torch.randn(2, 3).to(torch.bfloat16),
+    "ids": torch.arange(7),
+    "mask": torch.tensor([True, False, True]),
+    "half": torch.randn(4).half(),
+    "small": torch.randn(2, 2).to(torch.float8_e4m3fn),
+    "empty": torch.zeros(0, 4),
+    "one": torch.tensor(3.5, dtype=torch.float64),
+    "café": torch.arange(3, dtype=torch.int32),
+}
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Path:
+    path = tmp_path / "model.safetensors"
+    save_file(TENSORS, path, metadata={"format": "pt"})
+    return path
+
+
+def same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.dtype == other.dtype and torch.equal(one.view(torch.uint8), other.view(torch.uint8))
+
+
+def test_every_type_reads_back_to_the_bit(stored: Path) -> None:
+    entries, metadata = read_header(stored)
+    assert metadata == {"format": "pt"}
+    assert entries.keys() == TENSORS.keys()
+    assert all(same(load_stored(entries[name]).reshape(-1), TENSORS[name].reshape(-1)) for name in TENSORS)
+    assert all(entries[name].shape == tuple(TENSORS[name].shape) for name in TENSORS)
+
+
+@pytest.mark.parametrize("kernel_copies", [True, False])
+def test_a_copy_is_the_file_that_the_formats_own_writer_writes(
+    stored: Path, tmp_path: Path, kernel_copies: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not kernel_copies:
+        monkeypatch.delattr(weights_file.os, "copy_file_range")
+        monkeypatch.setattr(weights_file, "CHUNK_BYTES", 7)
+    write_weights(tmp_path / "copied", read_header(stored)[0])
+    write_weights(tmp_path / "written", TENSORS)
+    assert (tmp_path / "copied").read_bytes() == stored.read_bytes()
+    assert (tmp_path / "written").read_bytes() == stored.read_bytes()
+
+
+def test_stored_and_new_tensors_go_into_one_file(stored: Path, tmp_path: Path) -> None:
+    entries, _ = read_header(stored)
+    pieces: dict[str, Stored | torch.Tensor] = {"renamed": entries["b"], "new": torch.ones(2)}
+    write_weights(tmp_path / "mixed", pieces)
+    read = load_file(tmp_path / "mixed")
+    assert torch.equal(read["renamed"], TENSORS["b"])
+    assert torch.equal(read["new"], torch.ones(2))
+
+
+def test_a_failed_write_leaves_nothing(stored: Path, tmp_path: Path) -> None:
+    lost = read_header(stored)[0]["b"]._replace(path=tmp_path / "gone")
+    with pytest.raises(FileNotFoundError):
+        write_weights(tmp_path / "new", {"b": lost})
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def raw(header: Any, data: bytes = b"", length: int | None = None) -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + data
+
+
+def one(dtype: Any = "F32", shape: Any = (2,), offsets: Any = (0, 8)) -> dict[str, Any]:
+    return {"x": {"dtype": dtype, "shape": shape, "data_offsets": offsets}}
+
+
+EIGHT = b"\0" * 8
+DAMAGED: dict[str, tuple[bytes, str]] = {
+    "an empty file": (b"", "0 bytes, shorter"),
+    "half a prefix": (b"\1\0\0", "3 bytes, shorter"),
+    "a header beyond the end": (raw(one(), EIGHT, length=10_000), "shorter than its header says"),
+    "a header of exabytes": (raw(one(), EIGHT, length=1 << 62), "shorter than its header says"),
+    "no JSON": (raw(b"not json", EIGHT), "its header is not JSON"),
+    "no text": (raw(b"\xff\xfe\x00", EIGHT), "its header is not JSON"),
+    "JSON that is nested without end": (raw(b"[" * 200_000), "its header is not JSON"),
+    "a list": (raw([1, 2]), "not an object"),
+    "a name twice": (raw(b'{"x": {}, "x": {}}'), "a key stands twice"),
+    "an entry that is a number": (raw({"x": 3}), "no dtype, shape and two offsets"),
+    "three offsets": (raw(one(offsets=[0, 4, 8]), EIGHT), "no dtype, shape and two offsets"),
+    "an unknown type": (raw(one(dtype="F3"), EIGHT), "is of type 'F3'"),
+    "a negative size": (raw(one(shape=[-2, -1]), EIGHT), "no size"),
+    "a size that is true": (raw(one(shape=[True, 2]), EIGHT), "no size"),
+    "a size beyond counting": (raw(one(shape=[1 << 70]), EIGHT), "no size"),
+    "a shape of other bytes": (raw(one(shape=[3]), EIGHT), "in 8 bytes"),
+    "a truncated tensor": (raw(one(), EIGHT[:5]), "truncated"),
+    "bytes behind the last": (raw(one(), EIGHT + b"tail"), "truncated or padded"),
+    "a hole": (raw(one(offsets=[4, 12]), EIGHT + b"tail"), "starts at byte"),
+    "an overlap": (raw({**one(), "y": one()["x"]}, EIGHT), "starts at byte"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED.values(), ids=DAMAGED.keys())
+def test_a_damaged_file_is_refused_and_the_place_said(tmp_path: Path, damage: tuple[bytes, str]) -> None:
+    content, complaint = damage
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(StageError, match=complaint) as refused:
+        read_header(path)
+    assert refused.value.rule == "weights-damaged"
+    assert str(path) in refused.value.message
+
+
+def test_a_huge_header_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", 1 << 31))
+        file.truncate((1 << 31) + 100)  # sparse
+    with pytest.raises(StageError, match="the format allows"):
+        read_header(path)
