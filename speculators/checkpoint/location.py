@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from speculators.errors import MachineError, RecipeError
@@ -15,9 +16,15 @@ WANTED = ("*.json", "*.safetensors")
 
 
 def local_folder(
-    name: str | os.PathLike[str], *, revision: str | None = None, cache_dir: Path | None = None
+    name: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    cache_dir: Path | None = None,
+    wanted: Sequence[str] = WANTED,
 ) -> Path:
     """The folder that holds checkpoint ``name``: a path, or ``owner/name[@revision]`` of the hub.
+
+    ``wanted``: patterns of the files that are fetched from there.
 
     The hub's own client looks into its cache first and honours ``HF_HUB_OFFLINE`` and ``HF_TOKEN``.
 
@@ -35,10 +42,10 @@ def local_folder(
             hint="name a folder with config.json and weights, or a hub repository owner/name[@revision]",
             rule="no-checkpoint",
         )
-    return _from_hub(match["name"], revision or match["revision"], cache_dir)
+    return _from_hub(match["name"], revision or match["revision"], cache_dir, wanted)
 
 
-def _from_hub(repository: str, revision: str | None, cache_dir: Path | None) -> Path:
+def _from_hub(repository: str, revision: str | None, cache_dir: Path | None, wanted: Sequence[str]) -> Path:
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -50,7 +57,7 @@ def _from_hub(repository: str, revision: str | None, cache_dir: Path | None) -> 
         ) from error
     try:
         return Path(
-            snapshot_download(repository, revision=revision, cache_dir=cache_dir, allow_patterns=list(WANTED))
+            snapshot_download(repository, revision=revision, cache_dir=cache_dir, allow_patterns=list(wanted))
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise MachineError(

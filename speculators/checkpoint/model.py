@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from speculators.checkpoint.location import local_folder
 from speculators.checkpoint.records import SpeculatorModelConfig
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
+JSON_LIMIT = 1 << 26  # bytes; the index of the largest model has a few million
 
 
 class SpeculatorModel:
@@ -108,7 +109,7 @@ def read_config(folder: Path) -> SpeculatorModelConfig:
     return SpeculatorModelConfig.read(read_object(folder / CONFIG_NAME), str(folder / CONFIG_NAME))
 
 
-def read_object(path: Path) -> dict[str, object]:
+def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in a stranger's file.
 
     Raises:
@@ -116,6 +117,8 @@ def read_object(path: Path) -> dict[str, object]:
     """
     hint = "copy or download the checkpoint again"
     try:
+        if path.stat().st_size > JSON_LIMIT:
+            raise ValueError(f"{path.stat().st_size} bytes, more than any config has")
         document = read_json(path)
     except FileNotFoundError:
         raise StageError(f"{path}: no such file", hint=hint, rule="checkpoint-config") from None

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from speculators.checkpoint.dequantise import PARTS, dequantised
 from speculators.checkpoint.verifier_layout import text_config, verifier_layout
+from speculators.checkpoint.weights_file import read_header
 from speculators.documents import read_json
 from speculators.errors import StageError
 
@@ -96,8 +97,7 @@ def tensor_files(folder: Path) -> dict[str, Path]:
                 rule="verifier-weights",
             )
         (single,) = others
-    with safe_open(single, framework="pt") as file:
-        return dict.fromkeys(file.keys(), single)
+    return dict.fromkeys(read_header(single)[0], single)
 
 
 def indexed_files(folder: Path) -> dict[str, Path]:

@@ -17,6 +17,7 @@ from speculators import __version__
 from speculators.cli.bundle import bundle
 from speculators.cli.cache import cache
 from speculators.cli.check import check
+from speculators.cli.convert import convert
 from speculators.cli.doctor import doctor
 from speculators.cli.errors import bug_text, error_text
 from speculators.cli.images import images
@@ -82,7 +83,7 @@ def build_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(epilog=EPILOG)(root)
-    for verb in (check, doctor, plan, run, lock, bundle, verify, publish, render, schema):
+    for verb in (check, doctor, plan, run, lock, bundle, verify, publish, render, convert, schema):
         app.command(verb.__name__)(verb)
     app.add_typer(cache(), name="cache")
     app.add_typer(images, name="images")

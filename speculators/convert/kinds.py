@@ -1,0 +1,124 @@
+"""Which layout a checkpoint is in, told by its own keys and names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import NamedTuple
+
+from speculators.convert.plan import Options, Plan
+from speculators.convert.source import Source
+from speculators.errors import RecipeError
+
+
+class Kind(NamedTuple):
+    """A layout: ``module`` has its ``plan``; ``told`` says by what a source is one, or None."""
+
+    name: str
+    label: str
+    module: str
+    told: Callable[[Source], str | None]
+
+    def plan(self, source: Source, options: Options) -> Plan:
+        planned: Plan = import_module(self.module).plan(source, options)
+        return planned
+
+
+def _names(source: Source) -> set[str]:
+    return {name.removeprefix("model.") for name in source.tensors}
+
+
+def _architecture(source: Source) -> str:
+    return str((source.config.get("architectures") or [""])[0])
+
+
+def _mtp(source: Source) -> str | None:
+    return "it has tensors mtp.*" if "mtp.fc.weight" in source.tensors else None
+
+
+def _dflash(source: Source) -> str | None:
+    if "dflash_config" in source.config:
+        return "its config has a dflash_config"
+    return None
+
+
+def _is_eagle3(source: Source) -> bool:
+    names = _names(source)
+    normed = {"midlayer.hidden_norm.weight", "layers.0.hidden_norm.weight"} & names
+    return "fc.weight" in names and bool(normed)
+
+
+def _nvidia(source: Source) -> str | None:
+    found = sorted({"eagle_architecture_config", "parallel_draft_step"} & source.config.keys())
+    producer = source.config.get("producer")
+    if isinstance(producer, dict) and producer.get("name") == "modelopt":
+        found.append("producer modelopt")
+    return f"its config has {', '.join(found)}" if found and _is_eagle3(source) else None
+
+
+def _specforge(source: Source) -> str | None:
+    if not _is_eagle3(source) or _architecture(source) != "LlamaForCausalLMEagle3":
+        return None
+    return "its architecture is LlamaForCausalLMEagle3, as SpecForge and TorchSpec write it"
+
+
+def _eagle3(source: Source) -> str | None:
+    return "it has fc.weight and hidden_norm.weight in its first layer" if _is_eagle3(source) else None
+
+
+def _eagle(source: Source) -> str | None:
+    names = _names(source)
+    if "fc.weight" in names and "layers.0.self_attn.q_proj.weight" in names and not _is_eagle3(source):
+        hidden, fused = next(source.shape(name) for name in source.tensors if name.endswith("fc.weight"))
+        return "its fc.weight is [H, 2H] and it has no hidden_norm" if fused == 2 * hidden else None
+    return None
+
+
+EAGLE3, EAGLE1 = "speculators.convert.eagle.eagle3", "speculators.convert.eagle.eagle1"
+
+#: Asked in this order: what is more particular comes first.
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind("mtp", "a verifier with a native MTP head", "speculators.convert.mtp", _mtp),
+        Kind("dflash", "z-lab DFlash", "speculators.convert.dflash", _dflash),
+        Kind("nvidia", "NVIDIA ModelOpt or NeMo EAGLE-3", EAGLE3, _nvidia),
+        Kind("specforge", "SpecForge EAGLE-3", EAGLE3, _specforge),
+        Kind("torchspec", "TorchSpec EAGLE-3", EAGLE3, _specforge),
+        Kind("eagle3", "SafeAILab EAGLE-3", EAGLE3, _eagle3),
+        Kind("eagle", "SafeAILab EAGLE", EAGLE1, _eagle),
+        Kind("hass", "HASS", EAGLE1, _eagle),
+    )
+}
+
+
+def detect(source: Source, asked: str | None = None) -> tuple[Kind, str]:
+    """The layout of ``source`` and by what it was told; ``asked`` overrides.
+
+    Raises:
+        RecipeError: it is none that is known, or is in the speculators format already.
+    """
+    if asked is not None:
+        if asked not in KINDS:
+            hint = f"known are {', '.join(KINDS)}; leave it out to detect"
+            raise RecipeError(f"--from {asked}: no such layout", hint=hint, rule="usage")
+        return KINDS[asked], "as given"
+    if "speculators_config" in source.config:
+        raise RecipeError(
+            f"{source.folder}: is in the speculators format already",
+            hint="'speculators inspect DIR' says whether it is sound, '--fix NEW' mends it",
+            rule="nothing-to-convert",
+        )
+    for kind in KINDS.values():
+        if by := kind.told(source):
+            return kind, by
+    raise RecipeError(
+        f"{source.folder}: of no layout that is known ({', '.join(KINDS)}): {_seen(source)}",
+        hint="say which: --from KIND",
+        rule="unknown-layout",
+    )
+
+
+def _seen(source: Source) -> str:
+    names = ", ".join(sorted(source.tensors)[:4])
+    return f"architecture {_architecture(source) or 'not said'}, tensors {names}, ..."

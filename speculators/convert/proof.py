@@ -1,0 +1,173 @@
+"""The numeric proof of a conversion: source-layout forward against converted forward."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from speculators.checkpoint.model import SpeculatorModel
+from speculators.checkpoint.read import read_checkpoint
+from speculators.checkpoint.weights_file import Stored, load_stored
+from speculators.convert import forward
+from speculators.convert.eagle.eagle3 import FLAGS, target_name
+from speculators.convert.source import Source
+from speculators.convert.vocabulary_map import read_map
+from speculators.errors import StageError
+
+ROWS, STEPS = 24, 3  # enough to tell two drafts apart; forwards are dense
+TOLERANCE = 1e-3  # of the largest logit: two orders of float32 sums, and no more
+
+
+class Proof(NamedTuple):
+    """How far two forwards differ on the same random inputs."""
+
+    compared: str
+    largest: float  # difference, as a share of the largest value
+    tokens: float  # share of rows whose most likely token agrees
+
+    @property
+    def ok(self) -> bool:
+        return self.largest <= TOLERANCE and self.tokens >= 1 - 1 / ROWS  # one near-tie may fall either way
+
+
+def prove(kind: str, source: Source, converted: Path) -> Proof | None:
+    """Run both forwards; None where this kind has no plain forward (``mtp``).
+
+    Raises:
+        StageError: they differ.
+    """
+    proof = PROOFS[kind](source, SpeculatorModel.from_pretrained(converted)) if kind in PROOFS else None
+    if proof is not None and not proof.ok:
+        raise StageError(
+            f"{source.folder}: the converted draft differs by {proof.largest:.1e} of the largest value, "
+            f"{proof.tokens:.0%} of tokens agree ({proof.compared})",
+            hint="nothing was written; report this layout as a bug",
+            rule="conversion-differs",
+        )
+    return proof
+
+
+def difference(compared: str, one: list[torch.Tensor], other: list[torch.Tensor]) -> Proof:
+    """Of two lists of [T, V]."""
+    pairs = list(zip(one, other))
+    largest = max(float((a - b).abs().max()) for a, b in pairs) / max(float(a.abs().max()) for a in one)
+    agreeing = torch.cat([a.argmax(-1) == b.argmax(-1) for a, b in pairs]).float().mean()
+    return Proof(compared, largest, float(agreeing))
+
+
+def source_weights(source: Source, spelled: Mapping[str, str] | None = None) -> forward.Weights:
+    """The source's tensors by their own names, or by those that ``spelled`` maps to them."""
+
+    def weight(name: str) -> torch.Tensor | None:
+        stored = name if spelled is None else spelled.get(name, name)
+        return source.load(stored).float() if stored in source.tensors else None
+
+    return weight
+
+
+def model_weights(model: SpeculatorModel) -> forward.Weights:
+    def weight(name: str) -> torch.Tensor | None:
+        piece = model.tensors.get(name)
+        return (
+            (load_stored(piece) if isinstance(piece, Stored) else piece).float()
+            if piece is not None
+            else None
+        )
+
+    return weight
+
+
+def random(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def scattered(logits: torch.Tensor, ids: torch.Tensor, vocab_size: int) -> torch.Tensor:
+    """Draft logits [T, Vd] over the verifier's vocabulary [T, V]."""
+    return torch.full((len(logits), vocab_size), float(logits.min()) - 1).index_copy(1, ids, logits)
+
+
+def prove_eagle3(source: Source, model: SpeculatorModel) -> Proof:
+    """Three drafting steps in the source's names and map against our own EAGLE-3."""
+    config = model.config.to_document()
+    layer = config["transformer_layer_config"]
+    vocab_size, hidden = layer["vocab_size"], layer["hidden_size"]
+    bare = {name.removeprefix("model.").removeprefix("draft_model."): name for name in source.tensors}
+    aux = random(ROWS, source.shape(bare["fc.weight"])[1])
+    embeddings = tuple(random(ROWS, hidden + step)[:, :hidden] for step in range(STEPS))
+    first = "midlayer" if any(name.startswith("midlayer.") for name in bare) else "layers.0"
+    flags = {flag: config[flag] for flag in FLAGS}
+    was = forward.eagle3_logits(source_weights(source, bare), first, source.config, flags, aux, embeddings)
+    ids = source_ids(source, bare, vocab_size)
+    one = [scattered(logits, ids, vocab_size) for logits in was]
+    assert model.folder is not None  # it was read from one
+    ids = torch.arange(vocab_size)
+    if "d2t" in model.tensors:
+        d2t = model.state_dict()["d2t"]
+        ids = d2t + torch.arange(len(d2t))
+    try:
+        loaded = read_checkpoint(model.folder)
+    except StageError:  # a family that our own draft does not compute: the same plain forward, new names
+        now = forward.eagle3_logits(model_weights(model), "layers.0", layer, flags, aux, embeddings)
+        by = "plain forward in both layouts"
+    else:
+        now = stepped(loaded, aux, embeddings)
+        by = "plain forward of the source against our EAGLE-3"
+    return difference(by, one, [scattered(logits, ids, vocab_size) for logits in now])
+
+
+def stepped(loaded: Any, aux: torch.Tensor, embeddings: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
+    """Logits [T, Vd] of each step by ``models.eagle3``."""
+    draft, found = loaded.draft, []
+    with torch.no_grad():
+        state, cache = draft.combine(aux), draft.new_cache()
+        for step, embedded in enumerate(embeddings):
+            positions = torch.arange(ROWS) + step
+            state, normed = draft.step(state, embedded, positions, cache, [(0, ROWS)])
+            found.append(normed @ loaded.head.T)
+    return found
+
+
+def source_ids(source: Source, bare: Mapping[str, str], vocab_size: int) -> torch.Tensor:
+    """Verifier token of each row of the source's head [Vd]."""
+    rows = source.shape(bare["lm_head.weight"])[0]
+    if rows == vocab_size:
+        return torch.arange(vocab_size)
+    maps = [source.load(bare[name]) if name in bare else None for name in ("d2t", "t2d")]
+    vocabulary = read_map(maps[0], maps[1], vocab_size, str(source.folder))
+    if vocabulary.order is None:
+        return vocabulary.ids
+    return torch.empty_like(vocabulary.ids).index_copy(0, vocabulary.order, vocabulary.ids)
+
+
+def prove_eagle(source: Source, model: SpeculatorModel) -> Proof:
+    """The draft's states, source names and config against the converted ones."""
+    layer = dict(model.config.transformer_layer_config)
+    hidden = layer["hidden_size"]
+    states, embedded = random(ROWS, hidden), random(ROWS, hidden + 1)[:, :hidden]
+    spelled = {target_name(name): name for name in source.tensors}
+    was = forward.eagle_states(source_weights(source, spelled), source.config, states, embedded)
+    now = forward.eagle_states(model_weights(model), layer, states, embedded)
+    return difference("plain EAGLE forward in both layouts", [was], [now])
+
+
+def prove_dflash(source: Source, model: SpeculatorModel) -> Proof:
+    """A block drafted from a verifier's states, layers picked by each layout's own ids."""
+    document = model.config.to_document()
+    layer, ids = document["transformer_layer_config"], document["aux_hidden_state_layer_ids"]
+    target_hidden, hidden = document["target_hidden_size"], layer["hidden_size"]
+    residual = random(max(ids) + 1, ROWS, target_hidden)  # after k layers, k = 0 ..
+    own = source.config["dflash_config"].get("target_layer_ids") or [layer - 1 for layer in ids]
+    block = random(document["block_size"], hidden)
+    was = forward.dflash_states(
+        source_weights(source), source.config, torch.cat([residual[one + 1] for one in own], dim=-1), block
+    )
+    now = forward.dflash_states(
+        model_weights(model), layer, torch.cat([residual[one] for one in ids], dim=-1), block
+    )
+    return difference("plain DFlash forward in both layouts", [was], [now])
+
+
+PROOFS = {"eagle3": prove_eagle3, "eagle": prove_eagle, "dflash": prove_dflash}

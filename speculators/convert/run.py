@@ -1,0 +1,104 @@
+"""One conversion from end to end: open, plan, write aside, check, prove, and only then appear."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from speculators.checkpoint.check import Check, failures
+from speculators.checkpoint.location import local_folder
+from speculators.checkpoint.model import CONFIG_NAME, WEIGHTS_NAME, new_folder, read_object
+from speculators.checkpoint.validate import validate
+from speculators.checkpoint.weights_file import write_weights
+from speculators.convert.kinds import detect
+from speculators.convert.plan import Options, Plan
+from speculators.convert.proof import Proof, prove
+from speculators.convert.source import open_source
+from speculators.documents import write_json
+from speculators.errors import RecipeError, StageError
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks of ``convert``."""
+
+    source: str
+    verifier: str | None = None
+    kind: str | None = None
+    aux_layers: tuple[int, ...] | None = None
+    flags: Mapping[str, bool] = field(default_factory=dict)
+    speculative_tokens: int | None = None
+
+
+class Conversion(NamedTuple):
+    """What was done, and what became of everything."""
+
+    kind: str
+    label: str
+    by: str
+    plan: Plan
+    checks: list[Check]
+    proof: Proof | None
+
+
+def convert(request: Request, target: Path, *, checked: bool = True) -> Conversion:
+    """Convert into ``target``, which appears whole or not at all.
+
+    ``checked``: also validate and prove; a conversion that fails either leaves nothing.
+
+    Raises:
+        RecipeError: source, kind, verifier or target are not what they should be.
+        StageError: the source is damaged or cannot be converted without loss or a guess.
+    """
+    source = open_source(request.source)
+    kind, by = detect(source, request.kind)
+    plan = kind.plan(source, options_of(request, source.config if kind.name == "mtp" else None))
+    checks: list[Check] = []
+    proof = None
+    with new_folder(target) as partial:
+        write_weights(partial / WEIGHTS_NAME, plan.pieces)
+        write_json(partial / CONFIG_NAME, plan.document)
+        if checked:
+            checks = sound(partial, request.source)
+            proof = prove(plan.document["speculators_model_type"], source, partial)
+    return Conversion(kind.name, kind.label, by, plan, checks, proof)
+
+
+def options_of(request: Request, own_config: Mapping[str, Any] | None) -> Options:
+    """What is known of the verifier; a native head's verifier is its source.
+
+    Raises:
+        RecipeError: no verifier is named, and engines could not load the draft without.
+    """
+    name = request.verifier or (request.source if own_config is not None else None)
+    if name is None:
+        raise RecipeError(
+            "no verifier is named, and no engine loads a draft without",
+            hint="--verifier FOLDER or owner/name: the model that the draft was trained for",
+            rule="no-verifier",
+        )
+    folder = local_folder(name, wanted=(CONFIG_NAME,))
+    config = read_object(folder / CONFIG_NAME)
+    written = str(folder.resolve()) if Path(name).is_dir() else name
+    return Options(written, config, request.aux_layers, request.flags, request.speculative_tokens)
+
+
+def sound(folder: Path, source: str) -> list[Check]:
+    """The validator's answers; kinds that it does not know have none.
+
+    Raises:
+        StageError: a check failed.
+    """
+    checks = validate(folder)
+    if any(check.name == "algorithm" and not check.ok for check in checks):
+        return []
+    if failed := failures(checks):
+        raise StageError(
+            f"{source}: the conversion fails {len(failed)} checks: "
+            + "; ".join(f"{check.name} ({check.detail})" for check in failed),
+            hint="nothing was written; the source is incomplete or of another layout: --from KIND",
+            rule="draft-invalid",
+        )
+    return checks

@@ -1,0 +1,70 @@
+"""Vocabulary maps of other trainers: absolute ids or offsets, with or without membership.
+
+The format stores offsets.  Absolute ids read as offsets lead to other tokens, mostly valid ones, and
+nothing fails but acceptance; so a map that fits both readings is not guessed at.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from speculators.checkpoint.vocabulary import from_offsets, to_offsets
+from speculators.errors import StageError
+
+
+class DraftVocabulary(NamedTuple):
+    """``ids`` [Vd] int64 ascending; ``order`` [Vd]: rows of the stored head in that order, or None."""
+
+    ids: torch.Tensor
+    order: torch.Tensor | None
+    by: str
+
+
+def read_map(
+    d2t: torch.Tensor | None, t2d: torch.Tensor | None, vocab_size: int, place: str
+) -> DraftVocabulary:
+    """The draft's verifier ids from whatever is stored.
+
+    Raises:
+        StageError: the maps are missing, contradict each other or fit both readings.
+    """
+    members = None if t2d is None else t2d.bool().nonzero().flatten()  # [Vd]
+    if d2t is None:
+        if members is None:
+            raise _unclear(place, "neither d2t nor t2d, so nothing says which tokens the draft's are")
+        return DraftVocabulary(members, None, "t2d: its marked tokens, ascending")
+    stored = d2t.to(torch.int64).flatten()
+    readings = {"offsets": from_offsets(stored), "absolute ids": stored}
+    sound = {name: ids for name, ids in readings.items() if _is_sound(ids, vocab_size)}
+    if members is not None:
+        sound = {name: ids for name, ids in sound.items() if torch.equal(ids.sort().values, members)}
+    if not sound:
+        raise _unclear(
+            place, "d2t is neither offsets nor absolute ids of distinct tokens that t2d agrees with"
+        )
+    if len(sound) > 1:
+        ends = ", ".join(f"{name}: {ids[:3].tolist()}..{int(ids[-1])}" for name, ids in sound.items())
+        raise _unclear(place, f"d2t can be read both ways ({ends}) and there is no t2d to tell")
+    ((name, ids),) = sound.items()
+    told = f"d2t read as {name}, " + ("as t2d says" if members is not None else "the only sound reading")
+    ascending, order = ids.sort()
+    return DraftVocabulary(ascending, None if torch.equal(ascending, ids) else order, told)
+
+
+def offsets(vocabulary: DraftVocabulary) -> torch.Tensor:
+    """The ``d2t`` [Vd] of the format."""
+    return to_offsets(vocabulary.ids)
+
+
+def _is_sound(ids: torch.Tensor, vocab_size: int) -> bool:
+    """Distinct tokens of the verifier, and not a map that nobody filled in."""
+    inside = bool((ids >= 0).all() and (ids < vocab_size).all())
+    trivial = torch.equal(ids, torch.arange(len(ids))) or torch.equal(ids, 2 * torch.arange(len(ids)))
+    return inside and len(ids.unique()) == len(ids) and not trivial
+
+
+def _unclear(place: str, problem: str) -> StageError:
+    hint = "get the map from whoever trained the draft; a wrong one drafts wrong tokens without an error"
+    return StageError(f"{place}: {problem}", hint=hint, rule="vocabulary-map")

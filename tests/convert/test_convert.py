@@ -1,0 +1,265 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from speculators.convert import proof as proofs
+from speculators.convert.eagle.eagle3_converter import Eagle3Converter
+from speculators.convert.mtp import stitch
+from speculators.convert.run import Conversion, Request, convert
+from speculators.errors import RecipeError, StageError
+from tests.convert import sources
+
+
+@pytest.fixture
+def verifier(tmp_path: Path) -> Path:
+    return sources.verifier(tmp_path / "verifier")
+
+
+def run(source: Path, verifier: Path | None, **asked: object) -> Conversion:
+    name = None if verifier is None else str(verifier)
+    return convert(Request(str(source), name, **asked), source.parent / "converted")  # type: ignore[arg-type]
+
+
+def written(source: Path) -> tuple[dict, dict[str, torch.Tensor]]:
+    folder = source.parent / "converted"
+    return json.loads((folder / "config.json").read_text()), load_file(folder / "model.safetensors")
+
+
+LAYOUTS: dict[str, Callable[[Path], Path]] = {
+    "eagle3": sources.safeailab, "specforge": sources.specforge, "nvidia": sources.nvidia,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_the_same_eagle3_draft_in_every_layout_becomes_the_same_tensors(kind, tmp_path, verifier) -> None:
+    source = LAYOUTS[kind](tmp_path / "source")
+    done = run(source, verifier)
+    assert done.kind == kind
+    document, tensors = written(source)
+    expected = sources.eagle3_tensors("layers.0")
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in expected.items())
+    assert tensors.keys() - expected.keys() <= {"embed_tokens.weight"}
+    assert document["eagle_aux_hidden_state_layer_ids"] == [2, 6, 9]
+    assert document["speculators_config"]["verifier"]["name_or_path"] == str(verifier.resolve())
+    flags = ("norm_before_residual", "norm_before_fc", "fc_norm", "norm_output")
+    assert [document[flag] for flag in flags] == [False] * 4
+    assert "model_type" not in document
+    assert done.proof is not None
+    assert done.proof.largest < 1e-5
+    assert done.proof.tokens == 1.0
+
+
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_every_key_and_tensor_of_the_source_is_accounted_for(kind, tmp_path, verifier) -> None:
+    source = LAYOUTS[kind](tmp_path / "source")
+    done = run(source, verifier)
+    config = json.loads((source / "config.json").read_text())
+    assert config.keys() <= {fate.name for fate in done.plan.fields}
+    assert load_file(source / "model.safetensors").keys() <= {fate.name for fate in done.plan.tensors}
+    assert all(fate.why for fate in (*done.plan.fields, *done.plan.tensors) if fate.fate == "dropped")
+    (unknown,) = [fate for fate in done.plan.fields if fate.name == "somebody_elses"]
+    assert unknown.fate == "dropped"
+
+
+def test_a_pickle_of_plain_tensors_is_read(tmp_path, verifier) -> None:
+    source = sources.safeailab(tmp_path / "source", pickled=True)
+    run(source, verifier)
+    assert torch.equal(written(source)[1]["fc.weight"], sources.eagle3_tensors()["fc.weight"])
+
+
+class Bomb:
+    """Unpickled, it would write a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
+def test_a_pickle_with_code_is_refused_and_its_code_not_run(tmp_path, verifier) -> None:
+    source = sources.safeailab(tmp_path / "source", pickled=True)
+    torch.save({"fc.weight": torch.ones(1), "x": Bomb(tmp_path / "ran")}, source / "pytorch_model.bin")
+    with pytest.raises(StageError, match="no plain tensors in it"):
+        run(source, verifier)
+    assert not (tmp_path / "ran").exists()
+
+
+def edit(source: Path, change: Callable[[dict], object]) -> None:
+    tensors = load_file(source / "model.safetensors")
+    change(tensors)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, source / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "by"),
+    [
+        (lambda t: t.update(d2t=sources.DRAFT_IDS), "absolute ids"),
+        (lambda t: t.pop("d2t"), "t2d: its marked tokens"),
+        (lambda t: t.pop("t2d"), "the only sound reading"),
+    ],
+)
+def test_a_map_in_another_form_becomes_the_same_map(change, by, tmp_path, verifier) -> None:
+    source = sources.safeailab(tmp_path / "source")
+    edit(source, change)
+    done = run(source, verifier)
+    _, tensors = written(source)
+    expected = sources.eagle3_tensors()
+    assert torch.equal(tensors["d2t"], expected["d2t"])
+    assert torch.equal(tensors["t2d"], expected["t2d"])
+    assert any(by in fate.why for fate in done.plan.tensors)
+
+
+def test_a_map_out_of_order_is_put_in_order_together_with_the_head(tmp_path, verifier) -> None:
+    source = sources.safeailab(tmp_path / "source")
+    order = torch.randperm(sources.DRAFT_VOCAB, generator=torch.Generator().manual_seed(1))
+
+    def shuffle(tensors: dict) -> None:
+        tensors["d2t"] = sources.DRAFT_IDS[order]
+        tensors["lm_head.weight"] = tensors["lm_head.weight"][order]
+
+    edit(source, shuffle)
+    done = run(source, verifier)
+    _, tensors = written(source)
+    expected = sources.eagle3_tensors()
+    assert torch.equal(tensors["lm_head.weight"], expected["lm_head.weight"])
+    assert torch.equal(tensors["d2t"], expected["d2t"])
+    assert done.proof is not None
+    assert done.proof.tokens == 1.0
+
+
+REFUSED: dict[str, tuple[Callable[[dict], object], str]] = {
+    "a bias after fc": (lambda t: t.update({"fc.bias": torch.ones(16)}), r"fc\.bias is not zero"),
+    "no map": (lambda t: (t.pop("d2t"), t.pop("t2d")), "neither d2t nor t2d"),
+    "a map that t2d contradicts": (lambda t: t.update(d2t=t["d2t"] + 1), "neither offsets nor absolute ids"),
+    "a map that can be both": (
+        lambda t: (t.update(d2t=torch.arange(20) + 3), t.pop("t2d")),
+        "can be read both ways",
+    ),
+    "an unfilled map": (lambda t: (t.update(d2t=torch.zeros(20, dtype=torch.int64)), t.pop("t2d")), "neither"),
+    "no last norm": (lambda t: t.pop("norm.weight"), r"no tensor norm\.weight"),
+    "a missing matrix": (lambda t: t.pop("midlayer.mlp.up_proj.weight"), "no tensor missing"),
+    "an unknown tensor": (lambda t: t.update(extra=torch.ones(1)), "no unknown tensor"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED.values(), ids=REFUSED.keys())
+def test_what_cannot_be_converted_without_loss_is_refused(case, tmp_path, verifier) -> None:
+    change, complaint = case
+    source = sources.safeailab(tmp_path / "source")
+    edit(source, change)
+    with pytest.raises(StageError, match=complaint):
+        run(source, verifier)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source", "verifier"]
+
+
+def test_a_bias_of_zeros_is_dropped_and_said(tmp_path, verifier) -> None:
+    source = sources.safeailab(tmp_path / "source")
+    edit(source, lambda tensors: tensors.update({"fc.bias": torch.zeros(16)}))
+    done = run(source, verifier)
+    assert ("fc.bias", "dropped") in [(fate.name, fate.fate) for fate in done.plan.tensors]
+
+
+def test_layer_ids_that_can_mean_two_things_stop_with_both(tmp_path, verifier) -> None:
+    source = sources.nvidia(tmp_path / "source", ids=(1, 4, 8))
+    with pytest.raises(StageError, match=r"after \[1, 4, 8\] layers.*after \[2, 5, 9\] layers"):
+        run(source, verifier)
+    done = run(source, verifier, aux_layers=(1, 4, 8))
+    assert written(source)[0]["eagle_aux_hidden_state_layer_ids"] == [1, 4, 8]
+    assert any(fate.why == "as given" for fate in done.plan.fields)
+
+
+def test_the_class_interface_takes_maverick_s_ids_as_vllm_counts_them(tmp_path) -> None:
+    verifier = sources.verifier(tmp_path / "verifier", num_hidden_layers=48)
+    source = sources.nvidia(tmp_path / "source", ids=(1, 23, 44))
+    Eagle3Converter().convert(
+        input_path=source,
+        output_path=tmp_path / "converted",
+        base_model=str(verifier),
+        validate=True,
+        norm_before_residual=True,
+        eagle_aux_hidden_state_layer_ids=[1, 23, 44],
+    )
+    document, _ = written(source)
+    assert document["eagle_aux_hidden_state_layer_ids"] == [1, 23, 44]
+    assert document["norm_before_residual"] is True
+
+
+def test_a_proof_that_fails_leaves_nothing(tmp_path, verifier, monkeypatch) -> None:
+    def spoiled(loaded, aux, embeddings):
+        return [logits + torch.randn_like(logits) for logits in unspoiled(loaded, aux, embeddings)]
+
+    unspoiled = proofs.stepped
+    monkeypatch.setattr(proofs, "stepped", spoiled)
+    with pytest.raises(StageError, match="differ by"):
+        run(sources.safeailab(tmp_path / "source"), verifier)
+    assert not (tmp_path / "converted").exists()
+
+
+def test_eagle_becomes_what_vllm_s_eagle_method_loads(tmp_path, verifier) -> None:
+    source = sources.eagle1(tmp_path / "source")
+    done = run(source, verifier)
+    document, tensors = written(source)
+    assert (done.kind, document["model_type"], document["speculators_model_type"]) == (
+        "eagle",
+        "llama",
+        "eagle",
+    )
+    stored = load_file(source / "model.safetensors")
+    assert tensors.keys() == stored.keys()
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in stored.items())
+    assert done.proof is not None
+    assert done.proof.ok
+
+
+def test_dflash_ids_count_outputs_and_are_translated(tmp_path, verifier) -> None:
+    source = sources.dflash(tmp_path / "source")
+    done = run(source, verifier)
+    document, tensors = written(source)
+    assert document["aux_hidden_state_layer_ids"] == [2, 6, 9]
+    assert (document["mask_token_id"], document["block_size"]) == (49, 4)
+    assert document["speculators_config"]["proposal_methods"][0]["speculative_tokens"] == 3
+    stored = load_file(source / "model.safetensors")
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in stored.items())
+    assert done.proof is not None
+    assert done.proof.ok
+
+
+@pytest.mark.parametrize("experts", [0, 3])
+def test_a_native_head_taken_out_and_put_back_is_the_same(experts: int, tmp_path) -> None:
+    source = sources.mtp(tmp_path / "source", experts)
+    done = run(source, None)
+    document, tensors = written(source)
+    assert done.kind == "mtp"
+    assert "mtp_layers.0.input_proj.weight" in tensors
+    assert ("mtp_layers.0.mlp.experts.gate_up_proj" in tensors) == bool(experts)
+    assert document["transformer_layer_config"]["hidden_size"] == 16
+    names = stitch(tmp_path / "converted", source, tmp_path / "stitched")
+    original, again = load_file(source / "model.safetensors"), {}
+    for path in (tmp_path / "stitched").glob("*.safetensors"):
+        again |= {
+            name: tensor for name, tensor in load_file(path).items() if path.name == "model-mtp.safetensors"
+        }
+    assert sorted(again) == names == sorted(name for name in original if name.startswith("mtp."))
+    assert all(torch.equal(again[name], original[name]) for name in names)
+    index = json.loads((tmp_path / "stitched" / "model.safetensors.index.json").read_text())["weight_map"]
+    assert index.keys() == original.keys()
+
+
+def test_a_checkpoint_in_the_format_and_an_unknown_one_are_told_apart(tmp_path, verifier) -> None:
+    source = sources.safeailab(tmp_path / "source")
+    run(source, verifier)
+    with pytest.raises(RecipeError, match="in the speculators format already"):
+        convert(Request(str(tmp_path / "converted"), str(verifier)), tmp_path / "again")
+    with pytest.raises(RecipeError, match="of no layout that is known"):
+        convert(Request(str(verifier), str(verifier)), tmp_path / "again")
+    with pytest.raises(RecipeError, match="no verifier is named"):
+        convert(Request(str(source)), tmp_path / "again")
+    with pytest.raises(RecipeError, match="not an empty folder"):
+        convert(Request(str(source), str(verifier)), tmp_path / "converted")
