@@ -18,6 +18,7 @@ import errno
 __all__ = [
     "BY_EXIT_CODE",
     "EXIT_BUG",
+    "EXIT_DEFECT",
     "EXIT_INTERRUPTED",
     "EXIT_WORK",
     "MACHINE_ERRNOS",
@@ -29,6 +30,7 @@ __all__ = [
     "storage_error",
 ]
 
+EXIT_DEFECT = 6  # of inspect
 EXIT_WORK = 10  # of plan --detailed-exitcode
 EXIT_BUG = 70
 EXIT_INTERRUPTED = 130

@@ -38,10 +38,12 @@ class SpeculatorModel:
         config: SpeculatorModelConfig,
         tensors: Mapping[str, Stored | torch.Tensor],
         folder: Path | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> None:
         self.config = config
         self.tensors = dict(tensors)
         self.folder = folder  # where it was read from
+        self.metadata = dict(metadata or {})  # of the weight file
 
     @classmethod
     def from_pretrained(
@@ -58,7 +60,8 @@ class SpeculatorModel:
             StageError: it is damaged, in another format, or has not exactly one weight file.
         """
         folder = local_folder(path_or_repo, revision=revision, cache_dir=cache_dir)
-        return cls(read_config(folder), read_header(weights_of(folder))[0], folder)
+        tensors, metadata = read_header(weights_of(folder))
+        return cls(read_config(folder), tensors, folder, metadata)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
         """Write ``config.json`` and ``model.safetensors`` into a new or empty ``folder``.
@@ -70,7 +73,7 @@ class SpeculatorModel:
         """
         target = Path(folder)
         with new_folder(target) as partial:
-            write_weights(partial / WEIGHTS_NAME, self.tensors)
+            write_weights(partial / WEIGHTS_NAME, self.tensors, self.metadata)
             write_json(partial / CONFIG_NAME, self.config.to_document())
         return target
 

@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from speculators.checkpoint.config import CONFIG_NAME
+from speculators.checkpoint.trained_as import DIGESTS, TRAINED_AS, digests, trained_as
 from speculators.checkpoint.verifier_weights import VerifierWeights
 from speculators.checkpoint.vocabulary import membership, to_offsets
+from speculators.checkpoint.weights_file import write_weights
 from speculators.documents import file_digest, value_digest, write_json
 
 WEIGHTS_NAME = "model.safetensors"
@@ -49,12 +50,8 @@ def assemble(
 def write_checkpoint(folder: Path, document: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
     """Write ``config.json`` and the one weight file into ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
-    # Clones: a full-vocabulary head may be the very embedding, and safetensors refuses shared memory.
-    separate = {name: tensor.detach().clone() for name, tensor in tensors.items()}
-    partial = folder / (WEIGHTS_NAME + ".partial")
-    save_file(separate, partial, metadata={"format": "pt"})
-    partial.chmod(0o644)  # safetensors leaves it readable by its owner only; a server may be another user
-    partial.replace(folder / WEIGHTS_NAME)
+    metadata = {TRAINED_AS: trained_as(document), DIGESTS: digests(tensors)}
+    write_weights(folder / WEIGHTS_NAME, tensors, metadata)
     write_json(folder / CONFIG_NAME, document)
 
 

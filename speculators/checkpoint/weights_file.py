@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
@@ -110,18 +110,23 @@ def damaged(path: Path, problem: str) -> StageError:
     return StageError(f"{path}: {problem}", hint="copy or download the file again", rule="weights-damaged")
 
 
-def write_weights(path: Path, pieces: Mapping[str, Stored | torch.Tensor]) -> None:
+def write_weights(
+    path: Path, pieces: Mapping[str, Stored | torch.Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
     """Write ``pieces`` as one safetensors file, whole or not at all.
+
+    ``metadata``: written beside the format's own, in alphabetical order; the format's own writer has
+    no order for it, and the same content must be the same file.
 
     Tensors lie in the order of the format's own writer (wider types first, then by name), so the
     same content is the same file whoever wrote it.
     """
-    described = {name: _described(piece) for name, piece in pieces.items()}
-    order = sorted(described, key=lambda name: (-RANKS[described[name][0]], name))
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    kinds = {name: described(piece) for name, piece in pieces.items()}
+    order = sorted(kinds, key=lambda name: (-RANKS[kinds[name][0]], name))
+    header: dict[str, Any] = {"__metadata__": dict(sorted({"format": "pt", **(metadata or {})}.items()))}
     place = 0
     for name in order:
-        dtype, shape = described[name]
+        dtype, shape = kinds[name]
         end = place + math.prod(shape) * SIZES[dtype]
         header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [place, end]}
         place = end
@@ -139,7 +144,8 @@ def write_weights(path: Path, pieces: Mapping[str, Stored | torch.Tensor]) -> No
         partial.unlink(missing_ok=True)
 
 
-def _described(piece: Stored | torch.Tensor) -> tuple[str, tuple[int, ...]]:
+def described(piece: Stored | torch.Tensor) -> tuple[str, tuple[int, ...]]:
+    """Type, by the format's name, and shape."""
     if isinstance(piece, Stored):
         return piece.dtype, piece.shape
     return torch_names()[piece.dtype], tuple(piece.shape)
@@ -160,11 +166,23 @@ def _append(file: BinaryIO, piece: Stored | torch.Tensor) -> None:
     if isinstance(piece, Stored):
         _copy(file, piece)
         return
+    for chunk in in_chunks(piece):
+        _write_all(file, chunk)
+
+
+def in_chunks(piece: Stored | torch.Tensor) -> Iterator[bytes | memoryview]:
+    """The bytes of a tensor, a part at a time."""
+    if isinstance(piece, Stored):
+        with piece.path.open("rb") as file:
+            file.seek(piece.start)
+            for place in range(piece.start, piece.end, CHUNK_BYTES):
+                yield file.read(min(CHUNK_BYTES, piece.end - place))
+        return
     import torch
 
     flat = piece.detach().cpu().contiguous().reshape(-1)
     if flat.numel():
-        _write_all(file, memoryview(flat.view(torch.uint8).numpy()))
+        yield memoryview(flat.view(torch.uint8).numpy())
 
 
 def _copy(file: BinaryIO, piece: Stored) -> None:

@@ -21,6 +21,7 @@ from speculators.cli.convert import convert
 from speculators.cli.doctor import doctor
 from speculators.cli.errors import bug_text, error_text
 from speculators.cli.images import images
+from speculators.cli.inspect import inspect
 from speculators.cli.lock import lock
 from speculators.cli.plan import plan
 from speculators.cli.publish import publish
@@ -54,7 +55,8 @@ Examples:
 \b
 Exit codes:
   0 ok   1 a repeated run differs   2 recipe, lock or command line wrong   3 a stage failed
-  4 the machine lacks something   10 the plan has work (plan --detailed-exitcode)
+  4 the machine lacks something   6 inspect found a defect
+  10 the plan has work (plan --detailed-exitcode)
   70 a bug of ours   130 interrupted
 """
 
@@ -83,7 +85,7 @@ def build_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(epilog=EPILOG)(root)
-    for verb in (check, doctor, plan, run, lock, bundle, verify, publish, render, convert, schema):
+    for verb in (check, doctor, plan, run, lock, bundle, verify, publish, render, convert, inspect, schema):
         app.command(verb.__name__)(verb)
     app.add_typer(cache(), name="cache")
     app.add_typer(images, name="images")

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from speculators.checkpoint.check import Check, failures
 from speculators.checkpoint.location import local_folder
 from speculators.checkpoint.model import CONFIG_NAME, WEIGHTS_NAME, new_folder, read_object
+from speculators.checkpoint.trained_as import TRAINED_AS, trained_as
 from speculators.checkpoint.validate import validate
 from speculators.checkpoint.weights_file import write_weights
 from speculators.convert.kinds import detect
@@ -58,7 +59,8 @@ def convert(request: Request, target: Path, *, checked: bool = True) -> Conversi
     checks: list[Check] = []
     proof = None
     with new_folder(target) as partial:
-        write_weights(partial / WEIGHTS_NAME, plan.pieces)
+        metadata = {TRAINED_AS: trained_as(plan.document)}
+        write_weights(partial / WEIGHTS_NAME, plan.pieces, metadata)
         write_json(partial / CONFIG_NAME, plan.document)
         if checked:
             checks = sound(partial, request.source)

@@ -142,7 +142,10 @@ REFUSED: dict[str, tuple[Callable[[dict], object], str]] = {
         lambda t: (t.update(d2t=torch.arange(20) + 3), t.pop("t2d")),
         "can be read both ways",
     ),
-    "an unfilled map": (lambda t: (t.update(d2t=torch.zeros(20, dtype=torch.int64)), t.pop("t2d")), "neither"),
+    "an unfilled map": (
+        lambda t: (t.update(d2t=torch.zeros(20, dtype=torch.int64)), t.pop("t2d")),
+        "neither offsets nor absolute ids",
+    ),
     "no last norm": (lambda t: t.pop("norm.weight"), r"no tensor norm\.weight"),
     "a missing matrix": (lambda t: t.pop("midlayer.mlp.up_proj.weight"), "no tensor missing"),
     "an unknown tensor": (lambda t: t.update(extra=torch.ones(1)), "no unknown tensor"),
@@ -197,7 +200,7 @@ def test_a_proof_that_fails_leaves_nothing(tmp_path, verifier, monkeypatch) -> N
 
     unspoiled = proofs.stepped
     monkeypatch.setattr(proofs, "stepped", spoiled)
-    with pytest.raises(StageError, match="differ by"):
+    with pytest.raises(StageError, match="differs by"):
         run(sources.safeailab(tmp_path / "source"), verifier)
     assert not (tmp_path / "converted").exists()
 

@@ -1,0 +1,90 @@
+"""What a draft's weights are and were trained under, kept with the weights.
+
+A config is edited by hand, by exporters and by other readers' writers; most of its keys leave no trace
+in the tensors, so a flipped flag or a shifted layer id serves without a word.  The weight file's
+metadata therefore repeats every key that changes arithmetic, and a digest of every tensor, so that
+an edit is named for what it is.  Engines do not read it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from speculators.documents import canonical_json
+
+#: Names in the weight file's metadata.
+TRAINED_AS = "speculators.trained_as"
+DIGESTS = "speculators.digests"
+
+DIGEST_LENGTH = 16  # hex digits: mistakes are told apart, forgers are not the concern here
+
+#: Top-level keys that change no number that the draft computes.
+CHANGE_NOTHING = {
+    "architectures", "auto_map", "dtype", "embed_requires_grad", "speculators_config", "speculators_version",
+    "transformers_version",
+}  # fmt: skip
+
+
+class Change(NamedTuple):
+    """A key that no longer says what the weights were trained under; None where it is absent."""
+
+    key: str
+    trained: Any
+    now: Any
+
+
+def trained_as(document: Mapping[str, Any]) -> str:
+    """The metadata's value for a checkpoint with this ``config.json``."""
+    return canonical_json({key: value for key, value in document.items() if key not in CHANGE_NOTHING})
+
+
+def digests(pieces: Mapping[str, Any]) -> str:
+    """The metadata's value for a file with these tensors (``weights_file.Stored`` or torch's)."""
+    return canonical_json({name: tensor_digest(piece) for name, piece in pieces.items()})
+
+
+def tensor_digest(piece: Any) -> str:
+    """A digest of a tensor's type, shape and bytes."""
+    from speculators.checkpoint.weights_file import described, in_chunks
+
+    digest = hashlib.sha256(repr(described(piece)).encode())
+    for chunk in in_chunks(piece):
+        digest.update(chunk)
+    return digest.hexdigest()[:DIGEST_LENGTH]
+
+
+def changed_tensors(metadata: Mapping[str, str], pieces: Mapping[str, Any]) -> list[str]:
+    """Tensors that are not those the metadata knows; none where it says nothing."""
+    known = _object(metadata, DIGESTS)
+    return [name for name, piece in pieces.items() if name in known and tensor_digest(piece) != known[name]]
+
+
+def _object(metadata: Mapping[str, str], name: str) -> dict[str, Any]:
+    try:
+        found = json.loads(metadata.get(name, "null"))
+    except (ValueError, TypeError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def changes(metadata: Mapping[str, str], document: Mapping[str, Any]) -> list[Change]:
+    """Keys of ``config.json`` that differ from the metadata's; none where it says nothing."""
+    trained = _object(metadata, TRAINED_AS)
+    if not trained:
+        return []
+    now = json.loads(trained_as(document))
+    layer = "transformer_layer_config"
+    inner = _compared(trained.pop(layer, {}), now.pop(layer, {}), f"{layer}.")
+    return _compared(trained, now, "") + inner
+
+
+def _compared(one: Any, other: Any, prefix: str) -> list[Change]:
+    one, other = (side if isinstance(side, dict) else {} for side in (one, other))
+    return [
+        Change(prefix + key, one.get(key), other.get(key))
+        for key in sorted(one.keys() | other.keys())
+        if one.get(key) != other.get(key)
+    ]

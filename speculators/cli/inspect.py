@@ -1,0 +1,80 @@
+"""``speculators inspect``: what is wrong with this draft, what it costs, and how to mend it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from speculators.errors import EXIT_DEFECT
+
+if TYPE_CHECKING:
+    from speculators.inspection.draft import Inspection
+
+REPORT_SCHEMA = "speculators/inspect/v1"
+
+
+def inspect(
+    draft: Annotated[str, typer.Argument(metavar="DIR", help="Folder or hub repository of a draft.")],
+    verifier: Annotated[
+        str | None,
+        typer.Option("--verifier", help="Its verifier: then embedding, head and layers are compared."),
+    ] = None,
+    fix: Annotated[
+        Path | None,
+        typer.Option("--fix", metavar="NEW", help="Write a draft with the unambiguous mended to NEW."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+) -> int:
+    """Look for what makes a draft load and serve without a word, and badly.
+
+    Static checks of config, weights and vocabulary map; no GPU, nothing is run.
+    Each finding says what it costs, how sure it is and how to mend it. Exit code
+    6 when there is a defect; with --fix, of the mended draft.
+
+    \b
+    Examples:
+      speculators inspect runs/latest/model --verifier models/llama-3.1-8b
+      speculators inspect draft --fix mended --json
+    """
+    from speculators.checkpoint.location import local_folder
+    from speculators.inspection.draft import inspect_draft
+    from speculators.inspection.mending import mend
+
+    folder = local_folder(draft)
+    verifier_dir = None if verifier is None else local_folder(verifier)
+    found, mended = inspect_draft(folder, verifier_dir), None
+    if fix is not None:
+        mended = mend(folder, fix, verifier_dir)
+        after = inspect_draft(fix, verifier_dir)
+    if as_json:
+        typer.echo(json.dumps(_document(found, mended, after if fix else None), indent=2, ensure_ascii=False))
+    else:
+        typer.echo(_text(found, draft))
+        if fix is not None:
+            typer.echo("\n".join(f"mended: {note}" for note in mended or ["nothing"]))
+            typer.echo(_text(after, str(fix)))
+    return EXIT_DEFECT if (after if fix else found).defects else 0
+
+
+def _text(found: Inspection, name: str) -> str:
+    lines = []
+    for one in found.findings:
+        lines.append(f"{one.sure}: {one.what} [{one.trap} {one.name}]")
+        lines += [f"      = why: {one.why}", f"      = help: {one.mend}"]
+    count = len(found.defects)
+    verdict = f"{count} defect{'s' if count != 1 else ''}" if count else "no defect"
+    return "\n".join([*lines, f"{name}: {verdict}, {len(found.passed)} checks passed"])
+
+
+def _document(found: Inspection, mended: list[str] | None, after: Inspection | None) -> dict[str, Any]:
+    return {
+        "schema": REPORT_SCHEMA,
+        "defect": bool(found.defects),
+        "findings": [one._asdict() for one in found.findings],
+        "passed": found.passed,
+        "mended": mended,
+        "left": None if after is None else [one._asdict() for one in after.findings],
+    }

@@ -1,0 +1,176 @@
+"""What ``inspect`` says of a defect, and the table of what is known about each.
+
+A failed check alone tells an engineer little.  Beside it stands what the defect costs where it was
+seen in the wild, how sure the finding is, and how to mend it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+CERTAIN, LIKELY, POSSIBLE = "certain", "likely", "possible"
+
+
+class Finding(NamedTuple):
+    """One thing that is wrong, or may be.
+
+    ``trap``: the recurring trap it belongs to (D1-D12, docs/inspect.md); ``sure``: CERTAIN and LIKELY are
+    defects, POSSIBLE is worth a look.
+    """
+
+    trap: str
+    name: str
+    what: str
+    why: str
+    sure: str
+    mend: str
+
+    @property
+    def is_defect(self) -> bool:
+        return self.sure != POSSIBLE
+
+
+class Cause(NamedTuple):
+    """What is known of a kind of defect."""
+
+    trap: str
+    why: str
+    mend: str
+    sure: str = CERTAIN
+
+
+#: By the name of the check that found it (checkpoint.validate, or inspection.static_checks).
+CAUSES = {
+    "one weight file": Cause(
+        "D8", "engines load every safetensors file of the folder; the last one read wins",
+        "keep the model's file only (--fix keeps model.safetensors)",
+    ),
+    "no Python file": Cause(
+        "D8", "a checkpoint must not bring code; loaders that trust it would run it",
+        "remove it (--fix leaves it out)",
+    ),
+    "weights readable": Cause("D12", "the file is truncated or no safetensors", "copy or download it again"),
+    "config readable": Cause("D12", "the config is no JSON object", "copy or download it again"),
+    "algorithm": Cause(
+        "D11", "vLLM serves by this name; EAGLE taken for EAGLE-3 gave an acceptance length of exactly 1.0",
+        "convert the draft: speculators convert SOURCE --to DIR",
+    ),
+    "format recognisable": Cause(
+        "D11", "with a top-level model_type vLLM no longer sees a draft here, and serves without it",
+        "remove the key (--fix does)",
+    ),
+    "proposal and verifier named": Cause(
+        "D11", "vLLM takes method, number of tokens and verifier from this block only", "write the block",
+    ),
+    "norm flags explicit": Cause(
+        "D5", "readers disagree about an unwritten flag (norm_before_residual: vLLM true, others false); "
+        "acceptance fell from 1.8 to 1.4 tokens",
+        "write all four flags (--fix writes those that tensors show)",
+    ),
+    "flags explicit": Cause(
+        "D5", "readers disagree about an unwritten flag (norm_before_residual: vLLM true, others false); "
+        "acceptance fell from 1.8 to 1.4 tokens",
+        "write every flag (--fix writes those that tensors show)",
+    ),
+    "one norm before fc": Cause("D5", "the two exclude each other", "keep the flag whose tensors are there"),
+    "aux layers ascend": Cause(
+        "D1", "engines sort and de-duplicate the ids, so fc's columns meet other layers than in training",
+        "write ids ascending, fc's columns in the same order; null ids: --fix with --verifier writes them",
+    ),
+    "aux count": Cause(
+        "D1", "vLLM's Llama draft sizes fc for three states unless num_aux_hidden_states says otherwise",
+        "write num_aux_hidden_states into transformer_layer_config (--fix does)",
+    ),
+    "aux layers exist": Cause("D1", "the verifier has no such layer to capture", "correct the ids"),
+    "layer config": Cause("D6", "vLLM builds the draft from it and fills in nothing", "write it"),
+    "layer keys written": Cause("D6", "a missing size falls to a default that was not trained", "write them"),
+    "decoder family": Cause("D11", "vLLM has EAGLE-3 drafts of these families only", "convert the draft"),
+    "activation": Cause("D11", "vLLM's draft computes silu only", "the draft cannot be served"),
+    "RoPE written": Cause(
+        "D6", "without it the base is 10000; a lost rope_scaling or theta turns every key",
+        "write rope_parameters as trained; a null rope_scaling must go (--fix removes it)",
+    ),
+    "layer types": Cause("D6", "one kind a layer is expected", "write as many as there are layers"),
+    "draft vocabulary fits": Cause("D7", "the draft cannot say more tokens than its verifier", "correct it"),
+    "no tensor missing": Cause(
+        "D5", "vLLM does not notice: the parameter stays uninitialised memory, acceptance is near 0",
+        "export the draft again; a missing map: --fix derives it from t2d",
+    ),
+    "no unknown tensor": Cause(
+        "D5", "vLLM stops at some and drops others without a word (fc.bias, input_norm without its flag)",
+        "export again, or set the flag that the tensor belongs to",
+    ),
+    "tensor shapes": Cause("D7", "config and tensors belong to different drafts", "export both again"),
+    "finite weights": Cause(
+        "D12", "an overflow of a narrower type, or a training that diverged", "export again in a wider type",
+    ),
+    "d2t type": Cause("D3", "vLLM adds it to int64 ids", "store int64 (--fix does)"),
+    "d2t filled in": Cause(
+        "D3", "a map of zeros or of counting was never filled in: the draft says the first ids only",
+        "export with the map; --fix derives it from t2d",
+    ),
+    "d2t ascends": Cause(
+        "D3", "absolute ids read as offsets lead to other tokens; acceptance near 0",
+        "store offsets: id - index (--fix does where t2d agrees)",
+    ),
+    "d2t in range": Cause(
+        "D3", "absolute ids read as offsets lead beyond the vocabulary",
+        "store offsets: id - index (--fix does where t2d agrees)",
+    ),
+    "t2d agrees": Cause(
+        "D3", "a map of another training: drafted tokens are others than those meant; acceptance near 0",
+        "export map and head of the same training",
+    ),
+    "embed_tokens.weight is the verifier's": Cause(
+        "D4", "a random or foreign embedding was saved; SGLang hides it, vLLM uses it; acceptance near 0",
+        "leave it out, engines share the verifier's; right only if it was trained on purpose",
+        LIKELY,
+    ),
+    "lm_head.weight is the verifier's": Cause(
+        "D4", "head rows of other tokens or another model; acceptance near 0",
+        "rebuild them from the verifier by d2t; or the head was trained on purpose", LIKELY,
+    ),
+    "verifier width": Cause("D7", "the draft was made for another verifier", "name the right --verifier"),
+    "verifier vocabulary": Cause(
+        "D7", "a padded or foreign vocabulary; 152064 against 152576 gave 0 % acceptance",
+        "name the right verifier, or pad the embedding",
+    ),
+    "verifier's ends readable": Cause("D8", "nothing can be compared", "see the message", POSSIBLE),
+    "head size on CPU": Cause("D12", "this draft cannot be served on a CPU", "serve it on a GPU", POSSIBLE),
+    "config is as trained": Cause(
+        "D5", "the weights were trained under another value; a layer id off by one cost 45 % -> 10 %, a "
+        "norm flag 1.8 -> 1.4 tokens", "put the trained value back (--fix does)",
+    ),
+    "layer id convention": Cause(
+        "D2", "these are the default ids as layer outputs counted from zero; vLLM counts layers before the "
+        "state and captures each one layer early (45 % -> 10 % at the first position)",
+        "add one to each id, if the trainer was SpecForge, NeMo or ModelOpt; --probe measures it", LIKELY,
+    ),
+    "RoPE is the verifier's": Cause(
+        "D6", "lost theta or scaling costs acceptance with distance (2.30 at 2k -> 1.09 at 16k tokens)",
+        "right if it was trained so; else copy the verifier's rope_parameters", POSSIBLE,
+    ),
+    "no quantisation of its own": Cause(
+        "D8", "a quantization_config that came along from the verifier makes engines look for scales "
+        "that are not there", "remove it (--fix does where all tensors are plain)",
+    ),
+    "verifier is the one meant": Cause(
+        "D9", "this is another model than the draft was trained for: its words are guessed by another mind",
+        "name the right verifier", LIKELY,
+    ),
+    "d2t fits the head": Cause(
+        "D3", "the head's rows are the verifier's, but of other tokens than the map says: a map of another "
+        "training; acceptance near 0", "export map and head of the same training",
+    ),
+    "tensors are as written": Cause(
+        "D4", "not the tensor that was packaged: overwritten, reordered, re-initialised or rounded",
+        "take it from the packaged checkpoint, or export again",
+    ),
+}  # fmt: skip
+
+
+def finding(name: str, what: str, *, severity: str = "error") -> Finding:
+    """The finding for a failed check; a check's warning is never more than possible."""
+    cause = CAUSES.get(name) or Cause("", "see the message", "see the message")
+    sure = POSSIBLE if severity == "warning" else cause.sure
+    return Finding(cause.trap, name, what, cause.why, sure, cause.mend)

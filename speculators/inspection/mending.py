@@ -1,0 +1,164 @@
+"""``inspect --fix``: what can be mended in one way only, into a new folder.
+
+Nothing is guessed: a value comes from the weights' own record, from the tensors, or from the rule
+that every reader shares.  What else is wrong stays, and is said again by the next ``inspect``.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from speculators.checkpoint.config import DEFAULT_AUX_LAYERS
+from speculators.checkpoint.model import CONFIG_NAME, WEIGHTS_NAME, new_folder, read_object
+from speculators.checkpoint.tensors import canonical_name
+from speculators.checkpoint.trained_as import changes
+from speculators.checkpoint.verifier_layout import text_config
+from speculators.checkpoint.weights_file import load_stored, read_header, write_weights
+from speculators.convert.layer_ids import default_layers
+from speculators.convert.vocabulary_map import offsets, read_map
+from speculators.documents import write_json
+from speculators.errors import StageError
+from speculators.inspection.static_checks import IDS_KEY
+
+
+class Patient(NamedTuple):
+    """What is mended in place: config and tensors."""
+
+    document: dict[str, Any]
+    tensors: dict[str, Any]
+    metadata: dict[str, str]
+    depth: int | None  # decoder layers of the verifier, if it is at hand
+
+
+def mend(folder: Path, target: Path, verifier_dir: Path | None = None) -> list[str]:
+    """Write the mended draft into the new folder ``target``; returns what was mended.
+
+    Only config and weights are taken along, so stray files stay behind.
+
+    Raises:
+        StageError: config or weights cannot be read: there is nothing to mend.
+    """
+    document = copy.deepcopy(read_object(folder / CONFIG_NAME))
+    weights = folder / WEIGHTS_NAME
+    if not weights.is_file():
+        raise StageError(f"{folder}: no {WEIGHTS_NAME}", hint="nothing can be mended", rule="draft-weights")
+    tensors, metadata = read_header(weights)
+    depth = None
+    if verifier_dir is not None:
+        depth = text_config(read_object(verifier_dir / CONFIG_NAME)).get("num_hidden_layers")
+    patient = Patient(document, dict(tensors), metadata, depth)
+    done = [note for cure in CURES for note in cure(patient)]
+    strays = sorted(path.name for path in folder.iterdir() if path.suffix in (".py", ".safetensors"))
+    done += [f"{name} left out" for name in strays if name != WEIGHTS_NAME]
+    with new_folder(target) as partial:
+        write_weights(partial / WEIGHTS_NAME, patient.tensors, metadata)
+        write_json(partial / CONFIG_NAME, patient.document)
+    return done
+
+
+def put_back(patient: Patient) -> list[str]:
+    """Values that the weights' own record knows."""
+    notes = []
+    for change in changes(patient.metadata, patient.document):
+        inner = change.key.startswith("transformer_layer_config.")
+        place = patient.document.setdefault("transformer_layer_config", {}) if inner else patient.document
+        key = change.key.rpartition(".")[2]
+        if change.trained is None:
+            place.pop(key, None)
+        else:
+            place[key] = change.trained
+        notes.append(f"{change.key}: {change.now} -> {change.trained}, as the weights were trained")
+    return notes
+
+
+def remove_keys(patient: Patient) -> list[str]:
+    """Keys that only hide the format or point at code."""
+    flat = patient.document.get("speculators_model_type") == "eagle"
+    names = ["auto_map", *([] if flat else ["model_type"])]
+    notes = [f"{name} removed" for name in names if patient.document.pop(name, None) is not None]
+    layer = patient.document.get("transformer_layer_config")
+    if isinstance(layer, dict) and layer.get("rope_scaling", 0) is None:
+        del layer["rope_scaling"]
+        notes.append("a null rope_scaling removed")
+    plain = all(
+        piece.dtype not in ("I8", "U8", "I32", "F8_E4M3", "F8_E5M2") for piece in patient.tensors.values()
+    )
+    for place in (patient.document, layer if isinstance(layer, dict) else {}):
+        if plain and place.pop("quantization_config", None) is not None:
+            notes.append("quantization_config removed: every tensor is plain")
+    return notes
+
+
+def write_flags(patient: Patient) -> list[str]:
+    """Norm flags that tensors show; the other two have one meaning only where all readers agree."""
+    if patient.document.get("speculators_model_type") != "eagle3":
+        return []
+    shown = {
+        "norm_before_fc": "input_norm.weight" in patient.tensors,
+        "fc_norm": any(name.startswith("fc_norm.") for name in patient.tensors),
+    }
+    open_flags = {**shown, "norm_output": False}  # every reader takes a missing norm_output to be false
+    notes = []
+    for flag, value in open_flags.items():
+        if flag not in patient.document or (flag in shown and patient.document[flag] is not value):
+            patient.document[flag] = value
+            notes.append(f"{flag} written: {str(value).lower()}")
+    return notes
+
+
+def write_layers(patient: Patient) -> list[str]:
+    """Null ids are what every engine takes them to be; their number is written where vLLM needs it."""
+    if patient.document.get("speculators_model_type") not in ("eagle3", "peagle"):
+        return []
+    notes = []
+    if not patient.document.get(IDS_KEY) and patient.depth is not None and patient.depth >= 6:
+        patient.document[IDS_KEY] = list(default_layers(patient.depth))
+        notes.append(f"{IDS_KEY} written: {patient.document[IDS_KEY]}, every engine's default")
+    count, layer = len(patient.document.get(IDS_KEY) or ()), patient.document.get("transformer_layer_config")
+    if not isinstance(layer, dict) or layer.get("model_type") != "llama":
+        return notes
+    if count and layer.get("num_aux_hidden_states", DEFAULT_AUX_LAYERS) != count:
+        layer["num_aux_hidden_states"] = count
+        notes.append(f"num_aux_hidden_states written: {count}")
+    return notes
+
+
+def mend_map(patient: Patient) -> list[str]:
+    """A map that t2d tells how to read, or that t2d alone gives."""
+    names = {canonical_name(name): name for name in patient.tensors}
+    layer = patient.document.get("transformer_layer_config")
+    vocab_size = layer.get("vocab_size") if isinstance(layer, dict) else None
+    if "t2d" not in names or not isinstance(vocab_size, int):
+        return []
+    t2d = load_stored(patient.tensors["t2d"])
+    stored = load_stored(patient.tensors["d2t"]) if "d2t" in names else None
+    try:
+        vocabulary = read_map(stored, t2d, vocab_size, "d2t")
+    except StageError:
+        if stored is None or bool((stored.sort().values != stored).any() or len(stored) != int(t2d.sum())):
+            return []
+        unfilled = torch.equal(stored, torch.zeros_like(stored)) or torch.equal(
+            stored, torch.arange(len(stored))
+        )
+        if not unfilled:
+            return []
+        vocabulary = read_map(None, t2d, vocab_size, "d2t")
+    if vocabulary.order is not None or (stored is not None and torch.equal(stored, offsets(vocabulary))):
+        return []
+    patient.tensors["d2t"] = offsets(vocabulary)
+    return [f"d2t written as offsets ({vocabulary.by})"]
+
+
+#: In this order: the weights' own record settles most, rules fill in what it does not know.
+CURES: tuple[Callable[[Patient], list[str]], ...] = (
+    put_back,
+    remove_keys,
+    write_flags,
+    write_layers,
+    mend_map,
+)

@@ -1,0 +1,99 @@
+"""Checks of a draft that the packager's validator has no need of: a stranger's mistakes.
+
+The validator asks "does vLLM get all it needs"; these ask "is this what was trained", with
+whatever evidence lies in config, weights and verifier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from speculators.checkpoint.check import Check
+from speculators.checkpoint.model import read_object
+from speculators.checkpoint.rope import rope_differences, rope_parameters
+from speculators.checkpoint.tensors import is_reduced
+from speculators.checkpoint.trained_as import changed_tensors, changes
+from speculators.checkpoint.verifier_layout import text_config
+from speculators.checkpoint.verifier_weights import load_verifier_weights
+from speculators.checkpoint.vocabulary import from_offsets
+from speculators.checkpoint.weights_file import Stored, load_stored
+from speculators.convert.layer_ids import default_layers
+from speculators.errors import StageError
+
+IDS_KEY = "eagle_aux_hidden_state_layer_ids"
+ENDS = ("embed_tokens.weight is the verifier's", "lm_head.weight is the verifier's")
+
+
+def own_checks(
+    document: Mapping[str, Any], tensors: Mapping[str, Stored], metadata: Mapping[str, str]
+) -> Iterator[Check]:
+    """What config and weights say of each other and of themselves."""
+    changed = changes(metadata, document)
+    told = "; ".join(
+        f"{one.key} is {one.now}, the weights were trained with {one.trained}" for one in changed
+    )
+    yield Check("config is as trained", not changed, told or "nothing says otherwise")
+    altered = changed_tensors(metadata, tensors)
+    yield Check("tensors are as written", not altered, ", ".join(altered) or "nothing says otherwise")
+    layer = document.get("transformer_layer_config")
+    places = [document, layer if isinstance(layer, dict) else {}]
+    quantised = any(place.get("quantization_config") for place in places)
+    plain = all(piece.dtype in ("F64", "F32", "F16", "BF16", "I64", "BOOL") for piece in tensors.values())
+    detail = "a quantization_config beside plain tensors" if quantised and plain else "none"
+    yield Check("no quantisation of its own", not (quantised and plain), detail)
+
+
+def verifier_config_checks(document: Mapping[str, Any], verifier_dir: Path) -> Iterator[Check]:
+    """The draft's config against its verifier's."""
+    config = read_object(verifier_dir / "config.json")
+    text = text_config(config)
+    depth, ids = text.get("num_hidden_layers"), document.get(IDS_KEY)
+    if isinstance(depth, int) and isinstance(ids, list):
+        shifted = [layer - 1 for layer in default_layers(depth)]
+        yield Check("layer id convention", ids != shifted, f"{ids} of {depth} layers")
+    layer = document.get("transformer_layer_config") or {}
+    differences = rope_differences(rope_parameters(layer), rope_parameters(text))
+    yield Check("RoPE is the verifier's", not differences, "; ".join(differences) or "the same", "warning")
+    block = document.get("speculators_config")
+    named = block.get("verifier") if isinstance(block, dict) else None
+    meant = set((named or {}).get("architectures") or []) if isinstance(named, dict) else set()
+    given = set(config.get("architectures") or [])
+    other = bool(meant and given and not meant & given)
+    yield Check("verifier is the one meant", not other, f"{sorted(given)}, made for {sorted(meant)}")
+
+
+def ends_together(checks: Sequence[Check], folder_tensors: Mapping[str, Stored], verifier_dir: Path,
+                  document: Mapping[str, Any]) -> list[Check]:  # fmt: skip
+    """Foreign embedding *and* head tell of another verifier; a head of other tokens of another map."""
+    wrong = [check for check in checks if check.name in ENDS and not check.ok]
+    rest = [check for check in checks if check not in wrong]
+    if len(wrong) == len(ENDS):
+        detail = "neither embedding nor head rows are this verifier's: " + wrong[0].detail
+        return [*rest, Check("verifier is the one meant", False, detail)]
+    if wrong and wrong[0].name == ENDS[1] and is_reduced(document):
+        strangers = head_of_other_tokens(folder_tensors, verifier_dir)
+        if strangers:
+            return [*rest, Check("d2t fits the head", False, strangers)]
+    return [*rest, *wrong]
+
+
+def head_of_other_tokens(tensors: Mapping[str, Stored], verifier_dir: Path) -> str:
+    """Says so if every row of the draft's head is the verifier's row of some token; else empty."""
+    try:
+        verifier = load_verifier_weights(verifier_dir).head
+    except StageError:
+        return ""
+    head = load_stored(tensors["lm_head.weight"]).to(verifier.dtype)
+    tokens = {row.float().numpy().tobytes(): token for token, row in enumerate(verifier)}
+    found = [tokens.get(row.float().numpy().tobytes()) for row in head]
+    if None in found:
+        return ""
+    ids = from_offsets(load_stored(tensors["d2t"]))
+    off = torch.tensor(found) != ids
+    first = int(off.nonzero()[0])
+    row = f"row {first} is token {found[first]}'s, d2t says {int(ids[first])}"
+    return f"{int(off.sum())} of {len(off)} rows; {row}"
