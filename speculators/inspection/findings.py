@@ -14,7 +14,7 @@ CERTAIN, LIKELY, POSSIBLE = "certain", "likely", "possible"
 class Finding(NamedTuple):
     """One thing that is wrong, or may be.
 
-    ``trap``: the recurring trap it belongs to (D1-D12, docs/inspect.md); ``sure``: CERTAIN and LIKELY are
+    ``trap``: the recurring trap it belongs to (D1-D12, docs/checkpoints.md); ``sure``: CERTAIN and LIKELY are
     defects, POSSIBLE is worth a look.
     """
 

@@ -45,6 +45,12 @@ def good(root: Path, seed: int) -> Subject:
     return Subject(root / "draft", verifier, seed)
 
 
+def forget(subject: Subject) -> None:
+    """As other trainers write: a weight file without a record of its training."""
+    path = subject.folder / "model.safetensors"
+    save_file(load_file(path), path, metadata={"format": "pt"})
+
+
 def edit_config(subject: Subject, change: Callable[[dict[str, Any]], object]) -> None:
     document = json.loads((subject.folder / "config.json").read_text())
     change(document)

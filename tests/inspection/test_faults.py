@@ -10,7 +10,7 @@ import pytest
 from speculators.inspection.draft import inspect_draft
 from speculators.inspection.findings import CAUSES
 from speculators.inspection.mending import mend
-from tests.inspection.faults import FAULTS, good
+from tests.inspection.faults import FAULTS, forget, good
 
 SEED = random.SystemRandom().randrange(1 << 20)  # another one each time: nothing is tuned to it
 
@@ -61,3 +61,19 @@ def test_what_is_not_certain_is_left_and_said_again(tmp_path: Path) -> None:
 
 def test_every_cause_that_a_fault_names_is_explained() -> None:
     assert {fault.cause for fault in FAULTS.values()} <= CAUSES.keys()
+
+
+#: What leaves no trace in a stranger's checkpoint, which has no record of its training: only a probe tells.
+UNTRACED = {
+    "ids one layer late", "ids one layer early", "norm_before_residual flipped", "norm_output flipped",
+    "norm epsilon another", "fc random", "fc in another order",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(FAULTS.keys() - UNTRACED))
+def test_in_a_strangers_checkpoint_too_the_fault_shows(name: str, tmp_path: Path) -> None:
+    subject = good(tmp_path, SEED)
+    forget(subject)
+    assert inspect_draft(subject.folder, subject.verifier).findings == []
+    FAULTS[name].inject(subject)
+    assert inspect_draft(subject.folder, subject.verifier).findings
