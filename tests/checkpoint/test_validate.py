@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from speculators.checkpoint.check import failures
 from speculators.checkpoint.config import VerifierName, localised, to_document
 from speculators.checkpoint.package import assemble, write_checkpoint
-from speculators.checkpoint.validate import validate
+from speculators.checkpoint.validate import is_finite, validate
 from tests.models import tiny
 
 NAME = VerifierName("local:tiny", "0" * 64, "LlamaForCausalLM")
@@ -165,6 +165,17 @@ def test_a_defect_of_the_tensors_is_found(checkpoint: Path, verifier: Path, defe
     change, check = defect
     edit_tensors(checkpoint, change)
     assert check in failed(checkpoint, verifier)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float8_e5m2])
+def test_one_number_that_is_not_finite_is_enough(dtype: torch.dtype) -> None:
+    tensor = torch.randn(40, 50).to(dtype)
+    assert is_finite(tensor)
+    assert is_finite(tensor[:0])
+    for value in (torch.nan, torch.inf, -torch.inf):
+        spoiled = tensor.clone()
+        spoiled[17, 23] = value
+        assert not is_finite(spoiled)
 
 
 def test_a_second_weight_file_is_found(checkpoint: Path) -> None:
