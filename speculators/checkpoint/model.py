@@ -9,9 +9,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from speculators.checkpoint.config import CONFIG_NAME
 from speculators.checkpoint.location import local_folder
 from speculators.checkpoint.records import SpeculatorModelConfig
-from speculators.checkpoint.weights_file import Stored, load_stored, read_header, write_weights
+from speculators.checkpoint.weights_file import (
+    WEIGHTS_NAME,
+    Stored,
+    load_stored,
+    read_header,
+    write_weights,
+)
 from speculators.documents import read_json, write_json
 from speculators.errors import RecipeError, StageError
 
@@ -20,8 +27,6 @@ if TYPE_CHECKING:
 
     from speculators.checkpoint.read import LoadedDraft
 
-CONFIG_NAME = "config.json"
-WEIGHTS_NAME = "model.safetensors"
 JSON_LIMIT = 1 << 26  # bytes; the index of the largest model has a few million
 
 

@@ -24,10 +24,8 @@ from speculators.checkpoint.config import CONFIG_NAME
 from speculators.checkpoint.trained_as import DIGESTS, TRAINED_AS, digests, trained_as
 from speculators.checkpoint.verifier_weights import VerifierWeights
 from speculators.checkpoint.vocabulary import membership, to_offsets
-from speculators.checkpoint.weights_file import write_weights
+from speculators.checkpoint.weights_file import WEIGHTS_NAME, write_weights
 from speculators.documents import file_digest, value_digest, write_json
-
-WEIGHTS_NAME = "model.safetensors"
 
 
 def assemble(

@@ -21,6 +21,7 @@ from speculators.errors import StageError
 if TYPE_CHECKING:
     import torch
 
+WEIGHTS_NAME = "model.safetensors"
 HEADER_LIMIT = 100 * 1024 * 1024  # the format's own
 PREFIX = 8  # bytes that say how long the header is
 CHUNK_BYTES = 1 << 24

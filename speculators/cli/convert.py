@@ -33,6 +33,10 @@ def convert(
         typer.Option("--norm", metavar="FLAG=BOOL", help=f"Override a norm flag: {', '.join(FLAGS)}."),
     ] = None,
     tokens: Annotated[int | None, typer.Option(min=1, help="Tokens to draft at once.")] = None,
+    stitch: Annotated[
+        bool,
+        typer.Option("--stitch", help="Put the mtp draft SOURCE back into --verifier, to be served."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> int:
     """Convert a draft of another trainer into the speculators format.
@@ -46,12 +50,25 @@ def convert(
       speculators convert yuhuili/EAGLE3-LLaMA3.1-Instruct-8B --to draft --verifier models/llama-3.1-8b
       speculators convert z-lab/Qwen3-8B-DFlash --to draft --verifier Qwen/Qwen3-8B --from dflash
     """
+    if stitch:
+        return _stitch(source, verifier, to)
     from speculators.convert.run import Request
     from speculators.convert.run import convert as run
 
     request = Request(source, verifier, kind, _numbers(aux_layers), _flags(norms or []), tokens)
     done = run(request, to)
     typer.echo(json.dumps(_document(done), indent=2, ensure_ascii=False) if as_json else _text(done, to))
+    return 0
+
+
+def _stitch(source: str, verifier: str | None, target: Path) -> int:
+    from speculators.checkpoint.location import local_folder
+    from speculators.convert.mtp import stitch
+
+    if verifier is None:
+        raise typer.BadParameter("--stitch needs --verifier: the model that the head is put into")
+    names = stitch(local_folder(source), local_folder(verifier), target)
+    typer.echo(f"{len(names)} tensors of the head put in, as mtp.*\nwritten: {target}")
     return 0
 
 

@@ -126,8 +126,9 @@ def stitch(head: Path, verifier: Path, target: Path) -> list[str]:
         StageError: a tensor of the head has no native name or another shape than the verifier's own.
         RecipeError: ``head`` and ``target`` are no such folders.
     """
-    from speculators.checkpoint.model import WEIGHTS_NAME, read_config
+    from speculators.checkpoint.model import read_config
     from speculators.checkpoint.verifier_weights import INDEX_NAME
+    from speculators.checkpoint.weights_file import WEIGHTS_NAME
 
     if read_config(head).speculators_model_type != "mtp":
         raise RecipeError(

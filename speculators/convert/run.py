@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from speculators.checkpoint.check import Check, failures
+from speculators.checkpoint.config import CONFIG_NAME
 from speculators.checkpoint.location import local_folder
-from speculators.checkpoint.model import CONFIG_NAME, WEIGHTS_NAME, new_folder, read_object
+from speculators.checkpoint.model import new_folder, read_object
 from speculators.checkpoint.trained_as import TRAINED_AS, trained_as
 from speculators.checkpoint.validate import validate
-from speculators.checkpoint.weights_file import write_weights
+from speculators.checkpoint.weights_file import WEIGHTS_NAME, write_weights
 from speculators.convert.kinds import detect
 from speculators.convert.plan import Options, Plan
 from speculators.convert.proof import Proof, prove

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from speculators.checkpoint.check import Check
-from speculators.checkpoint.model import CONFIG_NAME, read_object, weights_of
+from speculators.checkpoint.config import CONFIG_NAME
+from speculators.checkpoint.model import read_object, weights_of
 from speculators.checkpoint.validate import validate
 from speculators.checkpoint.weights_file import read_header
 from speculators.errors import StageError

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 import torch
 
-from speculators.checkpoint.config import DEFAULT_AUX_LAYERS
-from speculators.checkpoint.model import CONFIG_NAME, WEIGHTS_NAME, new_folder, read_object
+from speculators.checkpoint.config import CONFIG_NAME, DEFAULT_AUX_LAYERS
+from speculators.checkpoint.model import new_folder, read_object
 from speculators.checkpoint.tensors import canonical_name
 from speculators.checkpoint.trained_as import changes
 from speculators.checkpoint.verifier_layout import text_config
-from speculators.checkpoint.weights_file import load_stored, read_header, write_weights
+from speculators.checkpoint.weights_file import WEIGHTS_NAME, load_stored, read_header, write_weights
 from speculators.convert.layer_ids import default_layers
 from speculators.convert.vocabulary_map import offsets, read_map
 from speculators.documents import write_json

@@ -21,9 +21,10 @@ from speculators.checkpoint.config import (
     hub_repository,
     to_document,
 )
-from speculators.checkpoint.package import WEIGHTS_NAME, assemble, checkpoint_digest, write_checkpoint
+from speculators.checkpoint.package import assemble, checkpoint_digest, write_checkpoint
 from speculators.checkpoint.validate import validate
 from speculators.checkpoint.verifier_weights import load_verifier_weights
+from speculators.checkpoint.weights_file import WEIGHTS_NAME
 from speculators.documents import file_digest, read_json, write_json, write_text
 from speculators.errors import StageError
 from speculators.report.model_card import CardFacts, model_card

@@ -57,6 +57,16 @@ def test_convert_accounts_and_proves(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["inspect", str(tmp_path / "new"), "--json"]) == 0
 
 
+def test_a_native_head_is_taken_out_and_stitched_in(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    source = sources.mtp(tmp_path / "source")
+    assert main(["convert", str(source), "--to", str(tmp_path / "head")]) == 0
+    asked = ["convert", str(tmp_path / "head"), "--to", str(tmp_path / "whole"), "--stitch"]
+    assert main(asked) == 2
+    assert main([*asked, "--verifier", str(source)]) == 0
+    assert "6 tensors of the head put in" in capsys.readouterr().out
+    assert (tmp_path / "whole" / "model-mtp.safetensors").is_file()
+
+
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
