@@ -177,9 +177,9 @@ def plural(count: int, what: str) -> str:
 
 
 def document(inventory: Inventory, entries: list[dict[str, Any]]) -> dict[str, Any]:
-    sizes = {"bytes": inventory.bytes, "unfinished_bytes": inventory.unfinished}
     from speculators.pipeline.store import Store
 
+    sizes = {"bytes": inventory.bytes, "unfinished_bytes": inventory.unfinished}
     stores = [str(Store(home).root) for home in inventory.homes]
     return {"schema": SCHEMA, "store": stores[0], "repeats": stores[1:], **sizes, "outputs": entries}
 

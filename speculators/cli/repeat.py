@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 
 import typer
 
+from speculators.cli.asked import Asked, perform
 from speculators.cli.options import load
 from speculators.errors import EXIT_INTERRUPTED, RecipeError
-
-if TYPE_CHECKING:
-    from speculators.cli.asked import Asked
 
 
 def repeat(asked: Asked, *, as_json: bool) -> int:
@@ -30,26 +27,24 @@ def repeat(asked: Asked, *, as_json: bool) -> int:
     from speculators.bundle.homes import REPEATS, leave
     from speculators.bundle.repeat import conclude, prepare
 
-    published = prepare(
+    prepared = prepare(
         asked.source,
         asked.runs_dir / REPEATS,
         asked.overrides,
         trusted=asked.trusted,
         locked=asked.locked,
     )
-    recipe = load(published.recipe, asked.overrides)
+    recipe = load(prepared.recipe, asked.overrides)
     if recipe is None:
         return RecipeError.exit_code
-    from speculators.cli.asked import perform
-
     try:
-        record = perform(recipe, asked, published.home)
+        record = perform(recipe, asked, prepared.home)
     except RecipeError as error:
-        error.hint = published.way_on(error)
+        error.hint = prepared.way_on(error)
         raise
     if record is None:
         return EXIT_INTERRUPTED
-    leave(published.home)
-    verdict = conclude(published.published, asked.runs_dir / recipe.name / record["id"])
+    leave(prepared.home)
+    verdict = conclude(prepared.published, asked.runs_dir / recipe.name / record["id"])
     typer.echo(json.dumps(verdict.document(), indent=2, ensure_ascii=False) if as_json else verdict.text())
     return verdict.exit_code(strict=asked.strict)
