@@ -43,10 +43,13 @@ class Run(NamedTuple):
 class Layout(NamedTuple):
     """Which keys of the past each query sees; made by ``layout_of`` in the loader.
 
-    ``window``: how many keys at most, the query's own included; None for all.
+    ``window``: how many keys at most, the query's own included; None for all.  ``longest``: bounds of
+    a run's queries and keys, rounded up, since kernels only plan their work by them and compiled
+    code is made anew for each value.
     """
 
     runs: tuple[Run, ...]
+    longest: tuple[int, int]
     query_offsets: torch.Tensor  # [runs + 1] int32, where each run's queries start
     key_offsets: torch.Tensor  # [runs + 1] int32, where each run's keys start among ``key_rows``
     key_rows: torch.Tensor  # [sum of key counts] int64, each run's keys side by side
@@ -60,10 +63,15 @@ def layout_of(runs: Sequence[Run]) -> Layout:
     rows = [torch.arange(start, end) for _, (start, end) in runs]
     return Layout(
         runs=tuple(runs),
+        longest=(_rounded(max(queries, default=0)), _rounded(max(keys, default=0))),
         query_offsets=torch.tensor([0, *accumulate(queries)], dtype=torch.int32),
         key_offsets=torch.tensor([0, *accumulate(keys)], dtype=torch.int32),
         key_rows=torch.cat(rows) if rows else torch.zeros(0, dtype=torch.int64),
     )
+
+
+def _rounded(length: int) -> int:
+    return 1 << max(0, length - 1).bit_length()  # the next power of two
 
 
 class Kernel(Protocol):
@@ -273,13 +281,12 @@ class CudaFlashKernel:
 
 
 def _lengths(layout: Layout) -> tuple[torch.Tensor, torch.Tensor, int, int]:
-    longest = [max((end - start for start, end in spans), default=0) for spans in zip(*layout.runs)]
-    return layout.query_offsets, layout.key_offsets, longest[0], longest[1]
+    return layout.query_offsets, layout.key_offsets, *layout.longest
 
 
 def _options(layout: Layout, q: torch.Tensor) -> dict[str, Any]:
-    window = {} if layout.window is None else {"window_size_left": layout.window - 1, "window_size_right": 0}
-    return {"scale": _scale(q), **window}
+    left, right = (-1, -1) if layout.window is None else (layout.window - 1, 0)
+    return {"scale": _scale(q), "window_size_left": left, "window_size_right": right}
 
 
 PLAIN = PlainKernel()
@@ -288,10 +295,10 @@ CUDA_FLASH = CudaFlashKernel()
 
 
 def kernel_for(device: torch.device, dtype: torch.dtype) -> Kernel:
-    """The fastest kernel that computes ``dtype`` on ``device``."""
+    """The fastest kernel that computes ``dtype`` on ``device``; on "meta" a GPU's costs are counted."""
     if device.type == "cpu":
         return CPU_FLASH
-    if device.type == "cuda" and dtype in (torch.float16, torch.bfloat16):
+    if device.type in ("cuda", "meta") and dtype in (torch.float16, torch.bfloat16):
         return CUDA_FLASH
     return PLAIN
 

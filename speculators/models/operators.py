@@ -15,9 +15,7 @@ from torch.nn import functional
 
 class _UnitRms(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: torch.Tensor, eps: float, dtype: torch.dtype
-    ) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor, eps: float, dtype: torch.dtype) -> torch.Tensor:
         inverse = inverse_rms(x, eps)  # [T, 1]
         unit = (x * inverse).to(dtype)  # [T, H]
         ctx.save_for_backward(unit, inverse)

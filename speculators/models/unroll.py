@@ -211,7 +211,9 @@ class Unroll:
             by_query = said[:, :width][choice.places[0]]  # [N, Hq D]
             by_key = functional.linear(units[: len(unit)], self.embedding[width:])  # [S, 2 Hkv D]
         _, made = turned(_product(unit, joined.state[width:], by_key), *self.all_angles, 0)
-        queries, _ = turned(_product(unit[choice.rows], joined.state[:width], by_query), *self.angles[0], heads)
+        queries, _ = turned(
+            _product(unit[choice.rows], joined.state[:width], by_query), *self.angles[0], heads
+        )
         return queries, made
 
 

@@ -101,9 +101,7 @@ def _runs(sequence: PackedSequence, rows: torch.Tensor) -> list[Run]:
     breaks = (rows.diff() != 1) | (owner.diff() != 0)  # [N - 1]
     edges = [0, *(breaks.nonzero().flatten() + 1).tolist(), len(rows)] if len(rows) else []
     starts = [sequence.documents[number][0] for number in owner.tolist()]
-    return [
-        Run((first, end), (starts[first], int(rows[end - 1]) + 1)) for first, end in pairwise(edges)
-    ]
+    return [Run((first, end), (starts[first], int(rows[end - 1]) + 1)) for first, end in pairwise(edges)]
 
 
 def _taught(guessing: list[torch.Tensor], asked: torch.Tensor) -> Taught:

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import torch
 
+from speculators.errors import StageError
 from speculators.models.eagle3 import Eagle3Draft
 from speculators.models.unroll import Precision
 from speculators.training.asked import Asked, ask
@@ -43,15 +44,27 @@ class TrainTimeTest:
     """
 
     def __init__(self, draft: Eagle3Draft, verifier: FrozenVerifier, teaching: Teaching) -> None:
+        """Raises ``StageError`` where a sliding window is no longer than the drafted tokens."""
+        window = draft.config.sliding_window
+        if window is not None and window <= teaching.positions:
+            raise StageError(
+                f"a sliding window of {window} tokens is filled by {teaching.positions} drafted ones",
+                hint="draft fewer tokens, or use a draft with a wider window",
+                rule="window-too-short",
+            )
         self.draft, self.verifier, self.teaching = draft, verifier, teaching
         self.loss = WeightedSum(teaching.losses)
         self.precision = Precision(teaching.dtype, teaching.checkpointing)
 
     def batch(self, sequence: PackedSequence, generator: torch.Generator) -> Batch:
         """Every supervised row of every step; nothing is drawn."""
-        asked = ask(sequence, self.teaching.positions, self.teaching.row_bucket)
+        asked = self.ask(sequence, self.teaching.positions)
         counts = asked.taught.counted.sum(dim=1).int().tolist()
         return Batch(sequence, tuple(counts), asked)
+
+    def ask(self, sequence: PackedSequence, positions: int) -> Asked:
+        """The row sets of ``sequence``, on the CPU."""
+        return ask(sequence, positions, self.teaching.row_bucket)
 
     def weights(self, supervised: torch.Tensor) -> torch.Tensor:
         """Each step's mean over its rows, decayed: ``step_decay ** k / rows at k``, [K]."""
@@ -70,7 +83,7 @@ class TrainTimeTest:
     def propose(self, sequence: PackedSequence, positions: int) -> torch.Tensor:
         """The draft's greedy tokens, [S, positions] int64; -1 where no generated token is guessed."""
         device = sequence.token_ids.device
-        asked: Asked = moved(ask(sequence, positions), device)
+        asked: Asked = moved(self.ask(sequence, positions), device)
         with torch.no_grad():
             best = greedy_places(self.verifier, self.unroll(sequence, asked), asked.taught)  # [K, M]
         proposed = sequence.token_ids.new_full((len(sequence.token_ids), positions), -1)
@@ -95,11 +108,9 @@ class DenseTrainTimeTest(TrainTimeTest):
     machine where that fails.
     """
 
-    def batch(self, sequence: PackedSequence, generator: torch.Generator) -> Batch:
-        """As the fast objective's, with all rows asked."""
-        asked = ask(sequence, self.teaching.positions, dense_from=0.0)
-        counts = asked.taught.counted.sum(dim=1).int().tolist()
-        return Batch(sequence, tuple(counts), asked)
+    def ask(self, sequence: PackedSequence, positions: int) -> Asked:
+        """The row sets of ``sequence`` with every row asked."""
+        return ask(sequence, positions, dense_from=0.0)
 
     def backward(self, batch: Batch, weights: torch.Tensor) -> torch.Tensor:
         """Add the batch's gradient; returns the sums of its rows' divergences, [K]."""
