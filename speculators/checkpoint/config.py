@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import speculators
-from speculators.checkpoint.shape import Eagle3Config
+from speculators.checkpoint.shape import ROPE_KINDS, Eagle3Config
 from speculators.errors import StageError
 
 CONFIG_NAME = "config.json"
 ALGORITHM = "eagle3"
+SLIDING = "sliding_attention"  # of ``layer_types``
 DEFAULT_AUX_LAYERS = 3  # what vLLM's Llama draft assumes unless num_aux_hidden_states says otherwise
 
 # What vLLM takes a missing flag to be; written out when a ready-made checkpoint leaves one open.
@@ -69,9 +70,12 @@ def to_document(config: Eagle3Config, speculative_tokens: int, verifier: Verifie
         "attention_bias": False,
         "attention_dropout": 0.0,
         "mlp_bias": False,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+        "rope_parameters": config.rope_parameters,
         "tie_word_embeddings": False,
     }
+    if config.sliding_window is not None:
+        layer["layer_types"] = [SLIDING] * config.layers
+        layer["sliding_window"] = config.sliding_window
     if len(config.aux_layers) != DEFAULT_AUX_LAYERS:
         layer["num_aux_hidden_states"] = len(config.aux_layers)
     return {
@@ -148,18 +152,22 @@ def from_document(document: Mapping[str, Any]) -> Eagle3Config:
 
     Raises:
         StageError: the checkpoint uses what our own draft model does not compute (bias, another
-            decoder family, scaled RoPE, a sliding window).
+            decoder family, RoPE of another kind, a sliding window in some of its layers).
     """
     layer = document["transformer_layer_config"]
     rope = layer.get("rope_parameters") or layer.get("rope_scaling") or {}
     hidden_size, kind = layer["hidden_size"], document.get("speculators_model_type")
     target_hidden_size = document.get("target_hidden_size") or hidden_size
+    rope_kind = rope.get("rope_type") or rope.get("type") or "default"
+    scaling = {name: value for name, value in rope.items() if name not in ("rope_theta", "rope_type", "type")}
+    sliding = [name == SLIDING for name in layer.get("layer_types") or []]
     unlike = {
         f"speculators_model_type {kind!r}": kind != ALGORITHM,
         f"decoder family {layer.get('model_type')!r}": layer.get("model_type", "llama") != "llama",
         "attention or MLP bias": bool(layer.get("attention_bias") or layer.get("mlp_bias")),
-        f"RoPE type {rope.get('rope_type')!r}": rope.get("rope_type", "default") != "default",
-        "sliding-window attention": "sliding_attention" in (layer.get("layer_types") or []),
+        f"RoPE type {rope_kind!r}": rope_kind not in ROPE_KINDS,
+        "RoPE of some features of a head": scaling.get("partial_rotary_factor", 1.0) != 1.0,
+        "a sliding window in some layers only": any(sliding) and not all(sliding),
         "another hidden size than the verifier's": target_hidden_size != hidden_size,
     }
     found = [feature for feature, hit in unlike.items() if hit]
@@ -183,5 +191,7 @@ def from_document(document: Mapping[str, Any]) -> Eagle3Config:
         aux_layers=tuple(document["eagle_aux_hidden_state_layer_ids"]),
         vocab_size=layer["vocab_size"],
         draft_vocab_size=document.get("draft_vocab_size") or layer["vocab_size"],
+        rope_scaling=None if rope_kind == "default" else {"rope_type": rope_kind, **scaling},
+        sliding_window=layer.get("sliding_window") if any(sliding) else None,
         **{flag: bool(document.get(flag, default)) for flag, default in FLAG_DEFAULTS.items()},
     )

@@ -12,6 +12,9 @@ from typing import Any
 
 from speculators.errors import RecipeError
 
+#: ``rope_type`` values whose angles ``models.rope`` computes.
+ROPE_KINDS = ("default", "linear", "llama3", "yarn")
+
 
 @dataclass(frozen=True)
 class Eagle3Config:
@@ -25,6 +28,9 @@ class Eagle3Config:
     * ``norm_before_fc``        one RMSNorm (``input_norm``) over the concatenated aux states
     * ``fc_norm``               instead, one RMSNorm for each aux state
     * ``norm_output``           the state fed to the next step is taken after the final norm
+
+    ``rope_scaling``: what ``rope_parameters`` holds besides the base, None for plain RoPE.
+    ``sliding_window``: tokens that a row may see, itself included; None for all before it.
     """
 
     hidden_size: int
@@ -43,6 +49,13 @@ class Eagle3Config:
     norm_before_fc: bool = True
     fc_norm: bool = False
     norm_output: bool = False
+    rope_scaling: Mapping[str, Any] | None = None
+    sliding_window: int | None = None
+
+    @property
+    def rope_parameters(self) -> dict[str, Any]:
+        """The checkpoint format's ``rope_parameters``, kind and base always named."""
+        return {"rope_type": "default", "rope_theta": self.rope_theta, **(self.rope_scaling or {})}
 
     def __post_init__(self) -> None:
         ids = list(self.aux_layers)
@@ -54,6 +67,7 @@ class Eagle3Config:
             "heads must be a multiple of key-value heads": self.num_attention_heads
             % self.num_key_value_heads,
             "head_dim must be even, RoPE turns pairs": self.head_dim % 2,
+            "a sliding window holds at least one token": (self.sliding_window or 1) < 1,
             "the draft vocabulary is larger than the verifier's": self.draft_vocab_size > self.vocab_size,
         }
         if any(broken.values()):
@@ -69,7 +83,8 @@ class Eagle3Config:
 
         ``facts``: of the verifier stage; ``algorithm``: block of the recipe.
         RoPE is unscaled with the verifier's base: drafts look back over short spans, and the same
-        rule is written to the checkpoint, so that training and serving agree.
+        rule is written to the checkpoint, so that training and serving agree.  Scaled RoPE and
+        sliding windows come from checkpoints that are trained further.
         """
         return cls(
             hidden_size=facts["hidden_size"],

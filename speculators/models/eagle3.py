@@ -1,8 +1,9 @@
 """The EAGLE-3 draft: a small decoder that continues a verifier's residual stream.
 
-This is the reading copy and the oracle: plain torch, every score written out.  A faster trainer
-must equal it in loss and gradient, and vLLM (``model_executor/models/llama_eagle3.py``) must equal
-it in serving.  Architecture: Li et al., "EAGLE-3" (arXiv 2503.01840).
+This is the reading copy and the oracle: plain torch, every score written out.  The fast way to
+train it (``models.unroll``) must equal it in loss and gradient, and vLLM
+(``model_executor/models/llama_eagle3.py``) must equal it in serving.  Architecture: Li et al.,
+"EAGLE-3" (arXiv 2503.01840).
 
 The parameter names are the tensor names of a checkpoint, so ``state_dict()`` is what is stored.
 Embedding and head rows belong to the verifier, are frozen, and are therefore passed in.
@@ -17,6 +18,8 @@ from torch import nn
 from torch.nn import functional
 
 from speculators.checkpoint.shape import Eagle3Config
+from speculators.models.rope import Rope, turn
+from speculators.models.unroll import FULL_PRECISION, Plan, Precision, Unroll
 
 INIT_STD = 0.02  # the customary deviation of freshly initialised Llama matrices
 
@@ -25,37 +28,29 @@ KeysValues = tuple[torch.Tensor, torch.Tensor]  # keys and values of one step, e
 LayerCache = list[KeysValues]  # one entry a drafting step
 
 
-def rotate(x: torch.Tensor, positions: torch.Tensor, theta: float) -> torch.Tensor:
-    """RoPE in the "neox" pairing (i, i + D/2) of Llama and vLLM: x [T, heads, D], positions [T]."""
-    half = x.shape[-1] // 2
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    exponents = torch.arange(half, dtype=dtype, device=x.device) / half  # [D/2]
-    angles = positions.to(dtype)[:, None] * theta**-exponents  # [T, D/2]
-    cos, sin = (part[:, None].to(x.dtype) for part in (angles.cos(), angles.sin()))  # [T, 1, D/2]
-    first, second = x[..., :half], x[..., half:]  # [T, heads, D/2]
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)  # [T, heads, D]
-
-
-def attend(queries: torch.Tensor, cache: LayerCache) -> torch.Tensor:
+def attend(queries: torch.Tensor, cache: LayerCache, window: int | None = None) -> torch.Tensor:
     """Attention of one document's rows at the newest drafting step.
 
     ``queries`` [T, Hkv, G, D] (G query heads share a key head); ``cache`` holds this document's
     keys and values of every step so far.  Row t sees rows 0..t of step 0, whose states came from
     the verifier, and of every later step only *itself*: when serving drafts from row t, its cache
     holds the verifier's rows 0..t and then its own drafted tokens, never another row's drafts.
-    Returns [T, Hkv, G, D].
+    A sliding ``window`` counts tokens of that cache: row t drafts from position t + step, so of
+    step 0 it sees the last ``window - step`` rows.  Returns [T, Hkv, G, D].
     """
-    rows = queries.shape[0]
+    rows, step = queries.shape[0], len(cache) - 1
     queries = queries * queries.shape[-1] ** -0.5
     keys, values = cache[0]  # [T, Hkv, D]
     past = torch.einsum("tkgd,skd->kgts", queries, keys)  # [Hkv, G, T, T]
-    future = torch.ones(rows, rows, dtype=torch.bool, device=queries.device).triu(1)  # [T, T]
-    past = past.masked_fill(future, -torch.inf)
+    hidden = torch.ones(rows, rows, dtype=torch.bool, device=queries.device).triu(1)  # [T, T]
+    if window is not None:
+        hidden = hidden | ~hidden.new_ones(rows, rows).triu(step - window + 1)
+    past = past.masked_fill(hidden, -torch.inf)
     own = [torch.einsum("tkgd,tkd->kgt", queries, key)[..., None] for key, _ in cache[1:]]  # [Hkv, G, T, 1]
     weights = torch.cat([past, *own], dim=-1).softmax(dim=-1)  # [Hkv, G, T, T + steps - 1]
     mixed = torch.einsum("kgts,skd->tkgd", weights[..., :rows], values)  # [T, Hkv, G, D]
-    for step, (_, own_values) in enumerate(cache[1:]):
-        weight = weights[..., rows + step].permute(2, 0, 1)[..., None]  # [T, Hkv, G, 1]
+    for later, (_, own_values) in enumerate(cache[1:]):
+        weight = weights[..., rows + later].permute(2, 0, 1)[..., None]  # [T, Hkv, G, 1]
         mixed = mixed + weight * own_values[:, :, None]  # [T, Hkv, G, D]
     return mixed
 
@@ -83,13 +78,16 @@ class Attention(nn.Module):
     ) -> torch.Tensor:
         config, rows = self.config, x.shape[0]
         heads, dim = config.num_key_value_heads, config.head_dim
-        queries = rotate(self.q_proj(x).view(rows, -1, dim), positions, config.rope_theta)  # [T, Hq, D]
-        keys = rotate(self.k_proj(x).view(rows, heads, dim), positions, config.rope_theta)  # [T, Hkv, D]
+        angles = Rope.of(config.rope_parameters, dim).tables(positions, x.dtype)  # [T, 1, D/2]
+        queries = turn(self.q_proj(x).view(rows, -1, dim), *angles)  # [T, Hq, D]
+        keys = turn(self.k_proj(x).view(rows, heads, dim), *angles)  # [T, Hkv, D]
         values = self.v_proj(x).view(rows, heads, dim)  # [T, Hkv, D]
         cache.append((keys, values))
         queries = queries.view(rows, heads, -1, dim)  # [T, Hkv, G, D]: vLLM's order, query head = k * G + g
         mixed = [
-            attend(queries[start:end], [(k[start:end], v[start:end]) for k, v in cache])
+            attend(
+                queries[start:end], [(k[start:end], v[start:end]) for k, v in cache], config.sliding_window
+            )
             for start, end in documents
         ]
         return self.o_proj(torch.cat(mixed).reshape(rows, -1))  # [T, H]
@@ -114,13 +112,18 @@ class DecoderLayer(nn.Module):
     def __init__(self, config: Eagle3Config, index: int) -> None:
         super().__init__()
         self.reads_embedding = index == 0
-        self.norm_before_residual = config.norm_before_residual
+        self.residual_is_normed = self.reads_embedding and config.norm_before_residual
         if self.reads_embedding:
             self.hidden_norm = rms_norm(config, config.hidden_size)
         self.input_layernorm = rms_norm(config, config.hidden_size)
         self.self_attn = Attention(config, config.hidden_size * (2 if self.reads_embedding else 1))
         self.post_attention_layernorm = rms_norm(config, config.hidden_size)
         self.mlp = MLP(config)
+
+    @property
+    def state_norm(self) -> nn.RMSNorm:
+        """The norm of the residual stream in front of attention."""
+        return self.hidden_norm if self.reads_embedding else self.input_layernorm
 
     def forward(
         self,
@@ -130,12 +133,10 @@ class DecoderLayer(nn.Module):
         cache: LayerCache,
         documents: Sequence[Span],
     ) -> torch.Tensor:
+        x = state = self.state_norm(hidden)  # [T, H]
         if self.reads_embedding:
-            state = self.hidden_norm(hidden)  # [T, H]
-            residual = state if self.norm_before_residual else hidden  # [T, H]
             x = torch.cat([self.input_layernorm(embeddings), state], dim=-1)  # [T, 2H]
-        else:
-            residual, x = hidden, self.input_layernorm(hidden)  # [T, H]
+        residual = state if self.residual_is_normed else hidden  # [T, H]
         residual = residual + self.self_attn(x, positions, cache, documents)  # [T, H]
         return residual + self.mlp(self.post_attention_layernorm(residual))  # [T, H]
 
@@ -143,7 +144,7 @@ class DecoderLayer(nn.Module):
 class Eagle3Draft(nn.Module):
     """``combine`` the verifier's states once, then ``step`` as many tokens ahead as wanted.
 
-    ``forward`` does both for all steps of a packed sequence.
+    ``dense`` does so for every row of a packed sequence; ``forward`` does the same, fast.
     """
 
     def __init__(self, config: Eagle3Config) -> None:
@@ -193,19 +194,32 @@ class Eagle3Draft(nn.Module):
         normed = self.norm(hidden)  # [T, H]
         return (normed if self.config.norm_output else hidden), normed
 
-    def forward(
+    def dense(
         self,
-        aux: torch.Tensor,
-        embeddings: Sequence[torch.Tensor],
+        states: torch.Tensor,
+        embeddings: torch.Tensor,
         positions: torch.Tensor,
         documents: Sequence[Span],
     ) -> list[torch.Tensor]:
-        """All drafting steps: aux [T, A*H], embeddings K x [T, H], positions [T] of step 0.
+        """All K steps for every row: the oracle of ``forward``.
 
-        Returns the normed state of each step, K x [T, H], as the head reads it.
+        ``states`` [T, A, H] of the verifier, ``embeddings`` [T + K - 1, H] (row t reads t + k at step
+        k), ``positions`` [T] of step 0.  Returns the normed state of each step, K x [T, H].
         """
-        hidden, cache, normed = self.combine(aux), self.new_cache(), []
-        for step, embedding in enumerate(embeddings):
-            hidden, said = self.step(hidden, embedding, positions + step, cache, documents)
+        rows = len(positions)
+        hidden, cache, normed = self.combine(states.flatten(1)), self.new_cache(), []
+        for step in range(len(embeddings) - rows + 1):
+            read = embeddings[step : step + rows]  # [T, H]
+            hidden, said = self.step(hidden, read, positions + step, cache, documents)
             normed.append(said)
         return normed
+
+    def forward(
+        self,
+        states: torch.Tensor,
+        embeddings: torch.Tensor,
+        plan: Plan,
+        precision: Precision = FULL_PRECISION,
+    ) -> list[torch.Tensor]:
+        """What ``dense`` computes, at the rows ``plan`` asks for only: K x [N, H]."""
+        return Unroll(self, plan, precision).run(states, embeddings)

@@ -19,7 +19,8 @@ Three promises keep steps fast and let one window span sequences and devices:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -29,12 +30,15 @@ from speculators.training.packing import PackedSequence
 from speculators.training.verifier import FrozenVerifier
 
 
-@dataclass(frozen=True)
-class Teaching:
+class Teaching(NamedTuple):
     """What of a recipe's ``training`` block an objective needs."""
 
     positions: int  # K: draft positions that are practised
     step_decay: float = 1.0  # weight of position k against the first: step_decay ** k
+    losses: Mapping[str, float] = MappingProxyType({"forward_kl": 1.0})  # of training.losses, with weights
+    dtype: torch.dtype | None = None  # of matrix products; None for the parameters' own
+    checkpointing: bool = False  # compute layers again in the backward pass instead of keeping them
+    row_bucket: int = 1  # round row sets up to a multiple of this, where shapes are compiled
 
 
 class Batch(NamedTuple):

@@ -23,59 +23,48 @@ answer of the verifier.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 
+from speculators.errors import StageError
 from speculators.models.eagle3 import Eagle3Draft
-from speculators.training.losses import forward_kl
-from speculators.training.objective import Batch, Teaching
+from speculators.models.unroll import Precision
+from speculators.training.asked import Asked, ask
+from speculators.training.chunked import greedy_places, taught_gradients
+from speculators.training.losses import Compared, WeightedSum
+from speculators.training.objective import Batch, Teaching, moved
 from speculators.training.packing import PackedSequence
-from speculators.training.rows import supervised_rows
 from speculators.training.verifier import FrozenVerifier
 
 
-class StepRows(NamedTuple):
-    """The supervised rows of one train-time-test step.
+class TrainTimeTest:
+    """The objective of EAGLE-3: a divergence from the verifier at every supervised row of K steps.
 
-    ``rows[i]`` guesses token ``rows[i] + 2 + step``; the verifier's own opinion on that token is
-    its state at ``rows[i] + 1 + step``.
+    All K steps run first, at the asked rows; then one pass over the taught tokens yields the loss and
+    its gradient with respect to the normed states; then one backward pass runs through the K steps.
     """
 
-    step: int
-    rows: torch.Tensor  # [R] int64
-
-    @property
-    def judges(self) -> torch.Tensor:
-        """The rows of the verifier's opinions, [R] int64."""
-        return self.rows + 1 + self.step
-
-    @property
-    def guessed(self) -> torch.Tensor:
-        """The indexes of the tokens that are guessed, [R] int64."""
-        return self.rows + 2 + self.step
-
-
-class Asked(NamedTuple):
-    """The index tensors of a batch."""
-
-    opinions: torch.Tensor  # [M] int64, rows whose verifier state says a generated token
-    steps: tuple[StepRows, ...]  # K
-
-
-class TrainTimeTest:
-    """The objective of EAGLE-3: forward KL to the verifier at every supervised row of K steps."""
-
     def __init__(self, draft: Eagle3Draft, verifier: FrozenVerifier, teaching: Teaching) -> None:
+        """Raises ``StageError`` where a sliding window is no longer than the drafted tokens."""
+        window = draft.config.sliding_window
+        if window is not None and window <= teaching.positions:
+            raise StageError(
+                f"a sliding window of {window} tokens is filled by {teaching.positions} drafted ones",
+                hint="draft fewer tokens, or use a draft with a wider window",
+                rule="window-too-short",
+            )
         self.draft, self.verifier, self.teaching = draft, verifier, teaching
+        self.loss = WeightedSum(teaching.losses)
+        self.precision = Precision(teaching.dtype, teaching.checkpointing)
 
     def batch(self, sequence: PackedSequence, generator: torch.Generator) -> Batch:
         """Every supervised row of every step; nothing is drawn."""
-        steps = tuple(
-            StepRows(step, supervised_rows(sequence, step)) for step in range(self.teaching.positions)
-        )
-        asked = Asked(supervised_rows(sequence, -1), steps)  # "step -1" of row i guesses token i+1
-        return Batch(sequence, tuple(len(step.rows) for step in steps), asked)
+        asked = self.ask(sequence, self.teaching.positions)
+        counts = asked.taught.counted.sum(dim=1).int().tolist()
+        return Batch(sequence, tuple(counts), asked)
+
+    def ask(self, sequence: PackedSequence, positions: int) -> Asked:
+        """The row sets of ``sequence``, on the CPU."""
+        return ask(sequence, positions, self.teaching.row_bucket)
 
     def weights(self, supervised: torch.Tensor) -> torch.Tensor:
         """Each step's mean over its rows, decayed: ``step_decay ** k / rows at k``, [K]."""
@@ -84,54 +73,62 @@ class TrainTimeTest:
 
     def backward(self, batch: Batch, weights: torch.Tensor) -> torch.Tensor:
         """Add the batch's gradient; returns the sums of its rows' divergences, [K]."""
-        targets = target_logits(self.verifier, batch)  # [S, Vd]
-        normed = unroll(self.draft, self.verifier, batch.sequence, self.teaching.positions)  # K x [S, H]
+        asked: Asked = batch.rows
+        normed = self.unroll(batch.sequence, asked)  # K x [N, H]
+        last = batch.sequence.hidden_states[:, -1]  # [S, H]
+        sums, gradients = taught_gradients(self.verifier, normed, last, asked.taught, weights, self.loss)
+        torch.autograd.backward(normed, gradients)
+        return sums
+
+    def propose(self, sequence: PackedSequence, positions: int) -> torch.Tensor:
+        """The draft's greedy tokens, [S, positions] int64; -1 where no generated token is guessed."""
+        device = sequence.token_ids.device
+        asked: Asked = moved(self.ask(sequence, positions), device)
+        with torch.no_grad():
+            best = greedy_places(self.verifier, self.unroll(sequence, asked), asked.taught)  # [K, M]
+        proposed = sequence.token_ids.new_full((len(sequence.token_ids), positions), -1)
+        for step, guess in enumerate(self.verifier.draft_ids[best]):
+            rows = asked.taught.opinions - 1 - step  # [M], may lie before the document or the sequence
+            counted = asked.taught.counted[step] > 0
+            proposed[rows[counted], step] = guess[counted]
+        return proposed
+
+    def unroll(self, sequence: PackedSequence, asked: Asked) -> list[torch.Tensor]:
+        """The draft's normed states at the asked rows, K x [N, H]."""
+        embeddings = self.verifier.embedding[sequence.token_ids[asked.plan.read]]  # [S + K - 1, H]
+        states = sequence.hidden_states[:, :-1]  # [S, A, H]
+        normed: list[torch.Tensor] = self.draft(states, embeddings, asked.plan, self.precision)
+        return normed
+
+
+class DenseTrainTimeTest(TrainTimeTest):
+    """The oracle: every row of every step, every logit kept, gradients by autograd alone.
+
+    Slow and obviously right.  The fast objective must equal it, and training falls back to it on a
+    machine where that fails.
+    """
+
+    def ask(self, sequence: PackedSequence, positions: int) -> Asked:
+        """The row sets of ``sequence`` with every row asked."""
+        return ask(sequence, positions, dense_from=0.0)
+
+    def backward(self, batch: Batch, weights: torch.Tensor) -> torch.Tensor:
+        """Add the batch's gradient; returns the sums of its rows' divergences, [K]."""
+        taught = batch.rows.taught
+        last = batch.sequence.hidden_states[taught.opinions, -1]  # [M, H]
+        with torch.no_grad():
+            opinions = self.verifier.draft_logits(last)  # [M, Vd]
         sums = []
-        for states, asked in zip(normed, batch.rows.steps):
-            logits = states[asked.rows] @ self.verifier.draft_head.T  # [R, Vd]
-            sums.append(forward_kl(logits, targets[asked.judges]).sum())
+        for states, places, counted in zip(self.unroll(batch.sequence, batch.rows), *taught[1:]):
+            logits = states[places] @ self.verifier.draft_head.T  # [M, Vd]
+            sums.append((self.loss.value(Compared.of(logits, opinions)) * counted).sum())
         divergences = torch.stack(sums)  # [K]
         (divergences * weights).sum().backward()
         return divergences.detach()
 
-    def propose(self, sequence: PackedSequence, positions: int) -> torch.Tensor:
-        """The draft's greedy tokens, [S, positions] int64; -1 where no generated token is guessed."""
-        proposed = sequence.token_ids.new_full((len(sequence.token_ids), positions), -1)
-        with torch.no_grad():
-            normed = unroll(self.draft, self.verifier, sequence, positions)  # K x [S, H]
-        for step, states in enumerate(normed):
-            rows = supervised_rows(sequence, step)  # [R]
-            logits = states[rows] @ self.verifier.draft_head.T  # [R, Vd]
-            proposed[rows, step] = self.verifier.draft_ids[logits.argmax(dim=-1)]
-        return proposed
-
-
-def unroll(
-    draft: Eagle3Draft, verifier: FrozenVerifier, sequence: PackedSequence, steps: int
-) -> list[torch.Tensor]:
-    """The normed states of ``steps`` train-time-test steps over a packed sequence, each [S, H].
-
-    Rows near a document's end read a token of the next one; they guess nothing, and no other row
-    can see them: keys of step 0 look backwards within the document, keys of later steps are seen
-    by their own row only.
-    """
-    aux = sequence.hidden_states[:, :-1].flatten(1)  # [S, A*H]
-    last_token = len(sequence.token_ids) - 1
-    places = torch.arange(last_token + 1, device=sequence.token_ids.device)  # [S]
-    read = [sequence.token_ids[(places + 1 + step).clamp(max=last_token)] for step in range(steps)]
-    embeddings = [verifier.embedding[tokens] for tokens in read]  # K x [S, H]
-    states: list[torch.Tensor] = draft(aux, embeddings, sequence.positions, sequence.documents)
-    return states
-
-
-def target_logits(verifier: FrozenVerifier, batch: Batch) -> torch.Tensor:
-    """Verifier logits over the draft vocabulary, [S, Vd], computed once for all steps.
-
-    Row i is the verifier's opinion on token i+1.  Rows that no step asks for stay zero: they cost
-    neither head nor norm.
-    """
-    states, asked = batch.sequence.hidden_states, batch.rows.opinions  # [S, L, H], [M]
-    with torch.no_grad():
-        targets = states.new_zeros(len(states), len(verifier.draft_ids))  # [S, Vd]
-        targets[asked] = verifier.draft_logits(states[asked, -1])
-    return targets
+    def unroll(self, sequence: PackedSequence, asked: Asked) -> list[torch.Tensor]:
+        """The draft's normed states at all rows, K x [S, H]."""
+        embeddings = self.verifier.embedding[sequence.token_ids[asked.plan.read]]  # [S + K - 1, H]
+        return self.draft.dense(
+            sequence.hidden_states[:, :-1], embeddings, sequence.positions, sequence.documents
+        )

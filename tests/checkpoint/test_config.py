@@ -73,8 +73,9 @@ def test_layers_and_vocabulary_that_are_null_become_what_vllm_takes_them_to_be()
     [
         ({"model_type": "qwen3"}, "qwen3"),
         ({"attention_bias": True}, "bias"),
-        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5}}, "llama3"),
-        ({"layer_types": ["sliding_attention"]}, "sliding"),
+        ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 5e5, "factor": 2.0}}, "dynamic"),
+        ({"rope_parameters": {"rope_theta": 5e5, "partial_rotary_factor": 0.5}}, "some features"),
+        ({"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 8}, "some layers"),
     ],
 )
 def test_a_draft_that_our_model_does_not_compute_is_refused_not_approximated(change, feature) -> None:
@@ -82,6 +83,19 @@ def test_a_draft_that_our_model_does_not_compute_is_refused_not_approximated(cha
     document["transformer_layer_config"].update(change)
     with pytest.raises(StageError, match=feature):
         from_document(document)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"rope_scaling": {"rope_type": "linear", "factor": 4.0}},
+        {"sliding_window": 8, "layers": 2},
+    ],
+)
+def test_what_is_written_is_read_back(changes) -> None:
+    config = tiny.config(**changes)
+    assert from_document(to_document(config, 3, LOCAL)) == config
 
 
 @pytest.mark.integration

@@ -7,7 +7,7 @@ from speculators.checkpoint.config import VerifierName, to_document
 from speculators.checkpoint.shape import Eagle3Config
 from speculators.checkpoint.tensors import layout
 from speculators.errors import RecipeError
-from speculators.models.eagle3 import Eagle3Draft, attend, rotate
+from speculators.models.eagle3 import Eagle3Draft, attend
 from tests.models import tiny
 
 VARIANTS = [
@@ -54,21 +54,6 @@ def test_the_recipe_and_the_verifier_decide_the_shape() -> None:
     assert Eagle3Config.for_verifier(tiny.FACTS, algorithm) == tiny.CONFIG
 
 
-def test_rope_scores_depend_on_distance_only() -> None:
-    generator = torch.Generator().manual_seed(0)
-    query, key = torch.randn(2, 1, 1, 8, generator=generator, dtype=torch.float64)
-
-    def score(query_position: int, key_position: int) -> float:
-        turned = [
-            rotate(x, torch.tensor([position]), 10000.0)
-            for x, position in ((query, query_position), (key, key_position))
-        ]
-        return (turned[0] * turned[1]).sum().item()
-
-    assert score(7, 4) == pytest.approx(score(103, 100), rel=1e-12)
-    assert score(7, 4) != pytest.approx(score(7, 5), rel=1e-3)
-
-
 def test_keys_of_later_steps_are_seen_by_their_own_row_only() -> None:
     generator = torch.Generator().manual_seed(0)
     queries = torch.randn(5, 2, 2, 4, generator=generator)  # [T, Hkv, G, D]
@@ -83,3 +68,23 @@ def test_keys_of_later_steps_are_seen_by_their_own_row_only() -> None:
     disturbed[0][1][3] = 9.0
     changed = (attend(queries, disturbed) != before).flatten(1).any(dim=1)
     assert changed.tolist() == [False, False, False, True, True]
+
+
+def test_a_window_slides_along_with_the_drafted_tokens() -> None:
+    generator = torch.Generator().manual_seed(0)
+    queries = torch.randn(6, 1, 1, 4, generator=generator)  # [T, Hkv, G, D]
+    cache = [tuple(torch.randn(2, 6, 1, 4, generator=generator)) for _ in range(2)]
+
+    def seen(steps: int, row: int) -> list[int]:
+        """The rows of step 0 that ``row`` sees at the last of ``steps``, by disturbing one at a time."""
+        found = []
+        before = attend(queries, cache[:steps], window=3)
+        for key in range(6):
+            values = cache[0][1].clone()
+            values[key] += 1
+            changed = attend(queries, [(cache[0][0], values), *cache[1:steps]], window=3)
+            found += [key] if (changed != before)[row].any() else []
+        return found
+
+    assert seen(1, row=4) == [2, 3, 4]
+    assert seen(2, row=4) == [3, 4]  # the third is the drafted token itself

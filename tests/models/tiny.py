@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from speculators.checkpoint.shape import Eagle3Config
@@ -19,7 +20,7 @@ from speculators.datagen.shards import Document, write_index, write_shard
 from speculators.models.eagle3 import Eagle3Draft
 from speculators.stages.documents import StageInput, write_output
 from speculators.training.objective import Batch, Teaching
-from speculators.training.packing import pack
+from speculators.training.packing import PackedSequence, pack
 from speculators.training.ttt import TrainTimeTest
 from speculators.training.verifier import FrozenVerifier
 
@@ -124,6 +125,23 @@ def document(
         token_ids=torch.randint(CONFIG.vocab_size, (length,), generator=generator),
         hidden_states=torch.randn(length, 4, CONFIG.hidden_size, generator=generator),
     )
+
+
+def packed(documents: list[Document], dtype: torch.dtype = torch.float32) -> PackedSequence:
+    return pack(documents, dtype)
+
+
+@st.composite
+def sequences(draw: st.DrawFn) -> PackedSequence:
+    """Packed documents of one turn or several: any prefix-free mixture of prompt and answer tokens."""
+    turns = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=3)
+    spans = draw(st.lists(turns.filter(lambda turn: sum(map(sum, turn)) > 0), min_size=1, max_size=4))
+    documents, masks = [], []
+    for seed, document_turns in enumerate(spans):
+        mask = [flag for asked, said in document_turns for flag in [False] * asked + [True] * said]
+        documents.append(document(len(mask), 0, seed))
+        masks += mask
+    return packed(documents)._replace(supervised=torch.tensor(masks))
 
 
 def write_verifier(folder: Path, tied: bool = False, dtype: torch.dtype = torch.bfloat16) -> Path:

@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from speculators.checkpoint.shape import Eagle3Config
+from speculators.errors import StageError
 from speculators.models.eagle3 import Eagle3Draft
+from speculators.training.objective import Teaching
 from speculators.training.packing import pack
 from speculators.training.rows import supervised_rows, target_tokens
-from speculators.training.ttt import target_logits, unroll
+from speculators.training.ttt import DenseTrainTimeTest, TrainTimeTest
 from tests.models import tiny
 
 STEPS = 4
@@ -23,6 +25,8 @@ SHAPES = {
     "two layers": {"layers": 2, "norm_output": True},
     "three layers": {"layers": 3, "norm_before_residual": True},
     "one key-value head": {"num_key_value_heads": 1},
+    "a sliding window": {"sliding_window": 5},
+    "two layers with a sliding window": {"sliding_window": 5, "layers": 2},
 }
 
 
@@ -65,8 +69,9 @@ class ServedDraft:
         mixed = []
         for head in range(config.num_attention_heads):
             shared = head // (config.num_attention_heads // config.num_key_value_heads)
-            scores = torch.stack([q[head] @ key[shared] / math.sqrt(dim) for key, _ in self.cache[layer]])
-            values = torch.stack([value[shared] for _, value in self.cache[layer]])
+            seen = self.cache[layer][-(config.sliding_window or len(self.cache[layer])) :]
+            scores = torch.stack([q[head] @ key[shared] / math.sqrt(dim) for key, _ in seen])
+            values = torch.stack([value[shared] for _, value in seen])
             mixed.append(scores.softmax(0) @ values)
         return self.tensors[f"layers.{layer}.self_attn.o_proj.weight"] @ torch.cat(mixed)
 
@@ -123,50 +128,45 @@ def exact():
     torch.set_default_dtype(torch.float32)
 
 
+WAYS = {"fast": TrainTimeTest, "dense": DenseTrainTimeTest}
+
+
+def guessing_states(way: type[TrainTimeTest], model: Eagle3Draft, documents) -> list[torch.Tensor]:
+    """The states that guesses are made from, [M, H] for each step, tokens ascending."""
+    objective = way(model, tiny.frozen(), Teaching(STEPS))
+    batch = objective.batch(pack(documents, torch.float64), torch.Generator())
+    taught = batch.rows.taught
+    normed = objective.unroll(batch.sequence, batch.rows)
+    return [one[place[count > 0]] for one, place, count in zip(normed, taught.places, taught.counted)]
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
 @pytest.mark.parametrize("changes", SHAPES.values(), ids=SHAPES.keys())
-def test_train_time_test_equals_drafting_token_by_token(changes) -> None:
+def test_train_time_test_equals_drafting_token_by_token(changes, way) -> None:
     model, verifier = tiny.draft(tiny.config(**changes)), tiny.frozen()
     documents = [tiny.document(9, 4, seed=1), tiny.document(7, 3, seed=2)]
     sequence = pack(documents, torch.float64)
     served: dict[tuple[int, int], list[torch.Tensor]] = {}
     asked = 0
-    for step, normed in enumerate(unroll(model, verifier, sequence, STEPS)):
-        for row in supervised_rows(sequence, step).tolist():
+    for step, states in enumerate(guessing_states(way, model, documents)):
+        for row, state in zip(supervised_rows(sequence, step).tolist(), states, strict=True):
             owner = int(sequence.document_ids[row])
             local = row - sequence.documents[owner][0]
             if (owner, local) not in served:
                 served[owner, local] = serve(model, verifier, documents[owner], local)
-            logits = verifier.draft_head @ normed[row]
+            logits = verifier.draft_head @ state
             torch.testing.assert_close(logits, served[owner, local][step], rtol=1e-9, atol=1e-9)
             asked += 1
     assert asked == sum(len(supervised_rows(sequence, step)) for step in range(STEPS)) > 20
 
 
-def said(model: Eagle3Draft, documents) -> list[torch.Tensor]:
-    """The normed states of each step at its supervised rows."""
-    sequence = pack(documents, torch.float64)
-    states = unroll(model, tiny.frozen(), sequence, STEPS)
-    return [normed[supervised_rows(sequence, step)] for step, normed in enumerate(states)]
-
-
-def test_documents_do_not_see_each_other() -> None:
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
+def test_documents_do_not_see_each_other(way) -> None:
     model = tiny.draft(tiny.config(layers=2))
     documents = [tiny.document(8, 3, seed=1), tiny.document(11, 5, seed=2), tiny.document(6, 2, seed=3)]
-    alone = [said(model, [one]) for one in documents]
-    for step, packed in enumerate(said(model, documents)):
+    alone = [guessing_states(way, model, [one]) for one in documents]
+    for step, packed in enumerate(guessing_states(way, model, documents)):
         torch.testing.assert_close(packed, torch.cat([one[step] for one in alone]))
-
-
-def test_gradients_of_packed_documents_add_up() -> None:
-    documents = [tiny.document(8, 3, seed=1), tiny.document(11, 5, seed=2)]
-
-    def gradient(groups) -> torch.Tensor:
-        model = tiny.draft()
-        for group in groups:
-            sum(states.square().sum() for states in said(model, group)).backward()
-        return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
-
-    torch.testing.assert_close(gradient([documents]), gradient([[one] for one in documents]))
 
 
 def test_supervised_rows_guess_generated_tokens_of_their_own_document() -> None:
@@ -177,25 +177,43 @@ def test_supervised_rows_guess_generated_tokens_of_their_own_document() -> None:
     assert supervised_rows(sequence, 5).tolist() == []
 
 
-def test_a_document_that_is_over_before_the_step_has_no_rows() -> None:
-    batch = tiny.objective(tiny.draft(), STEPS).batch(pack([tiny.document(3, 1, seed=1)]), torch.Generator())
+def test_a_document_that_is_over_before_the_step_teaches_nothing_there() -> None:
+    objective = tiny.objective(tiny.draft(), STEPS)
+    (batch,) = tiny.batches(objective, [tiny.document(3, 1, seed=1)])
     assert batch.supervised == (1, 0, 0, 0)
-    assert [len(step.rows) for step in batch.rows.steps] == [1, 0, 0, 0]
+    sums = objective.backward(batch, objective.weights(torch.tensor(batch.supervised)))
+    assert (sums > 0).tolist() == [True, False, False, False]
 
 
-def test_targets_are_the_verifiers_opinion_on_the_same_token() -> None:
+def test_opinions_are_the_verifier_s_on_the_guessed_token() -> None:
     objective = tiny.objective(tiny.draft(), STEPS)
     verifier = objective.verifier
-    sequence = pack([tiny.document(9, 3, seed=4), tiny.document(8, 2, seed=5)], torch.float64)
-    batch = objective.batch(sequence, torch.Generator())
-    targets, tokens = target_logits(verifier, batch), target_tokens(verifier, sequence)
+    (batch,) = tiny.batches(objective, [tiny.document(9, 3, seed=4), tiny.document(8, 2, seed=5)])
+    sequence = batch.sequence
     last = sequence.hidden_states[:, -1]
     ends = verifier.ends
     normed = last / (last.square().mean(-1, keepdim=True) + ends.norm_eps).sqrt() * ends.final_norm
     logits = normed @ ends.head.T  # [S, V]
-    for step in batch.rows.steps:
-        for row, judge, guessed in zip(step.rows.tolist(), step.judges.tolist(), step.guessed.tolist()):
-            assert guessed == row + 2 + step.step
-            torch.testing.assert_close(targets[judge], logits[judge, verifier.draft_ids])
-            assert tokens[guessed] == logits[judge].argmax()
+    torch.testing.assert_close(verifier.draft_logits(last), logits[:, verifier.draft_ids])
+    tokens = target_tokens(verifier, sequence)
     assert (tokens[~sequence.supervised] == -1).all()
+    opinions = batch.rows.taught.opinions
+    assert (tokens[opinions + 1] == logits[opinions].argmax(-1)).all()
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
+def test_proposals_are_the_greedy_guesses_of_supervised_rows(way) -> None:
+    model, verifier = tiny.draft(), tiny.frozen()
+    documents = [tiny.document(9, 4, seed=1), tiny.document(7, 3, seed=2)]
+    sequence = pack(documents, torch.float64)
+    proposed = way(model, verifier, Teaching(1)).propose(sequence, STEPS)
+    for step, states in enumerate(guessing_states(way, model, documents)):
+        rows = supervised_rows(sequence, step)
+        greedy = verifier.draft_ids[(states @ verifier.draft_head.T).argmax(-1)]
+        assert proposed[rows, step].tolist() == greedy.tolist()
+        assert (proposed[:, step] >= 0).sum() == len(rows)
+
+
+def test_a_window_that_the_drafted_tokens_alone_would_fill_is_refused() -> None:
+    with pytest.raises(StageError, match="sliding window of 4 tokens"):
+        TrainTimeTest(tiny.draft(tiny.config(sliding_window=4)), tiny.frozen(), Teaching(4))

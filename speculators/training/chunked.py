@@ -1,0 +1,82 @@
+"""Output head and loss in one pass over chunks of tokens, gradients included.
+
+Logits are the largest tensors of a training step: 8192 rows x 152k tokens x K steps are gigabytes,
+and autograd would keep them until the backward pass.  But what the backward pass will multiply them
+by is known beforehand (each row's weight), so the gradient with respect to the head's *input* can be
+computed in the forward pass, chunk by chunk, and the logits thrown away: what is kept is [N, H] a
+step.  The trick is known for language models' cross-entropy from Liger (arXiv 2410.10989).
+
+The chunks go by taught token, not by row: the verifier's opinion on a token judges its guesses of all
+K steps, so its logits are computed once, and together with the K guesses' in one matrix product, as
+the draft's head *is* the verifier's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from speculators.training.asked import Taught
+from speculators.training.losses import Compared, WeightedSum
+from speculators.training.verifier import FrozenVerifier
+
+CHUNK_BYTES = 2**24  # of logits at once, in float32: K + 1 rows a token
+
+
+def taught_gradients(
+    verifier: FrozenVerifier,
+    normed: Sequence[torch.Tensor],
+    states: torch.Tensor,
+    taught: Taught,
+    weights: torch.Tensor,
+    loss: WeightedSum,
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Divergences of all guesses, and what they ask of the states that were guessed from.
+
+    Args:
+        normed: the draft's normed states, K x [N, H]; read as constants.
+        states: the verifier's last states [S, H].
+        weights: [K], what one row's divergence counts at each step.
+
+    Returns the sums of divergences [K], unweighted, and the gradients of the weighted sum with
+    respect to ``normed``, K x [N, H].
+    """
+    steps, dtype, head = len(normed), verifier.draft_head.dtype, verifier.draft_head  # [Vd, H]
+    sums = torch.zeros(steps, dtype=torch.promote_types(dtype, torch.float32), device=head.device)
+    gradients = [torch.zeros_like(states) for states in normed]
+    counts = taught.counted.to(sums.dtype) * weights.to(sums.dtype)[:, None]  # [K, M]
+    with torch.no_grad():
+        for chunk in chunks(verifier, taught, steps):
+            opinions = verifier.normed(states[taught.opinions[chunk]])  # [C, H]
+            places = taught.places[:, chunk]  # [K, C]
+            guesses = [one[place].to(dtype) for one, place in zip(normed, places)]  # K x [C, H]
+            logits = torch.cat([opinions, *guesses]) @ head.T  # [(1 + K) C, Vd]
+            opinion, guess = logits.split([len(opinions), steps * len(opinions)])
+            rows = Compared.of(guess.unflatten(0, (steps, -1)), opinion)  # [K, C, Vd] and [C, Vd]
+            values, by_logits = loss.with_gradient(rows)  # [K, C], [K, C, Vd]
+            sums += (values * taught.counted[:, chunk]).sum(dim=1)
+            # A row's weight is a factor of its gradient: applied where the row is H wide, not Vd.
+            asked = (by_logits.flatten(0, 1).to(dtype) @ head).unflatten(0, (steps, -1))  # [K, C, H]
+            for gradient, place, one, count in zip(gradients, places, asked, counts[:, chunk]):
+                gradient.index_add_(0, place, (one * count[:, None]).to(gradient.dtype))
+    return sums, gradients
+
+
+def greedy_places(verifier: FrozenVerifier, normed: Sequence[torch.Tensor], taught: Taught) -> torch.Tensor:
+    """The draft's greedy guess of each taught token at each step, [K, M], as places of its vocabulary."""
+    best = torch.zeros_like(taught.places)  # [K, M]
+    for chunk in chunks(verifier, taught, len(normed)):
+        for step, (one, place) in enumerate(zip(normed, taught.places[:, chunk])):
+            best[step, chunk] = (one[place].to(verifier.draft_head.dtype) @ verifier.draft_head.T).argmax(
+                dim=-1
+            )
+    return best
+
+
+def chunks(verifier: FrozenVerifier, taught: Taught, steps: int) -> Iterator[slice]:
+    """Slices of the M taught tokens whose logits of all steps fit into ``CHUNK_BYTES``."""
+    size = max(1, CHUNK_BYTES // (4 * len(verifier.draft_head) * (steps + 1)))
+    total = len(taught.opinions)
+    for start in range(0, total, size):
+        yield slice(start, min(start + size, total))
