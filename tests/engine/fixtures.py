@@ -125,7 +125,7 @@ def _loaded(base_url: str, write: Callable[[Path], Built], folder: Path) -> Iter
     # The engine has it now; the largest of them is gigabytes.
     built.archive.unlink()
     yield built
-    engine = client(base_url)
+    engine = client(base_url, LOAD_SECONDS)
     with suppress(docker.errors.APIError):
         engine.images.remove(built.reference, force=True)
     engine.close()

@@ -88,7 +88,7 @@ def recipe(rounds: int) -> dict[str, Any]:
             "max_tokens": 24,
             "rows_per_shard": 12,
         },
-        "training": {"sequence_length": 128, "epochs": 12, "learning_rate": 1e-3},
+        "training": {"sequence_length": 128, "epochs": 6, "learning_rate": 1e-3},
         "benchmark": {
             "prompts": "benchmark.jsonl",
             "requests": 6,
