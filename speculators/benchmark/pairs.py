@@ -21,6 +21,12 @@ class Pair(NamedTuple):
     draft: Sample
 
     @property
+    def speedup(self) -> float | None:
+        """Throughput of the draft arm over plain's; None where one has none."""
+        plain, draft = (one["output_tokens_per_second"] for one in (self.plain, self.draft))
+        return draft / plain if plain and draft else None
+
+    @property
     def looping(self) -> frozenset[str]:
         """Prompts whose plain output loops: the verifier's own habit, so the same for both arms."""
         return frozenset(row["id"] for row in self.plain["requests"] if row["looping"])

@@ -61,14 +61,9 @@ def _ratio(ratios: list[float | None]) -> dict[str, Any] | None:
     return mean_ratio(known)._asdict() if known and len(known) == len(ratios) else None
 
 
-def _speedup(pair: Pair) -> float | None:
-    plain, draft = (one["output_tokens_per_second"] for one in (pair.plain, pair.draft))
-    return draft / plain if plain and draft else None
-
-
 def _round_speedup(pairs: list[Pair], number: int) -> float | None:
     """Geometric mean over the concurrencies of one round."""
-    ratios = [_speedup(pair) for pair in pairs if pair.round == number]
+    ratios = [pair.speedup for pair in pairs if pair.round == number]
     known = [ratio for ratio in ratios if ratio is not None]
     return geometric_mean(known) if known and len(known) == len(ratios) else None
 
@@ -82,11 +77,11 @@ def _speed(pairs: list[Pair], concurrency: int) -> dict[str, Any]:
                 "round": pair.round,
                 PLAIN: pair.plain["output_tokens_per_second"],
                 DRAFT: pair.draft["output_tokens_per_second"],
-                "speedup": _speedup(pair),
+                "speedup": pair.speedup,
             }
             for pair in pairs
         ],
-        "speedup": _ratio([_speedup(pair) for pair in pairs]),
+        "speedup": _ratio([pair.speedup for pair in pairs]),
         "latencies": {
             PLAIN: _latencies([pair.plain for pair in pairs]),
             DRAFT: _latencies([pair.draft for pair in pairs]),

@@ -15,6 +15,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from speculators.benchmark.checks import broken
+from speculators.benchmark.comparison import differences as changed
+from speculators.benchmark.comparison import spelled
+from speculators.benchmark.measurement import measured_settings, measured_work
 from speculators.benchmark.statistics import relative_difference
 from speculators.bundle.evidence import ARTEFACT_STAGES, Evidence
 
@@ -188,21 +191,13 @@ def differences_that_matter(published: Evidence, repeated: Evidence) -> Iterator
 
 def measured_thing(one: Evidence) -> dict[str, Any]:
     """What was measured: the verifier, the kind of draft, the load, the engine's settings."""
-    summary, values = one.report["summary"], one.sitting.get("values", {})
-    benchmark = values.get("benchmark", {})
-    found = {
-        "verifier": one.stage("verifier").get("result", {}).get("digest"),
-        "draft algorithm": summary["speculation"]["algorithm"],
-        "speculative tokens": summary["speculation"]["tokens"],
-        "benchmark.requests": summary["requests"],
-        "benchmark.max_tokens": summary["max_tokens"],
-        "benchmark.warmup_requests": benchmark.get("warmup_requests"),
-        "benchmark.prompts": one.keys["prompts"].get("files", {}).get("benchmark.prompts"),
+    values = one.sitting.get("values", {})
+    verifier = one.stage("verifier").get("result", {}).get("digest")
+    prompts = one.keys["prompts"].get("files", {}).get("benchmark.prompts")
+    return {
+        **measured_work(verifier, prompts, values.get("benchmark", {})),
+        **measured_settings(one.report["summary"]["speculation"], values.get("engine", {})),
     }
-    engine = values.get("engine", {})
-    for block in ("args", "env"):
-        found |= {f"engine.{block}.{name}": value for name, value in engine.get(block, {}).items()}
-    return found
 
 
 def environments(published: Evidence, repeated: Evidence) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -226,19 +221,9 @@ def differences(
     only: tuple[str, ...] | None = None,
 ) -> Iterator[str]:
     """Where two flat documents differ, in words."""
-    for name in sorted(before.keys() | after.keys()):
-        if name in ignored or (only is not None and name not in only):
-            continue
-        if (old := before.get(name)) != (new := after.get(name)):
+    for name, old, new in changed(before, after):
+        if name not in ignored and (only is None or name in only):
             yield f"{name}: {spelled(old)} was published, {spelled(new)} here"
-
-
-def spelled(value: Any) -> str:
-    """A value in a sentence; of a digest its beginning."""
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    text = "none" if value is None else str(value)
-    return text[:12] if len(text) == 64 else text
 
 
 def compare_figures(published: Mapping[str, Any], repeated: Mapping[str, Any]) -> Iterator[Figure]:
