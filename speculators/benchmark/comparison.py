@@ -24,6 +24,7 @@ from speculators.benchmark.figures import (
 )
 from speculators.benchmark.gate import OK, REGRESSION, UNDECIDED, worst
 from speculators.benchmark.measurement import Measurement
+from speculators.errors import EXIT_REGRESSION, EXIT_UNDECIDED
 
 COMPARISON_SCHEMA = "speculators/comparison/v1"
 NOT_COMPARABLE = "not comparable"
@@ -48,7 +49,10 @@ class Difference(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """``reasons``: why nothing can be compared; ``remarks``: what a reader should know of what could."""
+    """``reasons``: why nothing can be compared; ``remarks``: what a reader should know of what could.
+
+    ``recipe``, ``lock``: how those of the two runs differ, where they are known.
+    """
 
     old: str
     new: str
@@ -58,6 +62,8 @@ class Comparison(NamedTuple):
     figures: tuple[Figure, ...]
     settings: tuple[Difference, ...]
     remarks: tuple[str, ...]
+    recipe: tuple[Difference, ...] = ()
+    lock: tuple[Difference, ...] = ()
 
     @property
     def open(self) -> bool:
@@ -71,8 +77,18 @@ class Comparison(NamedTuple):
             **{name: getattr(self, name) for name in ("old", "new", "verdict")},
             **{name: list(getattr(self, name)) for name in ("reasons", "causes", "remarks")},
             "figures": [one._asdict() for one in self.figures],
-            "settings": [one._asdict() for one in self.settings],
+            **{
+                name: [one._asdict() for one in getattr(self, name)]
+                for name in ("settings", "recipe", "lock")
+            },
         }
+
+
+def exit_code(verdict: str, *, strict: bool = False) -> int:
+    """0 no loss, 1 regression; what could not be decided is 0, or under ``strict`` 5."""
+    if verdict in (UNDECIDED, NOT_COMPARABLE) and strict:
+        return EXIT_UNDECIDED
+    return EXIT_REGRESSION if verdict == REGRESSION else 0
 
 
 def compare(

@@ -20,6 +20,7 @@ from speculators.benchmark.comparison import spelled
 from speculators.benchmark.measurement import measured_settings, measured_work
 from speculators.benchmark.statistics import relative_difference
 from speculators.bundle.evidence import ARTEFACT_STAGES, Evidence
+from speculators.errors import EXIT_REGRESSION, EXIT_UNDECIDED
 
 REPEAT_SCHEMA = "speculators/repeat/v1"
 SAME, CONSISTENT, DIFFERS, NOT_COMPARABLE = "same bytes", "consistent", "differs", "not comparable"
@@ -33,8 +34,7 @@ ACCOUNTS = ("ledger.json", "probe.json", "metrics.jsonl", "README.md")
 #: What of a machine or of an environment is worth saying but leaves a speedup comparable.
 REMARKS = ("memory_bytes", "system", "python", "speculators", "speculators sources")
 NAMED = 2
-EXIT_CODES = {SAME: 0, CONSISTENT: 0, DIFFERS: 1, NOT_COMPARABLE: 0}
-EXIT_UNDECIDED = 5
+EXIT_CODES = {SAME: 0, CONSISTENT: 0, DIFFERS: EXIT_REGRESSION, NOT_COMPARABLE: 0}
 
 
 class Artefact(NamedTuple):
@@ -191,12 +191,16 @@ def differences_that_matter(published: Evidence, repeated: Evidence) -> Iterator
 
 def measured_thing(one: Evidence) -> dict[str, Any]:
     """What was measured: the verifier, the kind of draft, the load, the engine's settings."""
-    values = one.sitting.get("values", {})
+    summary, values = one.report["summary"], one.sitting.get("values", {})
+    benchmark = {
+        **values.get("benchmark", {}),
+        **{name: summary[name] for name in ("requests", "max_tokens")},
+    }
     verifier = one.stage("verifier").get("result", {}).get("digest")
     prompts = one.keys["prompts"].get("files", {}).get("benchmark.prompts")
     return {
-        **measured_work(verifier, prompts, values.get("benchmark", {})),
-        **measured_settings(one.report["summary"]["speculation"], values.get("engine", {})),
+        **measured_work(verifier, prompts, benchmark),
+        **measured_settings(summary["speculation"], values.get("engine", {})),
     }
 
 

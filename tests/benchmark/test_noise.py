@@ -12,7 +12,7 @@ from speculators.benchmark.gate import REGRESSION, judge
 from speculators.benchmark.noise import Cost, Split, cheapest, power, smallest_loss, split
 from speculators.benchmark.statistics import mean_estimate
 
-QUICK = settings(max_examples=30, deadline=None)
+QUICK = settings(max_examples=30)
 
 
 def rounds_of(noise: Split, rounds: int, prompts: int, seed: int) -> list[list[float]]:
@@ -104,7 +104,7 @@ def test_when_launches_are_alike_requests_are_bought_and_otherwise_launches() ->
 
 
 @given(st.floats(0, 0.04), st.floats(0.001, 0.2), st.floats(10, 300), st.floats(0.5, 30))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_the_cheapest_design_has_the_power_and_beats_a_fixed_one_of_the_same(
     between: float, within: float, launch: float, request: float
 ) -> None:
