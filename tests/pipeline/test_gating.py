@@ -91,9 +91,9 @@ def a_run(folder: Path, speedup: Speeds, baseline: Measurement | None = None, *o
     return run
 
 
-@pytest.fixture
-def baseline(tmp_path: Path) -> Measurement:
-    run = a_run(tmp_path, lambda number: 1.3 * SPREAD[number % 5], None, "benchmark.rounds=12")
+@pytest.fixture(scope="module")
+def baseline(tmp_path_factory: pytest.TempPathFactory) -> Measurement:
+    run = a_run(tmp_path_factory.mktemp("baseline"), lambda number: 1.3 * SPREAD[number % 5], None, "benchmark.rounds=12")
     measure(run)
     bench = run.record.folder / "bench"
     result = read_json(bench / "output.json")["result"]
