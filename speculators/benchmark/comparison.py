@@ -24,7 +24,7 @@ from speculators.benchmark.figures import (
 )
 from speculators.benchmark.gate import OK, REGRESSION, UNDECIDED, worst
 from speculators.benchmark.measurement import Measurement
-from speculators.errors import EXIT_REGRESSION, EXIT_UNDECIDED
+from speculators.errors import EXIT_REGRESSION, EXIT_UNDECIDED, RecipeError
 
 COMPARISON_SCHEMA = "speculators/comparison/v1"
 NOT_COMPARABLE = "not comparable"
@@ -85,10 +85,10 @@ class Comparison(NamedTuple):
 
 
 def exit_code(verdict: str, *, strict: bool = False) -> int:
-    """0 no loss, 1 regression; what could not be decided is 0, or under ``strict`` 5."""
-    if verdict in (UNDECIDED, NOT_COMPARABLE) and strict:
-        return EXIT_UNDECIDED
-    return EXIT_REGRESSION if verdict == REGRESSION else 0
+    """0 no loss, 1 regression, 2 the wrong things were compared; doubt is 0, or under ``strict`` 5."""
+    codes = {REGRESSION: EXIT_REGRESSION, NOT_COMPARABLE: RecipeError.exit_code}
+    codes |= {UNDECIDED: EXIT_UNDECIDED} if strict else {}
+    return codes.get(verdict, 0)
 
 
 def compare(

@@ -28,7 +28,8 @@ def compare(
     """Compare two finished benchmarks; nothing is run.
 
     Speedups are compared, each against the plain serving of its own sitting, by Welch's t on their logarithms
-    over rounds. Runs of other prompts, verifiers or machines are refused. Exits 1 on a regression.
+    over rounds. Runs of other prompts, verifiers or machines are refused. Exits 1 on a regression, 2 when the
+    two cannot be compared, in doubt 0, or 5 under --strict.
 
     \b
     Examples:

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from speculators.benchmark.checks import broken
 from speculators.benchmark.comparison import Comparison, compare, incomparable
 from speculators.benchmark.figures import Limits
 from speculators.benchmark.gate import spent
 from speculators.benchmark.measurement import Measurement, measurement
+from speculators.benchmark.summary import summarise
 from speculators.documents import known_json, write_json
 from speculators.errors import RecipeError
 from speculators.pipeline.running import Run
@@ -59,7 +61,13 @@ class Gate:
             )
 
     def enough(self, benchmark: dict[str, Any]) -> bool:
-        """Whether the verdict on the rounds so far will not be changed by more of them."""
+        """Whether the verdict on the rounds so far will not be changed by more of them.
+
+        Arms that did different things have none, however many rounds there are.
+        """
+        if broken(summarise(benchmark)["checks"]):
+            self.comparison = None
+            return True
         found = compare(self.baseline, self._measured(benchmark), self.limits, spent(len(self.looks)))
         self.comparison = found
         rounds = benchmark["benchmark"]["rounds"]
@@ -72,8 +80,9 @@ class Gate:
         return measurement(self.run.record.document, self.sitting, digest, benchmark)
 
     def conclude(self) -> None:
-        """Leave the comparison in the run folder and its verdict in the record."""
-        assert self.comparison is not None
+        """Leave the comparison, if there is one, in the run folder and its verdict in the record."""
+        if self.comparison is None:
+            return
         write_json(self.run.record.folder / COMPARISON, self.comparison.document())
         self.run.record.document["gate"] = {
             "against": self.baseline.run,

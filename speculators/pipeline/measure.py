@@ -21,6 +21,7 @@ from speculators.pipeline.plan import contents_digest
 from speculators.pipeline.running import Run, book, perform, timed
 from speculators.pipeline.store import KEY_NAME
 from speculators.quantities import duration
+from speculators.report.document import COMPARISON
 from speculators.stages.documents import OUTPUT_NAME, StageInput, read_output
 from speculators.stages.table import ENGINE_PACKAGES, REPLAY, select
 
@@ -40,6 +41,7 @@ def measure(run: Run) -> None:
     if gate is not None:
         gate.require_comparable({"algorithm": None, "tokens": values["speculative_tokens"]})
     keep_finished_rounds(folder, sitting, continued=run.record.continued)
+    (run.record.folder / COMPARISON).unlink(missing_ok=True)  # of an attempt that ended early
     run.console.say("benchmark", "started")
     started = time.monotonic()
     with timed(run, "benchmark"):

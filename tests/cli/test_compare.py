@@ -42,6 +42,14 @@ def test_a_run_against_itself_is_ok(runs: tuple[str, str], capsys: pytest.Captur
     assert capsys.readouterr().out.startswith("ok: no loss beyond the tolerances")
 
 
+def test_doubt_exits_5_only_where_it_is_asked_for(tmp_path: Path) -> None:
+    recipe = a_recipe(tmp_path / "recipes")
+    noisy = {1: [0.8, 1.2], 4: [0.8, 1.2]}
+    one, other = (str(a_run(tmp_path / name, recipe, speeds=noisy)) for name in "ab")
+    assert app.main(["compare", one, other]) == 0
+    assert app.main(["compare", one, other, "--strict"]) == 5
+
+
 def test_run_bundle_and_baseline_file_say_the_same(
     runs: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -71,10 +79,8 @@ def test_another_machine_is_refused_unless_asked_for(
     record = read_json(Path(runs[1]) / "run.json")
     record["machine"]["cores"] = 64
     write_json(Path(runs[1]) / "run.json", record)
-    assert app.main(["compare", *runs]) == 0
+    assert app.main(["compare", *runs]) == 2
     assert capsys.readouterr().out.startswith("not comparable: another machine: cores is ")
-    assert app.main(["compare", *runs, "--strict"]) == 5
-    capsys.readouterr()
     assert app.main(["compare", *runs, "--anyway"]) == 1
     assert "note  another machine: cores is " in capsys.readouterr().out
 

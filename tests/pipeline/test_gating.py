@@ -93,7 +93,12 @@ def a_run(folder: Path, speedup: Speeds, baseline: Measurement | None = None, *o
 
 @pytest.fixture(scope="module")
 def baseline(tmp_path_factory: pytest.TempPathFactory) -> Measurement:
-    run = a_run(tmp_path_factory.mktemp("baseline"), lambda number: 1.3 * SPREAD[number % 5], None, "benchmark.rounds=12")
+    run = a_run(
+        tmp_path_factory.mktemp("baseline"),
+        lambda number: 1.3 * SPREAD[number % 5],
+        None,
+        "benchmark.rounds=12",
+    )
     measure(run)
     bench = run.record.folder / "bench"
     result = read_json(bench / "output.json")["result"]
@@ -149,3 +154,14 @@ def test_other_work_is_refused_before_a_server_starts(tmp_path: Path, baseline: 
 def test_a_load_that_the_baseline_lacks_is_refused(tmp_path: Path, baseline: Measurement) -> None:
     with pytest.raises(RecipeError, match="no load"):
         measure(a_run(tmp_path, lambda _: 1.3, baseline, "benchmark.concurrency=[4]"))
+
+
+def test_arms_that_did_other_work_end_the_gate_without_a_verdict(
+    tmp_path: Path, baseline: Measurement
+) -> None:
+    run = a_run(tmp_path, lambda _: 9.0, baseline)  # more than the acceptance length allows
+    measure(run)
+    assert isinstance(run.executor, Executor)
+    assert len(run.executor.launched) == 10
+    assert "gate" not in run.record.document
+    assert not (run.record.folder / "comparison.json").exists()
