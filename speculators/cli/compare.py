@@ -38,6 +38,7 @@ def compare(
       speculators compare runs/my/20261122-115112-2aab runs/my/latest --json --strict
     """
     from speculators.benchmark.comparison import exit_code
+    from speculators.cli.github import show
     from speculators.report import comparison as spelled
     from speculators.report.source import compare_sources, load_source
 
@@ -47,4 +48,5 @@ def compare(
         typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
     else:
         typer.echo(spelled.markdown(document) if as_markdown else spelled.text(document))
+    show(found.verdict, spelled.sentence(document), spelled.markdown(document))
     return exit_code(found.verdict, strict=strict)

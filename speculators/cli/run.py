@@ -160,10 +160,13 @@ def baseline_of(against: str, only: str) -> Measurement | None:
 def gated(record: Mapping[str, Any], folder: Path, as_json: bool, strict: bool) -> int:
     """Print how the run in ``folder`` compares with its baseline; the exit code says it too."""
     from speculators.benchmark.comparison import exit_code
+    from speculators.cli.github import show
     from speculators.documents import read_json
-    from speculators.report.comparison import text
+    from speculators.report.comparison import sentence, text
     from speculators.report.document import COMPARISON
 
+    comparison = read_json(folder / COMPARISON)
     if not as_json:
-        typer.echo(text(read_json(folder / COMPARISON)))
+        typer.echo(text(comparison))
+    show(comparison["verdict"], sentence(comparison), (folder / "report.md").read_text(encoding="utf-8"))
     return exit_code(record["gate"]["verdict"], strict=strict)
