@@ -21,6 +21,7 @@ from speculators.benchmark.figures import (
     Limits,
     common_loads,
     compared,
+    visible_loss,
 )
 from speculators.benchmark.gate import OK, REGRESSION, UNDECIDED, worst
 from speculators.benchmark.measurement import Measurement
@@ -105,7 +106,8 @@ def compare(
     across machines and load generators, and say so.
     """
     reasons = tuple(incomparable(old, new, anyway=anyway))
-    figures = () if reasons else tuple(compared(old, new, limits, alpha or limits.alpha))
+    alpha = limits.alpha if alpha is None else alpha
+    figures = () if reasons else tuple(compared(old, new, limits, alpha))
     verdict = NOT_COMPARABLE if reasons else worst([one.verdict for one in figures if one.gated])
     return Comparison(
         old=old.run,
@@ -115,7 +117,7 @@ def compare(
         causes=tuple(causes(figures)) if verdict == REGRESSION else (),
         figures=figures,
         settings=tuple(differences(old.settings, new.settings)),
-        remarks=tuple(remarks(old, new)) if not reasons else (),
+        remarks=tuple(remarks(old, new, limits, alpha)) if not reasons else (),
     )
 
 
@@ -156,10 +158,13 @@ def spelled(value: Any) -> str:
     return text[:12] if len(text) == 64 else text
 
 
-def remarks(old: Measurement, new: Measurement) -> Iterator[str]:
+def remarks(old: Measurement, new: Measurement, limits: Limits, alpha: float) -> Iterator[str]:
     """What a reader should know of a comparison that was made."""
     for what in ("machine", "instrument"):
         yield from _other(what, old, new)
+    seen = visible_loss(old, new, limits, alpha)
+    size = "no loss is" if seen is None else f"a loss of {seen:.1%} is"
+    yield f"with this noise and {new.rounds} rounds against {old.rounds}, {size} found four times in five"
     if old.rounds < ENOUGH_ROUNDS:
         yield f"{old.run} has {old.rounds} rounds: against {ENOUGH_ROUNDS} a loss is found sooner"
 

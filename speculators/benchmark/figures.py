@@ -19,6 +19,7 @@ from speculators.benchmark.measurement import (
     log_speedups,
     pooled_length,
 )
+from speculators.benchmark.noise import smallest_loss
 from speculators.benchmark.statistics import Estimate, mean_estimate, spread_of, welch
 
 SPEEDUP, STEP = "speedup", "speed of a step"
@@ -31,7 +32,6 @@ class Limits(NamedTuple):
 
     ``prompt_acceptance``: of the acceptance on the very same prompts, one request at a time.
     ``outputs``: whether changed answers are a regression.
-    ``known``: standard deviation of a round's log speedup that this machine is known to have.
     """
 
     speed: float = 0.03
@@ -39,7 +39,6 @@ class Limits(NamedTuple):
     prompt_acceptance: float = 0.005
     alpha: float = ALPHA
     outputs: bool = True
-    known: float = 0.0
 
 
 class Figure(NamedTuple):
@@ -71,24 +70,39 @@ class Rounds(NamedTuple):
         """The difference, round by round."""
         return Rounds(*([a - b for a, b in zip(*sides)] for sides in zip(self, other)))
 
+    def change(self) -> Estimate:
+        """New less old.
+
+        The old rounds say how much those of this machine scatter: new ones that agree better do so by chance.
+        """
+        return welch(self.new, self.old, known=spread_of(self.old))
+
 
 def compared(old: Measurement, new: Measurement, limits: Limits, alpha: float) -> Iterator[Figure]:
     """Every figure that both measured: those that are gated, and what explains them."""
     loads = common_loads(old, new)
     speeds = Rounds(log_speedups(old, loads), log_speedups(new, loads))
-    yield over_rounds(SPEEDUP, None, speeds, limits.speed, alpha, limits.known)
+    yield over_rounds(SPEEDUP, None, speeds, limits.speed, alpha)
     for load in loads if len(loads) > 1 else []:
         # Not gated, but a reader looks for the worst: the chance of a false alarm is that of all together.
         at_load = Rounds(log_speedups(old, [load]), log_speedups(new, [load]))
-        yield over_rounds(SPEEDUP, load, at_load, limits.speed, alpha / len(loads), limits.known, gated=False)
+        yield over_rounds(SPEEDUP, load, at_load, limits.speed, alpha / len(loads), gated=False)
     by_prompt = on_same_prompts(old.answers, new.answers, limits.prompt_acceptance, alpha)
     lengths = Rounds(log_lengths(old, loads), log_lengths(new, loads))
     if all(lengths):
         yield over_rounds(LENGTH, None, lengths, limits.acceptance, alpha, gated=by_prompt is None)
-        yield over_rounds(STEP, None, speeds.less(lengths), limits.speed, alpha, limits.known, gated=False)
+        yield over_rounds(STEP, None, speeds.less(lengths), limits.speed, alpha, gated=False)
     if by_prompt is not None:
         yield by_prompt
     yield from outputs(old.answers, new.answers, alpha, gated=limits.outputs)
+
+
+def visible_loss(old: Measurement, new: Measurement, limits: Limits, alpha: float) -> float | None:
+    """The smallest loss of speed that is found four times in five with this noise and so many rounds."""
+    loads = common_loads(old, new)
+    rounds = Rounds(log_speedups(old, loads), log_speedups(new, loads))
+    count = len(rounds.new)
+    return smallest_loss(rounds.change().error * math.sqrt(count), count, limits.speed, alpha)
 
 
 def common_loads(old: Measurement, new: Measurement) -> list[int]:
@@ -102,15 +116,11 @@ def over_rounds(
     rounds: Rounds,
     tolerance: float,
     alpha: float,
-    known: float = 0.0,
     *,
     gated: bool = True,
 ) -> Figure:
-    """A figure that every round of both has.
-
-    The old rounds say how much rounds of this machine scatter: new ones that agree better did so by chance.
-    """
-    judged = judge(welch(rounds.new, rounds.old, max(known, spread_of(rounds.old))), tolerance, alpha)
+    """A figure that every round of both has."""
+    judged = judge(rounds.change(), tolerance, alpha)
     old, new = (math.exp(math.fsum(side) / len(side)) for side in rounds)
     return _judged(name, concurrency, old, new, judged, gated=gated, rounds=True)
 
