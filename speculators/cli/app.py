@@ -87,8 +87,8 @@ def build_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(epilog=EPILOG)(root)
-    verbs = (check, doctor, plan, run, report, compare, lock, bundle, verify, publish, render, convert, inspect)
-    for verb in (*verbs, schema):
+    recipes_and_runs = (check, doctor, plan, run, report, compare, lock)
+    for verb in (*recipes_and_runs, bundle, verify, publish, render, convert, inspect, schema):
         app.command(verb.__name__)(verb)
     app.add_typer(cache(), name="cache")
     app.add_typer(images, name="images")

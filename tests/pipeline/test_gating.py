@@ -74,7 +74,7 @@ def output(folder: Path, stage: str, result: dict[str, Any]) -> Path:
 
 def a_run(folder: Path, speedup: Speeds, baseline: Measurement | None = None, *overrides: str) -> Run:
     """A run of the default recipe at one load, up to its benchmark."""
-    recipe = require_recipe(RECIPE, ["benchmark.concurrency=[1]", *overrides])
+    recipe = require_recipe(RECIPE, ["benchmark.concurrency=[1]", "benchmark.requests=3", *overrides])
     record = RunRecord(folder / "runs", recipe, anew=True)
     choice = Choice().bound(stage_names(recipe))
     console = Console(io.StringIO())
