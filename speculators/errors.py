@@ -20,6 +20,8 @@ __all__ = [
     "EXIT_BUG",
     "EXIT_DEFECT",
     "EXIT_INTERRUPTED",
+    "EXIT_REGRESSION",
+    "EXIT_UNDECIDED",
     "EXIT_WORK",
     "MACHINE_ERRNOS",
     "SPACE_HINT",
@@ -30,6 +32,8 @@ __all__ = [
     "storage_error",
 ]
 
+EXIT_REGRESSION = 1  # of a gate, or a repeated run that differs
+EXIT_UNDECIDED = 5  # of a gate or a repeat under --strict
 EXIT_DEFECT = 6  # of inspect
 EXIT_WORK = 10  # of plan --detailed-exitcode
 EXIT_BUG = 70

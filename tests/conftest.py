@@ -1,5 +1,7 @@
 """Fixtures that tests of several rooms share."""
 
+from hypothesis import settings
+
 from tests.engine.fixtures import (
     engine,
     newer_docker_root,
@@ -29,3 +31,7 @@ __all__ = [
     "undisturbed",
     "whole_image",
 ]
+
+# How long an example takes says more of a shared machine than of the code.
+settings.register_profile("shared", deadline=None)
+settings.load_profile("shared")

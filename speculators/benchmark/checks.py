@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from speculators.benchmark.pairs import Pair, counters_of, request_counters
-from speculators.benchmark.rounds import DRAFT
+from speculators.benchmark.rounds import DRAFT, PLAIN
 from speculators.benchmark.statistics import relative_difference
 
 TOKEN_TOLERANCE = 0.01
@@ -22,9 +22,9 @@ def run_checks(benchmark: dict[str, Any], pairs: list[Pair], summary: dict[str, 
     """All checks in reading order: ``{"name", "ok", "detail"}``."""
     return [
         _requests(benchmark),
-        _same_work(pairs),
+        same_work(pairs),
         _speculating(benchmark),
-        _possible(summary),
+        possible(summary["speed"], summary["acceptance"]["served_by_concurrency"]),
         _counted_twice(pairs),
         _predicted(summary),
     ]
@@ -50,7 +50,8 @@ def _requests(benchmark: dict[str, Any]) -> dict[str, Any]:
     return _check("requests", not failed, "; ".join(failed) or fine)
 
 
-def _same_work(pairs: list[Pair]) -> dict[str, Any]:
+def same_work(pairs: list[Pair]) -> dict[str, Any]:
+    """Two arms that say different amounts are not timed on the same thing."""
     differences = [
         abs(relative_difference(pair.draft["output_tokens"], pair.plain["output_tokens"]))
         for pair in pairs
@@ -69,18 +70,17 @@ def _same_work(pairs: list[Pair]) -> dict[str, Any]:
 def _speculating(benchmark: dict[str, Any]) -> dict[str, Any]:
     loads = [one for one in benchmark["samples"] if one["arm"] == DRAFT]
     silent = [one for one in loads if not one["counters"] or not one["counters"]["drafts"]]
-    others = [one for one in benchmark["samples"] if one["arm"] != DRAFT and one["counters"]]
+    others = [one for one in benchmark["samples"] if one["arm"] == PLAIN and one["counters"]]
     ok = bool(loads) and not silent and not others
     detail = f"{len(loads) - len(silent)} of {len(loads)} draft loads drafted, {len(others)} plain loads did"
     return _check("speculating", ok, detail)
 
 
-def _possible(summary: dict[str, Any]) -> dict[str, Any]:
+def possible(speed: list[dict[str, Any]], served_by_concurrency: list[dict[str, Any]]) -> dict[str, Any]:
     """In closed-loop serving at equal concurrency a draft saves steps, at most acceptance length of them."""
-    loads = summary["acceptance"]["served_by_concurrency"]
-    served = {one["concurrency"]: one.get("acceptance_length") for one in loads}
+    served = {one["concurrency"]: one.get("acceptance_length") for one in served_by_concurrency}
     compared, impossible = 0, []
-    for one in summary["speed"]:
+    for one in speed:
         ratio, limit = one["speedup"], served.get(one["concurrency"])
         if ratio is None or ratio["low"] is None or limit is None:
             continue

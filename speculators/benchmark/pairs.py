@@ -1,4 +1,4 @@
-"""The samples of a benchmark side by side: the two arms of one round at one concurrency."""
+"""The samples of a benchmark side by side: plain and another arm of one round at one concurrency."""
 
 from __future__ import annotations
 
@@ -13,12 +13,18 @@ Sample = dict[str, Any]
 
 
 class Pair(NamedTuple):
-    """The two arms of one round at one concurrency."""
+    """Two arms of one round at one concurrency; ``draft`` is the one that speculates."""
 
     round: int
     concurrency: int
     plain: Sample
     draft: Sample
+
+    @property
+    def speedup(self) -> float | None:
+        """Throughput of the speculating arm over plain's; None where one has none."""
+        plain, draft = (one["output_tokens_per_second"] for one in (self.plain, self.draft))
+        return draft / plain if plain and draft else None
 
     @property
     def looping(self) -> frozenset[str]:
@@ -31,13 +37,13 @@ class Pair(NamedTuple):
         return self._replace(plain=without(self.plain, looping), draft=without(self.draft, looping))
 
 
-def pair_up(samples: Iterable[Sample]) -> list[Pair]:
+def pair_up(samples: Iterable[Sample], speculating: str = DRAFT) -> list[Pair]:
     """The samples as pairs, by round and concurrency; a load without its partner is left out."""
     by_place = {(one["round"], one["concurrency"], one["arm"]): one for one in samples}
     return [
-        Pair(number, concurrency, one, by_place[number, concurrency, DRAFT])
+        Pair(number, concurrency, one, by_place[number, concurrency, speculating])
         for (number, concurrency, arm), one in by_place.items()
-        if arm == PLAIN and (number, concurrency, DRAFT) in by_place
+        if arm == PLAIN and (number, concurrency, speculating) in by_place
     ]
 
 

@@ -6,12 +6,14 @@ round to round, so that a machine that warms up or slows down does not favour on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 PLAIN = "plain"
 DRAFT = "draft"
 ARMS = (PLAIN, DRAFT)
+#: Arms that speculate without a draft, and the package that the engine needs for it.
+FREE_ARMS: Mapping[str, str] = {"ngram": "", "suffix": "arctic-inference"}
 
 
 class Launch(NamedTuple):

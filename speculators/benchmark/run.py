@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from speculators.benchmark.rounds import ARMS, DRAFT, Launch, schedule
+from speculators.benchmark.rounds import DRAFT, FREE_ARMS, PLAIN, Launch, schedule
 from speculators.datagen.chat import template_arguments, thinking_modes
 from speculators.datagen.chat_template import chat_template
 from speculators.documents import read_json, write_text
@@ -35,6 +35,8 @@ STAGE = "benchmark_round"
 RESULT_NAME = "result.json"
 CLIENT = "client"
 SERVER = Needs("engine", gpus=True)
+#: What the client of a launch reads of the recipe's ``benchmark``.
+CLIENT_READS = ("requests", "max_tokens", "concurrency", "warmup_requests")
 
 
 class Bench(NamedTuple):
@@ -48,7 +50,8 @@ class Bench(NamedTuple):
     on_client_line: Callable[[str], None] | None
     holds: Sequence[int]
     interior: Interior
-    speculation: Speculation
+    arms: dict[str, Speculation | None]
+    left_out: dict[str, str]
     request_body: dict[str, Any]
 
     @property
@@ -58,6 +61,13 @@ class Bench(NamedTuple):
     @property
     def verifier(self) -> Path:
         return self.inputs["verifier"] / "model"
+
+    @property
+    def speculation(self) -> Speculation:
+        """That of the draft arm."""
+        draft = self.arms[DRAFT]
+        assert draft is not None
+        return draft
 
     def say(self, line: str) -> None:
         if self.on_line is not None:
@@ -72,10 +82,16 @@ def run_benchmark(
     on_line: Callable[[str], None] | None = None,
     on_client_line: Callable[[str], None] | None = None,
     holds: Sequence[int] = (),
+    *,
+    looks: Sequence[int] = (),
+    enough: Callable[[dict[str, Any]], bool] | None = None,
 ) -> dict[str, Any]:
     """Measure all rounds that ``folder`` does not hold already; returns the benchmark document.
 
     It says how the arms were served and holds every load as a sample.
+
+    ``looks``: counts of rounds after each of which ``enough`` is asked whether the document so far will do;
+    by default the recipe's rounds are measured.
 
     ``values``: ``benchmark``, ``engine`` and ``verifier`` of the recipe, and ``speculative_tokens``.
     ``inputs``: the outputs of ``verifier``, ``prompts`` and ``package``.  Servers' and clients' logs,
@@ -88,11 +104,24 @@ def run_benchmark(
     """
     bench = _prepare(values, inputs, folder, executor, on_line, on_client_line, holds)
     bench.say(f"server: {bench.launcher.spelled()} ({bench.launcher.reason})")
-    launches = schedule(values["benchmark"]["rounds"])
+    looks = looks or (values["benchmark"]["rounds"],)
+    launches = schedule(looks[-1], tuple(bench.arms))
     kept = finished_rounds(folder, launches)
     if kept:
         bench.say(f"rounds measured before the interruption are kept: {', '.join(map(str, sorted(kept)))}")
-    rounds = [_collect(bench, one) if one.round in kept else _measure(bench, one) for one in launches]
+    rounds: list[dict[str, Any]] = []
+    for look in looks:
+        for one in launches[len(rounds) : look * len(bench.arms)]:
+            rounds.append(_collect(bench, one) if one.round in kept else _measure(bench, one, look))
+        document = _document(bench, rounds, look)
+        if enough is not None and enough(document):
+            break
+    return document
+
+
+def _document(bench: Bench, launches: Sequence[dict[str, Any]], rounds: int) -> dict[str, Any]:
+    """The benchmark document of the ``launches`` so far, which make so many ``rounds``."""
+    benchmark = {name: value for name, value in bench.values["benchmark"].items() if name != "prompts"}
     return {
         "schema": SCHEMA,
         "launcher": {
@@ -103,14 +132,15 @@ def run_benchmark(
         },
         "speculation": {"algorithm": bench.speculation.algorithm, "tokens": bench.speculation.tokens},
         "request_body": bench.request_body,
-        "engine_args": values["engine"]["args"],
-        "benchmark": {name: value for name, value in values["benchmark"].items() if name != "prompts"},
-        "arms": {arm: _shown_arguments(bench, arm) for arm in ARMS},
+        "engine_args": bench.values["engine"]["args"],
+        "benchmark": benchmark | {"rounds": rounds},
+        "arms": {arm: _shown_arguments(bench, arm) for arm in bench.arms},
+        "left_out": bench.left_out,
         "rounds": [
             {name: value for name, value in one.items() if name != "loads"} | {"place": place}
-            for place, one in enumerate(rounds)
+            for place, one in enumerate(launches)
         ],
-        "samples": [_sample(one, load) for one in rounds for load in one["loads"]],
+        "samples": [_sample(one, load) for one in launches for load in one["loads"]],
     }
 
 
@@ -133,9 +163,22 @@ def _prepare(
     body = request_body(values["verifier"], text)
     interior = executor.interior(SERVER.role)
     interior.require_launcher()  # without an engine nothing starts
+    wanted = values["benchmark"].get("extra_arms", ())
+    left_out = missing_packages(wanted, interior)
+    arms: dict[str, Speculation | None] = {PLAIN: None, DRAFT: speculation}
+    arms |= {arm: Speculation(None, arm, speculation.tokens) for arm in wanted if arm not in left_out}
     return Bench(
-        values, inputs, folder, executor, on_line, on_client_line, holds, interior, speculation, body
+        values, inputs, folder, executor, on_line, on_client_line, holds, interior, arms, left_out, body
     )
+
+
+def missing_packages(arms: Sequence[str], interior: Interior) -> dict[str, str]:
+    """Of the wanted extra arms those that this engine cannot serve, and why."""
+    return {
+        arm: f"the engine's environment has no {package}"
+        for arm in arms
+        if (package := FREE_ARMS[arm]) and package not in interior.packages
+    }
 
 
 def request_body(verifier: dict[str, Any], template: str) -> dict[str, Any]:
@@ -151,7 +194,7 @@ def _arguments(bench: Bench, arm: str, port: int) -> list[str]:
     return server_arguments(
         port,
         bench.values["engine"]["args"],
-        bench.speculation if arm == DRAFT else None,
+        bench.arms[arm],
         trust_remote_code=bench.values["verifier"].get("trust_remote_code", False),
     )
 
@@ -163,8 +206,8 @@ def _shown_arguments(bench: Bench, arm: str) -> list[str]:
     return [word.replace(str(bench.speculation.draft), "DRAFT") for word in shown]
 
 
-def _measure(bench: Bench, launch: Launch) -> dict[str, Any]:
-    """One launch from server start to its result document."""
+def _measure(bench: Bench, launch: Launch, rounds: int) -> dict[str, Any]:
+    """One launch from server start to its result document; ``rounds``: how many are to be measured now."""
     folder = bench.folder / launch.folder
     shutil.rmtree(folder, ignore_errors=True)  # what an interrupted attempt left
     environment = server_environment(bench.interior.environment(bench.values["engine"]["env"]))
@@ -178,9 +221,9 @@ def _measure(bench: Bench, launch: Launch) -> dict[str, Any]:
         environment,
         folder / "server.log",
         bench.holds,
-        replace(SERVER, reads=[bench.verifier, bench.speculation.draft]),
+        replace(SERVER, reads=[bench.verifier, bench.inputs["package"] / "model"]),
     )
-    label = f"round {launch.round}/{bench.values['benchmark']['rounds']} {launch.arm}"
+    label = f"round {launch.round}/{rounds} {launch.arm}"
     bench.say(f"{label}: server starting")
     with bench.executor.serve(service) as endpoint:
         write_text(folder / "server-command.txt", endpoint.command)
@@ -189,7 +232,7 @@ def _measure(bench: Bench, launch: Launch) -> dict[str, Any]:
             {
                 "endpoint": endpoint.url,
                 "model": SERVED_NAME,
-                "benchmark": bench.values["benchmark"],
+                "benchmark": {name: bench.values["benchmark"].get(name) for name in CLIENT_READS},
                 "arm": launch.arm,
                 "round": launch.round,
                 "speculative_tokens": bench.speculation.tokens,

@@ -9,10 +9,10 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-from speculators.benchmark.checks import run_checks
+from speculators.benchmark.checks import possible, run_checks, same_work
 from speculators.benchmark.load import LATENCIES
 from speculators.benchmark.pairs import Pair, Sample, counters_of, pair_up, request_counters
-from speculators.benchmark.rounds import DRAFT, PLAIN
+from speculators.benchmark.rounds import ARMS, DRAFT, PLAIN
 from speculators.benchmark.statistics import geometric_mean, match_rate, mean_ratio, relative_difference
 from speculators.serving.metrics import SpecCounters, pooled
 
@@ -41,8 +41,39 @@ def summarise(benchmark: dict[str, Any], replay: dict[str, Any] | None = None) -
         "acceptance": _acceptance(pairs, calm, replay),
         "exact_match": _exact_match(benchmark["samples"], pairs, calm),
         "outputs": _outputs(benchmark),
+        "extra_arms": [_extra_arm(benchmark, pairs, arm) for arm in extra_arms(benchmark)],
+        "left_out": benchmark.get("left_out", {}),
     }
     return summary | {"checks": run_checks(benchmark, pairs, summary)}
+
+
+def extra_arms(benchmark: dict[str, Any]) -> list[str]:
+    """The arms besides plain and draft, in the order they were first measured."""
+    return [arm for arm in dict.fromkeys(one["arm"] for one in benchmark["samples"]) if arm not in ARMS]
+
+
+def _extra_arm(benchmark: dict[str, Any], drafts: list[Pair], arm: str) -> dict[str, Any]:
+    """An arm that needed no training: its own figures, and those of the draft over it.
+
+    ``drafts``: the draft arm's pairs.
+    """
+    pairs = pair_up(benchmark["samples"], arm)
+    concurrencies = benchmark["benchmark"]["concurrency"]
+    speed = [{"concurrency": one, **_speed(pairs, one, arm)} for one in concurrencies]
+    served = _served(pairs)
+    of_draft, of_arm = (
+        {pair.round: _round_speedup(side, pair.round) for pair in side} for side in (drafts, pairs)
+    )
+    over = [mine / theirs if (mine := of_draft[r]) and (theirs := of_arm.get(r)) else None for r in of_draft]
+    return {
+        "arm": arm,
+        "speed": speed,
+        "overall_speedup": _overall(pairs),
+        "draft_over_it": _ratio(over),
+        "acceptance": _figures([counters_of(pair.draft) for pair in pairs]),
+        "exact_match": _match([(pair.plain, pair.draft) for pair in pairs]),
+        "checks": [same_work(pairs), possible(speed, served)],
+    }
 
 
 def _at(pairs: list[Pair], concurrency: int) -> list[Pair]:
@@ -61,35 +92,30 @@ def _ratio(ratios: list[float | None]) -> dict[str, Any] | None:
     return mean_ratio(known)._asdict() if known and len(known) == len(ratios) else None
 
 
-def _speedup(pair: Pair) -> float | None:
-    plain, draft = (one["output_tokens_per_second"] for one in (pair.plain, pair.draft))
-    return draft / plain if plain and draft else None
-
-
 def _round_speedup(pairs: list[Pair], number: int) -> float | None:
     """Geometric mean over the concurrencies of one round."""
-    ratios = [_speedup(pair) for pair in pairs if pair.round == number]
+    ratios = [pair.speedup for pair in pairs if pair.round == number]
     known = [ratio for ratio in ratios if ratio is not None]
     return geometric_mean(known) if known and len(known) == len(ratios) else None
 
 
-def _speed(pairs: list[Pair], concurrency: int) -> dict[str, Any]:
-    """One concurrency: each round's throughputs and ratio, and the latencies of both arms."""
+def _speed(pairs: list[Pair], concurrency: int, arm: str = DRAFT) -> dict[str, Any]:
+    """One concurrency: each round's throughputs and ratio, and the latencies of plain and ``arm``."""
     pairs = _at(pairs, concurrency)
     return {
         "rounds": [
             {
                 "round": pair.round,
                 PLAIN: pair.plain["output_tokens_per_second"],
-                DRAFT: pair.draft["output_tokens_per_second"],
-                "speedup": _speedup(pair),
+                arm: pair.draft["output_tokens_per_second"],
+                "speedup": pair.speedup,
             }
             for pair in pairs
         ],
-        "speedup": _ratio([_speedup(pair) for pair in pairs]),
+        "speedup": _ratio([pair.speedup for pair in pairs]),
         "latencies": {
             PLAIN: _latencies([pair.plain for pair in pairs]),
-            DRAFT: _latencies([pair.draft for pair in pairs]),
+            arm: _latencies([pair.draft for pair in pairs]),
         },
     }
 
@@ -113,10 +139,7 @@ def _acceptance(pairs: list[Pair], calm: list[Pair], replay: dict[str, Any] | No
     return {
         "served": served,
         "served_without_looping": served_calm,
-        "served_by_concurrency": [
-            {"concurrency": concurrency, **(_figures(counted) or {})}
-            for concurrency, counted in _by_concurrency(pairs).items()
-        ],
+        "served_by_concurrency": _served(pairs),
         "predicted": predicted,
         "predicted_without_looping": predicted_calm,
         "not_predicted": (replay or {}).get("not_predicted", "" if predicted else "the replay did not run"),
@@ -125,12 +148,12 @@ def _acceptance(pairs: list[Pair], calm: list[Pair], replay: dict[str, Any] | No
     }
 
 
-def _by_concurrency(pairs: list[Pair]) -> dict[int, list[SpecCounters | None]]:
-    """The draft arm's counters of every round, by concurrency."""
+def _served(pairs: list[Pair]) -> list[dict[str, Any]]:
+    """The speculating arm's acceptance at each concurrency, pooled over the rounds."""
     found: dict[int, list[SpecCounters | None]] = {}
     for pair in pairs:
         found.setdefault(pair.concurrency, []).append(counters_of(pair.draft))
-    return found
+    return [{"concurrency": one, **(_figures(counted) or {})} for one, counted in found.items()]
 
 
 def _figures(counters: list[SpecCounters | None]) -> dict[str, Any] | None:

@@ -18,12 +18,14 @@ ARTEFACT_STAGES = ("verifier", "prompts", "responses", "hidden_states", "trainin
 class Evidence(NamedTuple):
     """The documents of one run that count; an empty one is not there.
 
-    ``sitting``: what the rounds of its benchmark had in common.  ``outputs``: each stage's sealed files.
+    ``sitting``: what the rounds of its benchmark had in common.  ``benchmark``: what they measured.
+    ``outputs``: each stage's sealed files.
     """
 
     record: Document
     report: Document
     sitting: Document
+    benchmark: Document
     keys: dict[str, Document]
     outputs: dict[str, Document]
 
@@ -47,6 +49,7 @@ def _evidence(read: Callable[[str], Document]) -> Evidence:
         record=read(RECORD_NAME),
         report=read("report.json"),
         sitting=read("bench/key.json"),
+        benchmark=read("bench/output.json").get("result", {}),
         keys={name: read(f"stages/{name}/key.json") for name in ARTEFACT_STAGES},
         outputs={name: read(f"stages/{name}/output.json").get("files", {}) for name in ARTEFACT_STAGES},
     )

@@ -15,8 +15,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from speculators.benchmark.checks import broken
+from speculators.benchmark.comparison import differences as changed
+from speculators.benchmark.comparison import spelled
+from speculators.benchmark.measurement import measured_settings, measured_work
 from speculators.benchmark.statistics import relative_difference
 from speculators.bundle.evidence import ARTEFACT_STAGES, Evidence
+from speculators.errors import EXIT_REGRESSION, EXIT_UNDECIDED
 
 REPEAT_SCHEMA = "speculators/repeat/v1"
 SAME, CONSISTENT, DIFFERS, NOT_COMPARABLE = "same bytes", "consistent", "differs", "not comparable"
@@ -30,8 +34,7 @@ ACCOUNTS = ("ledger.json", "probe.json", "metrics.jsonl", "README.md")
 #: What of a machine or of an environment is worth saying but leaves a speedup comparable.
 REMARKS = ("memory_bytes", "system", "python", "speculators", "speculators sources")
 NAMED = 2
-EXIT_CODES = {SAME: 0, CONSISTENT: 0, DIFFERS: 1, NOT_COMPARABLE: 0}
-EXIT_UNDECIDED = 5
+EXIT_CODES = {SAME: 0, CONSISTENT: 0, DIFFERS: EXIT_REGRESSION, NOT_COMPARABLE: 0}
 
 
 class Artefact(NamedTuple):
@@ -189,20 +192,16 @@ def differences_that_matter(published: Evidence, repeated: Evidence) -> Iterator
 def measured_thing(one: Evidence) -> dict[str, Any]:
     """What was measured: the verifier, the kind of draft, the load, the engine's settings."""
     summary, values = one.report["summary"], one.sitting.get("values", {})
-    benchmark = values.get("benchmark", {})
-    found = {
-        "verifier": one.stage("verifier").get("result", {}).get("digest"),
-        "draft algorithm": summary["speculation"]["algorithm"],
-        "speculative tokens": summary["speculation"]["tokens"],
-        "benchmark.requests": summary["requests"],
-        "benchmark.max_tokens": summary["max_tokens"],
-        "benchmark.warmup_requests": benchmark.get("warmup_requests"),
-        "benchmark.prompts": one.keys["prompts"].get("files", {}).get("benchmark.prompts"),
+    benchmark = {
+        **values.get("benchmark", {}),
+        **{name: summary[name] for name in ("requests", "max_tokens")},
     }
-    engine = values.get("engine", {})
-    for block in ("args", "env"):
-        found |= {f"engine.{block}.{name}": value for name, value in engine.get(block, {}).items()}
-    return found
+    verifier = one.stage("verifier").get("result", {}).get("digest")
+    prompts = one.keys["prompts"].get("files", {}).get("benchmark.prompts")
+    return {
+        **measured_work(verifier, prompts, benchmark),
+        **measured_settings(summary["speculation"], values.get("engine", {})),
+    }
 
 
 def environments(published: Evidence, repeated: Evidence) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -226,19 +225,9 @@ def differences(
     only: tuple[str, ...] | None = None,
 ) -> Iterator[str]:
     """Where two flat documents differ, in words."""
-    for name in sorted(before.keys() | after.keys()):
-        if name in ignored or (only is not None and name not in only):
-            continue
-        if (old := before.get(name)) != (new := after.get(name)):
+    for name, old, new in changed(before, after):
+        if name not in ignored and (only is None or name in only):
             yield f"{name}: {spelled(old)} was published, {spelled(new)} here"
-
-
-def spelled(value: Any) -> str:
-    """A value in a sentence; of a digest its beginning."""
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    text = "none" if value is None else str(value)
-    return text[:12] if len(text) == 64 else text
 
 
 def compare_figures(published: Mapping[str, Any], repeated: Mapping[str, Any]) -> Iterator[Figure]:

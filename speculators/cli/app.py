@@ -17,6 +17,7 @@ from speculators import __version__
 from speculators.cli.bundle import bundle
 from speculators.cli.cache import cache
 from speculators.cli.check import check
+from speculators.cli.compare import compare
 from speculators.cli.convert import convert
 from speculators.cli.doctor import doctor
 from speculators.cli.errors import bug_text, error_text
@@ -26,6 +27,7 @@ from speculators.cli.lock import lock
 from speculators.cli.plan import plan
 from speculators.cli.publish import publish
 from speculators.cli.render import render
+from speculators.cli.report import report
 from speculators.cli.run import run
 from speculators.cli.schema import schema
 from speculators.cli.verify import verify
@@ -54,9 +56,9 @@ Examples:
 
 \b
 Exit codes:
-  0 ok   1 a repeated run differs   2 recipe, lock or command line wrong   3 a stage failed
-  4 the machine lacks something   6 inspect found a defect
-  10 the plan has work (plan --detailed-exitcode)
+  0 ok   1 a regression, or a repeated run differs   2 recipe, lock or command line wrong
+  3 a stage failed   4 the machine lacks something   5 nothing could be decided (--strict)
+  6 inspect found a defect   10 the plan has work (plan --detailed-exitcode)
   70 a bug of ours   130 interrupted
 """
 
@@ -85,7 +87,8 @@ def build_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(epilog=EPILOG)(root)
-    for verb in (check, doctor, plan, run, lock, bundle, verify, publish, render, convert, inspect, schema):
+    recipes_and_runs = (check, doctor, plan, run, report, compare, lock)
+    for verb in (*recipes_and_runs, bundle, verify, publish, render, convert, inspect, schema):
         app.command(verb.__name__)(verb)
     app.add_typer(cache(), name="cache")
     app.add_typer(images, name="images")

@@ -12,6 +12,7 @@ import typer
 from speculators.cli.options import choice_of, wanted_of
 
 if TYPE_CHECKING:
+    from speculators.benchmark.measurement import Measurement
     from speculators.recipe.recipe import Recipe
 
 PROGRESS = ("auto", "plain", "quiet")
@@ -27,6 +28,7 @@ class Asked(NamedTuple):
     start: str
     fresh: list[str] | None
     accept: list[str] | None
+    against: str
     images: list[str] | None
     untested: bool
     locked: bool
@@ -45,15 +47,18 @@ class Asked(NamedTuple):
                 words += [name, value]
         words += ["--runs-dir", str(self.runs_dir)] if self.runs_dir != Path("runs") else []
         words += ["--only", self.only] if self.only else []
+        words += ["--against", self.against] if self.against else []
         flags = {"--allow-untested": self.untested, "--locked": self.locked}
         flags |= {"--trust-recipe": self.trusted, "--strict": self.strict}
         return shlex.join([*words, *(name for name, wish in flags.items() if wish)])
 
 
-def perform(recipe: Recipe, asked: Asked, home: Path | None = None) -> dict[str, Any] | None:
+def perform(
+    recipe: Recipe, asked: Asked, home: Path | None = None, baseline: Measurement | None = None
+) -> dict[str, Any] | None:
     """Run ``recipe`` as it was asked for; its record, or None when it was interrupted.
 
-    ``home``: instead of the user's own.
+    ``home``: instead of the user's own; ``baseline``: what the benchmark is gated against.
 
     Raises:
         SpeculatorsError: whatever ended the run.
@@ -66,7 +71,7 @@ def perform(recipe: Recipe, asked: Asked, home: Path | None = None) -> dict[str,
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     choice = choice_of(asked.only, asked.start, asked.fresh, asked.accept)._replace(remake=asked.remake)
     wanted = wanted_of(asked.images, asked.untested, asked.locked)
-    options = Options(asked.runs_dir, choice, asked.command(), wanted, home)
+    options = Options(asked.runs_dir, choice, asked.command(), wanted, home, baseline)
     try:
         return run_recipe(recipe, options, Console(voice=Voice(asked.progress, asked.verbose)))
     except KeyboardInterrupt:  # said here: a second one may end whatever handles the first

@@ -76,6 +76,9 @@ ImageOverrides = Annotated[
         show_default=False,
     ),
 ]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Exit 5 when nothing can be decided, of a gate or of a bundle.")
+]
 AllowUntested = Annotated[
     bool, typer.Option("--allow-untested", help="Take images that this project does not ship.")
 ]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,11 +20,15 @@ from speculators.cli.options import (
     Only,
     Overrides,
     RunsDir,
+    Strict,
     load,
     overrides_of,
 )
 from speculators.cli.repeat import repeat
 from speculators.errors import EXIT_INTERRUPTED, RecipeError
+
+if TYPE_CHECKING:
+    from speculators.benchmark.measurement import Measurement
 
 Source = Annotated[
     str,
@@ -34,7 +39,15 @@ Source = Annotated[
     ),
 ]
 Locked = Annotated[bool, typer.Option("--locked", help="Fail when anything differs from the recipe's lock.")]
-Strict = Annotated[bool, typer.Option("--strict", help="Of a bundle: exit 5 when nothing can be compared.")]
+Against = Annotated[
+    str,
+    typer.Option(
+        "--against",
+        metavar="BASELINE",
+        help="Gate the benchmark against a run's folder, bundle or baseline file; a regression exits 1.",
+        show_default=False,
+    ),
+]
 Trust = Annotated[
     bool,
     typer.Option("--trust-recipe", help="Of a bundle: let its recipe run code, read files, see secrets."),
@@ -63,6 +76,7 @@ def run(
     images: ImageOverrides = None,
     allow_untested: AllowUntested = False,
     locked: Locked = False,
+    against: Against = "",
     strict: Strict = False,
     trust: Trust = False,
     remake: Remake = False,
@@ -82,6 +96,7 @@ def run(
       speculators run recipes/smollm2-135m-eagle3.yaml
       speculators run my.yaml --set training.learning_rate=5e-5 --set benchmark.rounds=5
       speculators run my.yaml --only benchmark
+      speculators run my.yaml --only benchmark --against recipes/baselines/my.json
       speculators run my.yaml --executor docker --locked
       speculators run my.yaml --from training
       speculators run my-recipe-20261122-115112-2aab.speculators.tar
@@ -96,6 +111,7 @@ def run(
         start=start,
         fresh=fresh,
         accept=accept,
+        against=against,
         images=images,
         untested=allow_untested,
         locked=locked,
@@ -112,15 +128,45 @@ def run(
 
 def run_recipe_file(asked: Asked, *, as_json: bool) -> int:
     """Run the recipe in a file and print its verdict, or its record."""
+    no_gate = asked.strict and not asked.against
     if only_bundles := [
-        name for name, given in {"--strict": asked.strict, "--trust-recipe": asked.trusted}.items() if given
+        name for name, given in {"--strict": no_gate, "--trust-recipe": asked.trusted}.items() if given
     ]:
         raise typer.BadParameter(f"{', '.join(only_bundles)}: only for a bundle, and {asked.source} is none")
     recipe = load(Path(asked.source), asked.overrides)
     if recipe is None:
         return RecipeError.exit_code
-    record = perform(recipe, asked)
+    baseline = baseline_of(asked.against, asked.only)
+    record = perform(recipe, asked, baseline=baseline)
     if record is None:
         return EXIT_INTERRUPTED
     typer.echo(json.dumps(record, indent=2, ensure_ascii=False) if as_json else record["verdict"])
-    return 0
+    if baseline is None:
+        return 0
+    return gated(record, asked.runs_dir / recipe.name / record["id"], as_json, asked.strict)
+
+
+def baseline_of(against: str, only: str) -> Measurement | None:
+    """What the benchmark is gated against; None without ``--against``."""
+    if not against:
+        return None
+    if only not in ("", "benchmark"):
+        raise typer.BadParameter(f"--against gates the benchmark, which --only {only} leaves out")
+    from speculators.report.source import load_source
+
+    return load_source(against).measured
+
+
+def gated(record: Mapping[str, Any], folder: Path, as_json: bool, strict: bool) -> int:
+    """Print how the run in ``folder`` compares with its baseline; the exit code says it too."""
+    from speculators.benchmark.comparison import exit_code
+    from speculators.cli.github import show
+    from speculators.documents import read_json
+    from speculators.report.comparison import sentence, text
+    from speculators.report.document import COMPARISON
+
+    comparison = read_json(folder / COMPARISON)
+    if not as_json:
+        typer.echo(text(comparison))
+    show(comparison["verdict"], sentence(comparison), (folder / "report.md").read_text(encoding="utf-8"))
+    return exit_code(record["gate"]["verdict"], strict=strict)

@@ -14,12 +14,14 @@ from typing import Any
 from speculators.benchmark.run import STAGE, run_benchmark
 from speculators.documents import known_json, value_digest, write_json
 from speculators.errors import SpeculatorsError
+from speculators.pipeline.gating import Gate
 from speculators.pipeline.keys import imported_modules, module_digest
 from speculators.pipeline.machine.kind import machine
 from speculators.pipeline.plan import contents_digest
 from speculators.pipeline.running import Run, book, perform, timed
 from speculators.pipeline.store import KEY_NAME
 from speculators.quantities import duration
+from speculators.report.document import COMPARISON
 from speculators.stages.documents import OUTPUT_NAME, StageInput, read_output
 from speculators.stages.table import ENGINE_PACKAGES, REPLAY, select
 
@@ -34,7 +36,12 @@ def measure(run: Run) -> None:
     """Benchmark the arms, then predict the served acceptance from the plain arm's outputs."""
     folder = run.record.folder / "bench"
     values = benchmark_values(run)
-    keep_finished_rounds(folder, benchmark_parts(run, values), continued=run.record.continued)
+    sitting = benchmark_parts(run, values)
+    gate = Gate(run, run.baseline, sitting) if run.baseline is not None else None
+    if gate is not None:
+        gate.require_comparable({"algorithm": None, "tokens": values["speculative_tokens"]})
+    keep_finished_rounds(folder, sitting, continued=run.record.continued)
+    (run.record.folder / COMPARISON).unlink(missing_ok=True)  # of an attempt that ended early
     run.console.say("benchmark", "started")
     started = time.monotonic()
     with timed(run, "benchmark"):
@@ -46,7 +53,11 @@ def measure(run: Run) -> None:
             on_line=lambda line: run.console.say("benchmark", line),
             on_client_line=run.console.heard,
             holds=run.holds(),
+            looks=gate.looks if gate is not None else (),
+            enough=gate.enough if gate is not None else None,
         )
+    if gate is not None:
+        gate.conclude()
     write_json(folder / OUTPUT_NAME, {"result": result})
     run.outputs["benchmark"] = folder
     seconds = time.monotonic() - started

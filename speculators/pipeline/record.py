@@ -114,7 +114,7 @@ class RunRecord:
         document = self.document
         ended = {name: document[name] for name in ATTEMPT_FIELDS if name in document}
         document["attempts"] = [*document.get("attempts", []), ended]
-        for gone in ("finished", "error", "verdict", *PLACE_FIELDS):
+        for gone in ("finished", "error", "verdict", "gate", *PLACE_FIELDS):
             document.pop(gone, None)
         document |= {"status": "running", "stages": [], **_here()}
 

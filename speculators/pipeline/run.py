@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from speculators.benchmark.checks import broken
+from speculators.benchmark.measurement import Measurement
 from speculators.checkpoint.config import localised
 from speculators.documents import read_json, write_json
 from speculators.errors import MACHINE_ERRNOS, SpeculatorsError, StageError, storage_error
@@ -31,14 +32,14 @@ from speculators.report.document import write_report
 from speculators.stages.table import build_stages
 
 #: Rules whose hint says already how to go on; the plain command would only fail again.
-OWN_WAY_ON = ("damaged", "comparison")
+OWN_WAY_ON = ("damaged", "comparison", "not-comparable")
 
 
 class Options(NamedTuple):
     """How a run is asked for.
 
     ``command``: what continues it, as a shell line; ``home``: instead of the user's, so that nothing of an
-    earlier run is reused.
+    earlier run is reused; ``baseline``: what the benchmark is gated against.
     """
 
     runs_dir: Path
@@ -46,6 +47,7 @@ class Options(NamedTuple):
     command: str = ""
     wanted: Wanted = AS_SHIPPED
     home: Path | None = None
+    baseline: Measurement | None = None
 
 
 def run_recipe(recipe: Recipe, options: Options, console: Console) -> dict[str, Any]:
@@ -77,7 +79,17 @@ def run_recipe(recipe: Recipe, options: Options, console: Console) -> dict[str, 
     )
     record.rest_on(premises.record, premises.lock.text)
     premises.executor.label(record.id)
-    run = Run(recipe, record, store, premises.executor, console, choice, options.command, premises.where)
+    run = Run(
+        recipe,
+        record,
+        store,
+        premises.executor,
+        console,
+        choice,
+        options.command,
+        premises.where,
+        options.baseline,
+    )
     console.say("run", f"{recipe.name} · {'continues ' if record.continued else ''}{record.folder}")
     with booked(run):
         for stage in build_stages(recipe.data):

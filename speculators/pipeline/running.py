@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from speculators.benchmark.measurement import Measurement
 from speculators.errors import SpeculatorsError
 from speculators.executors.base import Executor, Needs
 from speculators.pipeline.choice import Choice
@@ -43,6 +44,7 @@ class Run:
     choice: Choice
     command: str = ""
     where: Surroundings = HERE
+    baseline: Measurement | None = None  # what the benchmark is gated against
     outputs: dict[str, Path] = field(default_factory=dict)  # finished stage outputs by stage name
     whole: set[str] = field(default_factory=set)  # stages whose output was compared with its digests
     locks: dict[Path, Lock] = field(default_factory=dict)  # of the outputs in use, by their place

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from speculators.benchmark.summary import summarise
-from speculators.documents import read_json, read_jsonl, write_json, write_text
+from speculators.documents import known_json, read_json, read_jsonl, write_json, write_text
 from speculators.recipe.engine_args import to_argv
 from speculators.report.markdown import render
 from speculators.report.verdict import verdict
@@ -19,6 +19,7 @@ from speculators.serving.command import SAME_FOR_ALL
 SCHEMA = "speculators/report/v1"
 BENCHMARK = Path("bench/output.json")
 REPLAY = Path("stages/replay/output/replay.json")
+COMPARISON = Path("comparison.json")
 METRICS = Path("stages/training/metrics.jsonl")
 STAGE_FIELDS = ("name", "action", "seconds", "bytes")
 IMAGE_FIELDS = ("reference", "digest", "tested")
@@ -40,7 +41,7 @@ def write_report(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
         replay=read_json(folder / REPLAY) if (folder / REPLAY).is_file() else None,
         metrics=list(read_jsonl(folder / METRICS)) if (folder / METRICS).is_file() else [],
         model=folder / "model",
-    )
+    ) | {"gate": known_json(folder / COMPARISON) or None}
     write_json(folder / "report.json", document)
     write_text(folder / "report.md", render(document))
     return document

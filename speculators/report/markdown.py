@@ -10,6 +10,7 @@ from importlib import resources
 from typing import Any
 
 from speculators.quantities import duration, size
+from speculators.report import comparison
 
 NOT_MEASURED = "not measured"
 TEMPLATE = "report.md.jinja"
@@ -32,6 +33,7 @@ def render(document: dict[str, Any]) -> str:
         "bytes": bytes_,
         "counts": counts,
         "cell": cell,
+        "comparison": comparison.markdown,
     }
     text = (resources.files("speculators.report") / "templates" / TEMPLATE).read_text(encoding="utf-8")
     return environment.from_string(text).render(document)

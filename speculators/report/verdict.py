@@ -21,7 +21,7 @@ def verdict(summary: dict[str, Any]) -> str:
         return "No verdict: no load gave a throughput in both arms."
     parts = [f"{word} at {requests(one['concurrency'])}: {figure(one['speedup'])}" for one, word in judged]
     text = "; ".join(parts)
-    return text[0].upper() + text[1:] + "." + advice([word for _, word in judged])
+    return text[0].upper() + text[1:] + "." + advice([word for _, word in judged]) + against_free(summary)
 
 
 def judgement(one: dict[str, Any]) -> str:
@@ -68,3 +68,22 @@ def advice(words: list[str]) -> str:
     if any(word not in ("faster", "slower") for word in words):
         text += " More rounds (benchmark.rounds) make it more certain."
     return text
+
+
+def against_free(summary: dict[str, Any]) -> str:
+    """Whether the draft beats what needs no training; nothing when that was not measured."""
+    text = ""
+    for one in summary.get("extra_arms", []):
+        arm, over = one["arm"], one["draft_over_it"]
+        if failed := [check for check in one["checks"] if check["ok"] is False]:
+            text += f" Nothing can be said of {arm} ({failed[0]['name']}: {failed[0]['detail']})."
+        elif over:
+            text += f" {compared(over)} {arm}, which needs no training: {over['mean']:.2f} times its speed."
+    return text
+
+
+def compared(over: dict[str, Any]) -> str:
+    """How the draft stands to another arm, by the interval of their ratio."""
+    if over["low"] is not None and over["low"] > 1:
+        return "It beats"
+    return "It loses to" if over["high"] is not None and over["high"] < 1 else "It is not shown to beat"

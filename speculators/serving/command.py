@@ -25,12 +25,18 @@ IN_ENGINE_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 METHODS: dict[str, dict[str, Any]] = {
     "eagle3": {"method": "eagle3"},
 }
+# ... and what it can do without a checkpoint (config/speculative.py).  The windows are those of its
+# documentation's example: a longer one proposes too rarely, a single token too often.
+FREE_METHODS: dict[str, dict[str, Any]] = {
+    "ngram": {"method": "ngram", "prompt_lookup_min": 2, "prompt_lookup_max": 4},
+    "suffix": {"method": "suffix"},
+}
 
 
 class Speculation(NamedTuple):
-    """What turns the plain arm into the draft arm."""
+    """What turns the plain arm into another one; ``draft``: None for a method that needs no checkpoint."""
 
-    draft: Path
+    draft: Path | None
     algorithm: str
     tokens: int
 
@@ -40,6 +46,8 @@ class Speculation(NamedTuple):
         Raises:
             RecipeError: vLLM has no method for the algorithm.
         """
+        if self.draft is None:
+            return {**FREE_METHODS[self.algorithm], "num_speculative_tokens": self.tokens}
         if self.algorithm not in METHODS:
             raise RecipeError(
                 f"the checkpoint's algorithm is {self.algorithm!r}: vLLM serves no draft folder of that kind",

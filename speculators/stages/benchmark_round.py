@@ -112,11 +112,11 @@ def _check_server(this: Round) -> None:
     counters = this.client.counters()
     if this.arm == PLAIN and counters is not None:
         raise StageError("the plain arm's server speculates", rule="speculation-active")
-    if this.arm == DRAFT:
+    if this.arm != PLAIN:
         if counters is None:
             raise StageError(
-                "the draft arm's server does not speculate: it has no spec_decode counters",
-                hint="see the server's log for the draft it loaded; --disable-log-stats also hides them",
+                f"the {this.arm} arm's server does not speculate: it has no spec_decode counters",
+                hint="see the server's log for what it loaded; --disable-log-stats also hides them",
                 rule="speculation-inactive",
             )
         if len(counters.per_position) != this.speculative_tokens:
@@ -142,7 +142,7 @@ def _warm_up(this: Round) -> None:
 
 def _load(this: Round, prompts: Path, concurrency: int) -> dict[str, Any]:
     report, counted = _measured(this, prompts, concurrency)
-    if this.arm == DRAFT:
+    if this.arm == DRAFT:  # a method that only repeats may well find nothing to propose
         _check_drafting(counted, concurrency)
     looping = {row.prompt: is_looping(this.client.tokenize(row.text)) for row in report.rows}
     ids = [row["id"] for row in this.rows]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -93,7 +94,15 @@ def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
 
 @pytest.fixture
 def measure(inputs: dict[str, Path], tmp_path: Path) -> Callable[..., dict[str, Any]]:
-    def run(executor: FakeExecutor, lines: list[str] | None = None, **verifier: Any) -> dict[str, Any]:
+    def run(
+        executor: FakeExecutor,
+        lines: list[str] | None = None,
+        *,
+        extra_arms: Sequence[str] = (),
+        looks: Sequence[int] = (),
+        enough: Callable[[dict[str, Any]], bool] | None = None,
+        **verifier: Any,
+    ) -> dict[str, Any]:
         values = {
             "benchmark": {
                 "requests": 1,
@@ -101,13 +110,14 @@ def measure(inputs: dict[str, Path], tmp_path: Path) -> Callable[..., dict[str, 
                 "concurrency": [1],
                 "rounds": 2,
                 "prompts": "secret/place",
+                "extra_arms": list(extra_arms),
             },
             "engine": {"args": {"max_model_len": 512}, "env": {"NAME": "value"}, **TIMEOUTS},
             "verifier": {"thinking": "off", **verifier},
             "speculative_tokens": 3,
         }
         say = (lambda _: None) if lines is None else lines.append
-        return run_benchmark(values, inputs, tmp_path / "bench", executor, say)
+        return run_benchmark(values, inputs, tmp_path / "bench", executor, say, looks=looks, enough=enough)
 
     return run
 
@@ -131,6 +141,51 @@ def test_only_the_draft_arms_server_speculates(measure: Callable[..., Any]) -> N
         assert ("--speculative-config" in argv) == (client["arm"] == "draft")
         assert client["endpoint"].rpartition(":")[2] in argv
         assert service.env["NAME"] == "value"
+
+
+def test_a_free_baseline_is_an_arm_of_every_round_with_a_method_of_vllms_own(
+    measure: Callable[..., Any],
+) -> None:
+    executor = FakeExecutor()
+    document = measure(executor, extra_arms=["ngram"])
+    assert [one["arm"] for one in executor.clients] == ["plain", "draft", "ngram", "draft", "ngram", "plain"]
+    config = next(
+        argv[argv.index("--speculative-config") + 1]
+        for argv, client in zip(executor.servers, executor.clients)
+        if client["arm"] == "ngram"
+    )
+    assert json.loads(config) == {
+        "method": "ngram",
+        "prompt_lookup_min": 2,
+        "prompt_lookup_max": 4,
+        "num_speculative_tokens": 3,
+    }
+    assert list(document["arms"]) == ["plain", "draft", "ngram"]
+
+
+def test_an_arm_that_the_engine_cannot_serve_is_left_out_and_said(measure: Callable[..., Any]) -> None:
+    executor = FakeExecutor()
+    document = measure(executor, extra_arms=["suffix"])
+    assert {one["arm"] for one in executor.clients} == {"plain", "draft"}
+    assert document["left_out"] == {"suffix": "the engine's environment has no arctic-inference"}
+
+
+def test_rounds_are_added_until_the_looks_say_enough(measure: Callable[..., Any]) -> None:
+    executor, seen = FakeExecutor(), []
+
+    def enough(document: dict[str, Any]) -> bool:
+        seen.append((document["benchmark"]["rounds"], len(document["samples"])))
+        return len(seen) == 2
+
+    document = measure(executor, looks=(1, 3, 5), enough=enough)
+    assert seen == [(1, 2), (3, 6)]
+    assert document["benchmark"]["rounds"] == 3
+    assert [one["round"] for one in executor.clients] == [1, 1, 2, 2, 3, 3]
+
+
+def test_when_no_look_is_enough_the_last_one_ends_it(measure: Callable[..., Any]) -> None:
+    document = measure(FakeExecutor(), looks=(1, 2), enough=lambda _: False)
+    assert len(document["samples"]) == 4
 
 
 def test_the_document_collects_every_load_and_no_path_of_this_machine(

@@ -4,23 +4,29 @@ import math
 import statistics
 
 import pytest
-from hypothesis import given
+import scipy.stats
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from speculators.benchmark.statistics import (
+    Estimate,
     geometric_mean,
     match_rate,
+    mean_estimate,
     mean_ratio,
     percentile,
     relative_difference,
     t_quantile,
+    welch,
 )
 
 ratios = st.lists(st.floats(0.05, 20), min_size=2, max_size=12)
+logs = st.lists(st.floats(-1, 1).map(lambda value: round(value, 6)), min_size=2, max_size=12)
+alphas = st.floats(0.001, 0.4)
 
 
 def test_t_quantiles_are_those_of_the_printed_tables() -> None:
-    assert [round(t_quantile(0.95, degrees), 3) for degrees in (1, 2, 4, 6, 30)] == [
+    assert [round(t_quantile(0.975, degrees), 3) for degrees in (1, 2, 4, 6, 30)] == [
         12.706,
         4.303,
         2.776,
@@ -36,6 +42,58 @@ def test_a_known_interval() -> None:
     assert ratio.low is not None
     assert math.log(ratio.low) == pytest.approx(-0.248414, abs=1e-6)
     assert ratio.rounds == 3
+
+
+@given(logs, alphas)
+def test_one_sided_bounds_are_scipys(values: list[float], alpha: float) -> None:
+    assume(len(set(values)) > 1)
+    estimate = mean_estimate(values)
+    below = scipy.stats.ttest_1samp(values, 0, alternative="greater").confidence_interval(1 - alpha).low
+    above = scipy.stats.ttest_1samp(values, 0, alternative="less").confidence_interval(1 - alpha).high
+    assert estimate.below(alpha) == pytest.approx(below, abs=1e-9)
+    assert estimate.above(alpha) == pytest.approx(above, abs=1e-9)
+
+
+@given(logs, logs, alphas)
+def test_welch_is_scipys(new: list[float], old: list[float], alpha: float) -> None:
+    assume(len(set(new)) > 1)
+    assume(len(set(old)) > 1)
+    estimate = welch(new, old)
+    theirs = scipy.stats.ttest_ind(new, old, equal_var=False, alternative="less")
+    assert estimate.degrees == pytest.approx(theirs.df)
+    assert estimate.mean / estimate.error == pytest.approx(theirs.statistic)
+    assert estimate.above(alpha) == pytest.approx(theirs.confidence_interval(1 - alpha).high, abs=1e-9)
+
+
+@given(logs, logs)
+def test_welch_is_antisymmetric_and_never_surer_than_pooling_all_degrees(
+    new: list[float], old: list[float]
+) -> None:
+    one, other = welch(new, old), welch(old, new)
+    assert one.mean == pytest.approx(-other.mean)
+    assert one.error == other.error
+    assert min(len(new), len(old)) - 1 <= one.degrees + 1e-9
+    assert one.degrees <= len(new) + len(old) - 2 + 1e-9
+
+
+def test_without_spread_the_bounds_are_the_mean() -> None:
+    assert mean_estimate([0.1, 0.1, 0.1]).below(0.05) == pytest.approx(0.1)
+    assert welch([0.2, 0.2], [0.1, 0.1]) == Estimate(pytest.approx(0.1), 0.0, 2)
+
+
+def test_less_spread_than_is_known_is_not_believed() -> None:
+    agreeing, spread = [0.100, 0.101, 0.099], [0.0, 0.2]
+    assert mean_estimate(agreeing, known=0.03).error == pytest.approx(0.03 / math.sqrt(3))
+    assert mean_estimate(spread, known=0.03) == mean_estimate(spread)
+    assert welch(agreeing, spread, known=0.03).error > welch(agreeing, spread).error
+
+
+@pytest.mark.parametrize("few", [[], [0.1]])
+def test_an_error_needs_two_values(few: list[float]) -> None:
+    with pytest.raises(ValueError, match="at least two"):
+        mean_estimate(few)
+    with pytest.raises(ValueError, match="at least two"):
+        welch([0.1, 0.2], few)
 
 
 def test_one_round_has_no_interval() -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from speculators.benchmark.checks import broken
 from speculators.benchmark.summary import summarise
+from speculators.report.verdict import verdict
 
 Make = Callable[..., dict[str, Any]]
 REPLAY = {
@@ -156,3 +157,33 @@ def test_the_two_ways_of_counting_must_agree(benchmark_document: Make) -> None:
     document["samples"][1]["requests"][0]["spec"] = None
     assert check(summarise(document), "counters")["ok"] is None
     assert summarise(document)["acceptance"]["served_without_looping"] is None
+
+
+def with_ngram(document: dict[str, Any], *speeds: float) -> dict[str, Any]:
+    """The document with a third arm, which says the same as plain."""
+    counts = {"drafts": 4, "draft_tokens": 8, "accepted": 6, "per_position": [4, 2]}
+    plain = [one for one in document["samples"] if one["arm"] == "plain"]
+    document["samples"] += [
+        {**one, "arm": "ngram", "output_tokens_per_second": speed, "counters": counts}
+        for one, speed in zip(plain, speeds, strict=True)
+    ]
+    return document
+
+
+def test_a_draft_is_compared_with_what_needs_no_training(benchmark_document: Make) -> None:
+    summary = summarise(with_ngram(benchmark_document([(10, 12), (20, 24)]), 15, 30))
+    one = summary["extra_arms"][0]
+    assert one["overall_speedup"]["mean"] == pytest.approx(1.5)
+    assert one["draft_over_it"]["mean"] == pytest.approx(1.2 / 1.5)
+    assert one["acceptance"]["acceptance_length"] == pytest.approx(2.5)
+    assert one["exact_match"]["rate"] == 1.0
+    assert summary["overall_speedup"]["mean"] == pytest.approx(1.2)
+    assert verdict(summary).endswith("It loses to ngram, which needs no training: 0.80 times its speed.")
+
+
+def test_an_extra_arm_that_is_not_comparable_costs_the_draft_nothing(benchmark_document: Make) -> None:
+    document = with_ngram(benchmark_document([(10, 12), (20, 24)]), 15, 30)
+    document["samples"][-1]["output_tokens"] = 1
+    summary = summarise(document)
+    assert broken(summary["checks"]) == []
+    assert "Nothing can be said of ngram (same-work: " in verdict(summary)

@@ -1,0 +1,213 @@
+"""The figures that are compared between two measurements, each with its change and the verdict on that.
+
+Speedups are compared, never throughputs: the plain arm of each sitting is its control, and without it two
+sittings of one machine differ by more than the losses that matter.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from speculators.benchmark.gate import ALPHA, OK, REGRESSION, Judged, judge
+from speculators.benchmark.measurement import (
+    ALONE,
+    Answers,
+    Measurement,
+    log_lengths,
+    log_speedups,
+    pooled_length,
+)
+from speculators.benchmark.noise import smallest_loss
+from speculators.benchmark.statistics import Estimate, mean_estimate, spread_of, welch
+
+SPEEDUP, STEP = "speedup", "speed of a step"
+LENGTH, LENGTH_BY_PROMPT = "acceptance length", "acceptance length, same prompts"
+ANSWERS, LOSSLESS = "answers as before", "answers as plain serving's"
+
+
+class Limits(NamedTuple):
+    """The recipe's ``benchmark.gate``: the losses that are still none, and the chance of a false alarm.
+
+    ``prompt_acceptance``: of the acceptance on the very same prompts, one request at a time.
+    ``outputs``: whether changed answers are a regression.
+    """
+
+    speed: float = 0.03
+    acceptance: float = 0.02
+    prompt_acceptance: float = 0.005
+    alpha: float = ALPHA
+    outputs: bool = True
+
+
+class Figure(NamedTuple):
+    """One quantity in both; the change and its one-sided bounds are relative.
+
+    ``concurrency``: None over all loads; ``low``, ``high``: None where the test has no interval;
+    ``gated``: whether the verdict rests on it; ``rounds``: whether more rounds can make it surer.
+    """
+
+    name: str
+    concurrency: int | None
+    old: float
+    new: float
+    change: float
+    low: float | None
+    high: float | None
+    verdict: str
+    gated: bool
+    rounds: bool
+
+
+class Rounds(NamedTuple):
+    """A logarithm of each round of both measurements."""
+
+    old: Sequence[float]
+    new: Sequence[float]
+
+    def less(self, other: Rounds) -> Rounds:
+        """The difference, round by round."""
+        return Rounds(*([a - b for a, b in zip(*sides)] for sides in zip(self, other)))
+
+    def change(self) -> Estimate:
+        """New less old.
+
+        The old rounds say how much those of this machine scatter: new ones that agree better do so by chance.
+        """
+        return welch(self.new, self.old, known=spread_of(self.old))
+
+
+def compared(old: Measurement, new: Measurement, limits: Limits, alpha: float) -> Iterator[Figure]:
+    """Every figure that both measured: those that are gated, and what explains them."""
+    loads = common_loads(old, new)
+    speeds = Rounds(log_speedups(old, loads), log_speedups(new, loads))
+    yield over_rounds(SPEEDUP, None, speeds, limits.speed, alpha)
+    for load in loads if len(loads) > 1 else []:
+        # Not gated, but a reader looks for the worst: the chance of a false alarm is that of all together.
+        at_load = Rounds(log_speedups(old, [load]), log_speedups(new, [load]))
+        yield over_rounds(SPEEDUP, load, at_load, limits.speed, alpha / len(loads), gated=False)
+    by_prompt = on_same_prompts(old.answers, new.answers, limits.prompt_acceptance, alpha)
+    lengths = Rounds(log_lengths(old, loads), log_lengths(new, loads))
+    if all(lengths):
+        yield over_rounds(LENGTH, None, lengths, limits.acceptance, alpha, gated=by_prompt is None)
+        yield over_rounds(STEP, None, speeds.less(lengths), limits.speed, alpha, gated=False)
+    if by_prompt is not None:
+        yield by_prompt
+    yield from outputs(old.answers, new.answers, alpha, gated=limits.outputs)
+
+
+def visible_loss(old: Measurement, new: Measurement, limits: Limits, alpha: float) -> float | None:
+    """The smallest loss of speed that is found four times in five with this noise and so many rounds."""
+    loads = common_loads(old, new)
+    rounds = Rounds(log_speedups(old, loads), log_speedups(new, loads))
+    count = len(rounds.new)
+    return smallest_loss(rounds.change().error * math.sqrt(count), count, limits.speed, alpha)
+
+
+def common_loads(old: Measurement, new: Measurement) -> list[int]:
+    """Concurrencies that were measured in both."""
+    return sorted({one.concurrency for one in old.loads} & {one.concurrency for one in new.loads})
+
+
+def over_rounds(
+    name: str,
+    concurrency: int | None,
+    rounds: Rounds,
+    tolerance: float,
+    alpha: float,
+    *,
+    gated: bool = True,
+) -> Figure:
+    """A figure that every round of both has."""
+    judged = judge(rounds.change(), tolerance, alpha)
+    old, new = (math.exp(math.fsum(side) / len(side)) for side in rounds)
+    return _judged(name, concurrency, old, new, judged, gated=gated, rounds=True)
+
+
+def _judged(
+    name: str, concurrency: int | None, old: float, new: float, judged: Judged, *, gated: bool, rounds: bool
+) -> Figure:
+    change, low, high, verdict = judged
+    return Figure(name, concurrency, old, new, change, low, high, verdict, gated, rounds)
+
+
+def on_same_prompts(
+    old: Sequence[Answers], new: Sequence[Answers], tolerance: float, alpha: float
+) -> Figure | None:
+    """The change of the acceptance length over the prompts that both counted; None without two of them.
+
+    Greedy and alone in its batch, a prompt gives the same counts at every launch; what scatters is by how
+    much prompts change.  So prompts are the unit, and more rounds make nothing surer.
+    """
+    both = [
+        ((one.drafting.drafts, one.drafting.accepted), (other.drafting.drafts, other.drafting.accepted))
+        for one, other in _same_prompts(old, new)
+        if one.drafting is not None and other.drafting is not None
+    ]
+    if len(both) < 2:
+        return None
+    before, after = ([sides[which] for sides in both] for which in (0, 1))
+    judged = judge(pooled_change(before, after), tolerance, alpha)
+    lengths = pooled_length(before), pooled_length(after)
+    return _judged(LENGTH_BY_PROMPT, ALONE, *lengths, judged, gated=True, rounds=False)
+
+
+def _same_prompts(old: Sequence[Answers], new: Sequence[Answers]) -> list[tuple[Answers, Answers]]:
+    later = {one.prompt: one for one in new}
+    return [(one, later[one.prompt]) for one in old if one.prompt in later]
+
+
+def pooled_change(old: Sequence[tuple[int, int]], new: Sequence[tuple[int, int]]) -> Estimate:
+    """The change of the logarithm of the pooled acceptance length; (drafts, accepted) of the same prompts.
+
+    A ratio of sums has the error of its linearised parts (Cochran, "Sampling Techniques", 3rd edition,
+    1977, section 6.4); pairing prompts takes out what they differ by of themselves.
+    """
+    parts = [after - before for before, after in zip(_influences(old), _influences(new))]
+    change = math.log(pooled_length(new)) - math.log(pooled_length(old))
+    error = mean_estimate(parts).error * len(parts)  # of the sum of the parts
+    return Estimate(change, error, len(parts) - 1)
+
+
+def _influences(counts: Sequence[tuple[int, int]]) -> list[float]:
+    """How far each prompt moves the logarithm of the pooled acceptance length, to first order."""
+    drafts = sum(one for one, _ in counts)
+    tokens = sum(one + accepted for one, accepted in counts)
+    return [(one + accepted) / tokens - one / drafts for one, accepted in counts]
+
+
+def outputs(old: Sequence[Answers], new: Sequence[Answers], alpha: float, *, gated: bool) -> Iterator[Figure]:
+    """Whether the answers are those of before, and those of plain serving as often as before.
+
+    Even plain serving need not repeat itself; so changed answers count only beyond what plain serving
+    changes between its own launches.
+    """
+    both = _same_prompts(old, new)
+    if not both:
+        return
+    changed = sum(not set(one.texts) & set(other.texts) for one, other in both)
+    restless = sum(not (one.stable and other.stable) for one, other in both)
+    yield _shares(ANSWERS, len(both), restless, changed, alpha, gated)
+    before, after = (sum(not sides[which].equal for sides in both) for which in (0, 1))
+    yield _shares(LOSSLESS, len(both), before, after, alpha, gated)
+
+
+def _shares(name: str, count: int, old: int, new: int, alpha: float, gated: bool) -> Figure:
+    """The shares of prompts that are left when ``old`` and ``new`` of ``count`` fall out."""
+    verdict = REGRESSION if chance_of_more(old, new, count) < alpha else OK
+    before, after = 1 - old / count, 1 - new / count
+    return Figure(name, ALONE, before, after, after - before, None, None, verdict, gated, rounds=False)
+
+
+def chance_of_more(old: int, new: int, count: int) -> float:
+    """Probability of ``new`` of ``count`` or more, where as many as in both are spread by chance.
+
+    Fisher's exact test, one-sided; the same as ``scipy.stats.fisher_exact``.
+    """
+    total = old + new
+    ways = (
+        math.comb(count, among_new) * math.comb(count, total - among_new)
+        for among_new in range(new, min(count, total) + 1)
+    )
+    return sum(ways) / math.comb(2 * count, total)

@@ -1,0 +1,146 @@
+"""What a machine can see: where its noise comes from, the smallest loss it finds, the cheapest way to more.
+
+Two kinds of luck blur a speedup.  That of a launch (where memory lies, what else runs, how warm the
+machine is) is shared by all its requests, so more requests do not help; that of a request averages out
+within the launch.  Which of them is larger says whether time is better spent on launches or on requests.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from speculators.benchmark.gate import ALPHA
+from speculators.benchmark.statistics import spread_of, t_quantile
+
+#: Probability with which a loss must be found to count as one that the machine can see.
+POWER = 0.8
+#: More launches than a sitting can hold; fewer than two have no spread.
+ROUNDS = range(3, 31)
+
+
+class Split(NamedTuple):
+    """Variances of one logarithm: of a round's own luck, and of one request's within its round."""
+
+    between: float
+    within: float
+
+    def of_round(self, requests: int) -> float:
+        """Standard deviation of the mean over so many requests of one round."""
+        return math.sqrt(self.between + self.within / requests)
+
+
+class Cost(NamedTuple):
+    """Seconds of a round: what every launch costs before its first counted request, and one request more."""
+
+    launch: float
+    request: float
+
+
+class Design(NamedTuple):
+    """How much to measure, what it costs and how probably it finds the loss that was asked for."""
+
+    rounds: int
+    requests: int
+    seconds: float
+    power: float
+
+
+def split(table: Sequence[Sequence[float]]) -> Split:
+    """The two variances in ``table[round][prompt]``, every prompt once in every round.
+
+    The method of moments for a crossed layout without replication, whose prompts are fixed and whose
+    rounds are random (Searle, Casella, McCulloch, "Variance Components", 1992, section 4.5): what prompts
+    differ by of themselves is in neither.  An estimate below 0 is 0.
+
+    Raises:
+        ValueError: fewer than two rounds or two prompts, or not the same prompts in each.
+    """
+    rounds, prompts = len(table), len(table[0]) if table else 0
+    if rounds < 2 or prompts < 2:
+        raise ValueError("splitting the noise needs at least two rounds of two prompts")
+    if any(len(row) != prompts for row in table):
+        raise ValueError("every round must hold the same prompts")
+    of_round = [math.fsum(row) / prompts for row in table]
+    of_prompt = [math.fsum(column) / rounds for column in zip(*table)]
+    grand = math.fsum(of_round) / rounds
+    squares = math.fsum(
+        (value - of_round[i] - of_prompt[j] + grand) ** 2
+        for i, row in enumerate(table)
+        for j, value in enumerate(row)
+    )
+    within = squares / ((rounds - 1) * (prompts - 1))
+    of_means = spread_of(of_round) ** 2
+    return Split(max(0.0, of_means - within / prompts), within)
+
+
+def power(loss: float, spread: float, rounds: int, tolerance: float, alpha: float = ALPHA) -> float:
+    """Probability that one look calls a true relative ``loss`` a regression.
+
+    ``spread``: standard deviation of one round's change of the logarithm.  Over the distribution of the
+    estimated spread (chi square) this is the noncentral t test's power, cut off by the tolerance.
+    """
+    from scipy.integrate import quad
+    from scipy.special import chdtri, ndtr
+
+    truth, limit = math.log1p(-loss), math.log1p(-tolerance)
+    error, degrees = spread / math.sqrt(rounds), rounds - 1
+    if not error:
+        return float(truth < limit)
+    needed = t_quantile(1 - alpha, degrees) * error
+
+    def found(rank: float) -> float:
+        """Of the estimates whose spread has this rank, the share that is low enough."""
+        estimated = math.sqrt(chdtri(degrees, 1 - rank) / degrees)
+        return float(ndtr((min(limit, -needed * estimated) - truth) / error))
+
+    return float(quad(found, 0, 1, limit=200)[0])
+
+
+def smallest_loss(
+    spread: float, rounds: int, tolerance: float, alpha: float = ALPHA, wanted: float = POWER
+) -> float | None:
+    """The smallest true loss that one look finds with the ``wanted`` probability; None: not even 90 %."""
+    from scipy.optimize import brentq
+
+    largest = 0.9
+    if power(largest, spread, rounds, tolerance, alpha) < wanted:
+        return None
+    if not spread:
+        return tolerance
+    return float(
+        brentq(lambda loss: power(loss, spread, rounds, tolerance, alpha) - wanted, 0, largest, xtol=1e-5)
+    )
+
+
+def cheapest(
+    noise: Split,
+    cost: Cost,
+    loss: float,
+    tolerance: float,
+    *,
+    prompts: int,
+    alpha: float = ALPHA,
+    wanted: float = POWER,
+) -> Design | None:
+    """The design of least wall time that finds ``loss`` with the ``wanted`` probability at one look.
+
+    ``prompts``: how many requests a round can have at most.  None: no design within reach does.
+    """
+    found: list[Design] = []
+    for rounds in ROUNDS:
+
+        def reached(requests: int, rounds: int = rounds) -> float:
+            return power(loss, noise.of_round(requests), rounds, tolerance, alpha)
+
+        if reached(prompts) < wanted:
+            continue
+        counts = range(1, prompts + 1)
+        requests = counts[bisect_left(counts, True, key=lambda count: reached(count) >= wanted)]
+        seconds = rounds * (cost.launch + requests * cost.request)
+        found.append(Design(rounds, requests, seconds, reached(requests)))
+        if requests == 1:
+            break  # more rounds can only cost more
+    return min(found, key=lambda one: one.seconds, default=None)

@@ -1,0 +1,92 @@
+"""The gate of a run: its benchmark against a baseline, look by look, until it can decide.
+
+What can be known before is asked before: a baseline of other work or of another machine is refused
+while nothing has been measured yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from speculators.benchmark.checks import broken
+from speculators.benchmark.comparison import Comparison, compare, incomparable
+from speculators.benchmark.figures import Limits
+from speculators.benchmark.gate import spent
+from speculators.benchmark.measurement import Measurement, measurement
+from speculators.benchmark.summary import summarise
+from speculators.documents import known_json, write_json
+from speculators.errors import RecipeError
+from speculators.pipeline.running import Run
+from speculators.pipeline.store import KEY_NAME
+from speculators.report.document import COMPARISON
+
+
+def limits_of(gate: Mapping[str, Any]) -> Limits:
+    """A recipe's ``benchmark.gate`` as the comparison takes it."""
+    return Limits(
+        speed=gate["speed_tolerance"],
+        acceptance=gate["acceptance_tolerance"],
+        prompt_acceptance=gate["prompt_acceptance_tolerance"],
+        outputs=gate["outputs"] == "same",
+    )
+
+
+class Gate:
+    """The looks of one run; ``sitting``: what its rounds have in common."""
+
+    def __init__(self, run: Run, baseline: Measurement, sitting: Mapping[str, Any]) -> None:
+        self.run, self.baseline, self.sitting = run, baseline, sitting
+        gate = run.recipe.data["benchmark"]["gate"]
+        self.looks: tuple[int, ...] = tuple(sorted(gate["looks"]))
+        self.limits = limits_of(gate)
+        self.comparison: Comparison | None = None
+
+    def require_comparable(self, speculation: Mapping[str, Any]) -> None:
+        """Stop before a server starts when the result could not be compared.
+
+        Raises:
+            RecipeError: saying what differs.
+        """
+        wanted = self.run.recipe.data["benchmark"]["concurrency"]
+        loads = tuple(load for load in self.baseline.loads if load.concurrency in wanted)
+        planned = self._measured({"samples": [], "speculation": speculation})
+        planned = planned._replace(instrument=self.baseline.instrument, loads=loads)
+        if reasons := list(incomparable(self.baseline, planned)):
+            raise RecipeError(
+                f"this run cannot be compared with the baseline: {'; '.join(dict.fromkeys(reasons))}",
+                hint="measure a baseline of the same work on this machine: "
+                "speculators report RUN --format baseline",
+                rule="not-comparable",
+            )
+
+    def enough(self, benchmark: dict[str, Any]) -> bool:
+        """Whether the verdict on the rounds so far will not be changed by more of them.
+
+        Arms that did different things have none, however many rounds there are.
+        """
+        if broken(summarise(benchmark)["checks"]):
+            self.comparison = None
+            return True
+        found = compare(self.baseline, self._measured(benchmark), self.limits, spent(len(self.looks)))
+        self.comparison = found
+        rounds = benchmark["benchmark"]["rounds"]
+        self.run.console.say("gate", f"after {rounds} rounds: {found.verdict}")
+        return not found.open
+
+    def _measured(self, benchmark: Mapping[str, Any]) -> Measurement:
+        prompts = known_json(self.run.record.stage_folder("prompts") / KEY_NAME)
+        digest = prompts.get("files", {}).get("benchmark.prompts")
+        return measurement(self.run.record.document, self.sitting, digest, benchmark)
+
+    def conclude(self) -> None:
+        """Leave the comparison, if there is one, in the run folder and its verdict in the record."""
+        if self.comparison is None:
+            return
+        write_json(self.run.record.folder / COMPARISON, self.comparison.document())
+        self.run.record.document["gate"] = {
+            "against": self.baseline.run,
+            "verdict": self.comparison.verdict,
+            "causes": list(self.comparison.causes),
+        }
+        self.run.record.write()

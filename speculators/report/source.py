@@ -1,0 +1,152 @@
+"""What can be compared, from where it lies: a run's folder, a bundle of a run, a baseline file.
+
+Nothing is run here and nothing is measured: what is not stored is not known.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from speculators.benchmark.comparison import Comparison, Difference, compare, differences
+from speculators.benchmark.figures import Limits
+from speculators.benchmark.measurement import Measurement, measurement, parse
+from speculators.bundle.contents import LOCK_NAME, RESOLVED_NAME
+from speculators.bundle.evidence import Evidence, evidence_of_bundle, evidence_of_run
+from speculators.bundle.fetch import fetched, is_bundle
+from speculators.bundle.schemas import schema_fault
+from speculators.bundle.verify import verify
+from speculators.errors import RecipeError
+from speculators.pipeline.gating import limits_of
+from speculators.pipeline.record import RECORD_NAME
+from speculators.recipe.yaml_loader import load_yaml
+
+KINDS = "a run's folder, a bundle (.speculators.tar) or a baseline file (.json)"
+
+
+class Source(NamedTuple):
+    """A measurement with what is known of where it is from; a baseline file knows no more.
+
+    ``gate``: the recipe's tolerances; ``recipe``, ``lock``: flat, by dotted path.
+    """
+
+    measured: Measurement
+    gate: Mapping[str, Any] | None = None
+    recipe: dict[str, Any] | None = None
+    lock: dict[str, Any] | None = None
+
+    @property
+    def limits(self) -> Limits:
+        return limits_of(self.gate) if self.gate else Limits()
+
+
+class Stored(NamedTuple):
+    """A run's documents, and the text of its recipe and lock; empty where there is none."""
+
+    evidence: Evidence
+    recipe: str
+    lock: str
+
+
+def load_source(source: str) -> Source:
+    """The measurement at ``source``.
+
+    Raises:
+        RecipeError: there is none, it is not finished, or the file is no baseline.
+        DamagedBundleError: the bundle is not as it was written.
+        MachineError: it cannot be reached.
+    """
+    path = Path(source)
+    if path.is_file() and not is_bundle(source):
+        return Source(parse(baseline_document(path)))
+    return measured_by(source, stored(source))
+
+
+def report_of(source: str) -> dict[str, Any]:
+    """The report document of the finished run at ``source``; raises as ``load_source``."""
+    if not (document := stored(source).evidence.report):
+        raise RecipeError(
+            f"{source}: this run left no report", hint="run the recipe to its end", rule="no-report"
+        )
+    return document
+
+
+def stored(source: str) -> Stored:
+    """A run's documents from its folder or from a bundle of it; raises as ``load_source``."""
+    if is_bundle(source):
+        with fetched(source) as file:
+            bundle = verify(file)
+            texts = (
+                bundle.archive.read(name).decode() if name in bundle.archive.members else ""
+                for name in (RESOLVED_NAME, LOCK_NAME)
+            )
+            return Stored(evidence_of_bundle(bundle), *texts)
+    folder = Path(source)
+    if not (folder / RECORD_NAME).is_file():
+        what = "no run is in this folder" if folder.is_dir() else "there is no such file or folder"
+        raise RecipeError(f"{source}: {what}", hint=f"name {KINDS}", rule="no-run")
+    paths = (folder / RESOLVED_NAME, folder / LOCK_NAME)
+    texts = (path.read_text(encoding="utf-8") if path.is_file() else "" for path in paths)
+    return Stored(evidence_of_run(folder), *texts)
+
+
+def baseline_document(path: Path) -> dict[str, Any]:
+    """The document in a baseline file.
+
+    Raises:
+        RecipeError: it is none.
+    """
+    hint = "write one with: speculators report RUN --format baseline"
+    try:
+        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RecipeError(f"{path}: not JSON: {error}", hint=hint, rule="no-baseline") from error
+    if fault := schema_fault(document, "baseline"):
+        raise RecipeError(f"{path}: no baseline: {fault}", hint=hint, rule="no-baseline")
+    return document
+
+
+def measured_by(name: str, run: Stored) -> Source:
+    """The measurement of a finished run.
+
+    Raises:
+        RecipeError: the run has no whole benchmark.
+    """
+    evidence = run.evidence
+    if not (evidence.sitting and evidence.benchmark and evidence.record.get("status") == "ok"):
+        raise RecipeError(
+            f"{name}: this run has no finished benchmark",
+            hint="run the recipe to its end, or name another run",
+            rule="no-benchmark",
+        )
+    prompts = evidence.keys["prompts"].get("files", {}).get("benchmark.prompts")
+    measured = measurement(evidence.record, evidence.sitting, prompts, evidence.benchmark)
+    gate = evidence.sitting["values"]["benchmark"].get("gate")
+    return Source(measured, gate, _flat_yaml(run.recipe), _flat_yaml(run.lock))
+
+
+def compare_sources(old: Source, new: Source, *, anyway: bool = False) -> Comparison:
+    """The comparison of two stored measurements by the newer one's tolerances, at one look."""
+    found = compare(old.measured, new.measured, new.limits, anyway=anyway)
+    return found._replace(recipe=_between(old.recipe, new.recipe), lock=_between(old.lock, new.lock))
+
+
+def _between(old: dict[str, Any] | None, new: dict[str, Any] | None) -> tuple[Difference, ...]:
+    return tuple(differences(old, new)) if old and new else ()
+
+
+def _flat_yaml(text: str) -> dict[str, Any] | None:
+    """A YAML document's values by dotted path."""
+    return flat(load_yaml(text, "").data) if text else None
+
+
+def flat(value: Any, path: str = "") -> dict[str, Any]:
+    """The leaves below ``value`` by dotted path."""
+    if not isinstance(value, dict):
+        return {path: value}
+    found: dict[str, Any] = {}
+    for name, item in value.items():
+        found |= flat(item, f"{path}.{name}" if path else str(name))
+    return found

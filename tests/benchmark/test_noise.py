@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from speculators.benchmark.gate import REGRESSION, judge
+from speculators.benchmark.noise import Cost, Split, cheapest, power, smallest_loss, split
+from speculators.benchmark.statistics import mean_estimate
+
+QUICK = settings(max_examples=30)
+
+
+def rounds_of(noise: Split, rounds: int, prompts: int, seed: int) -> list[list[float]]:
+    """Drawn logarithms with this noise, on prompts that differ much."""
+    draw = random.Random(seed)
+    levels = [draw.gauss(0, 1) for _ in range(prompts)]
+    found = []
+    for _ in range(rounds):
+        luck = draw.gauss(0, math.sqrt(noise.between))
+        found.append([level + luck + draw.gauss(0, math.sqrt(noise.within)) for level in levels])
+    return found
+
+
+def test_a_split_by_hand() -> None:
+    # Rounds differ by 0.2 throughout; nothing is left for the requests.
+    found = split([[1.0, 5.0, 2.0], [1.2, 5.2, 2.2]])
+    assert found.between == pytest.approx(0.2**2 / 2)
+    assert found.within == pytest.approx(0, abs=1e-15)
+
+
+def test_noise_that_was_put_in_is_found() -> None:
+    noise = Split(0.04**2, 0.08**2)  # far from 0, where estimates are cut off
+    found = [split(rounds_of(noise, 9, 16, seed)) for seed in range(200)]
+    assert sum(one.between for one in found) / 200 == pytest.approx(noise.between, rel=0.1)
+    assert sum(one.within for one in found) / 200 == pytest.approx(noise.within, rel=0.02)
+
+
+def test_what_is_only_the_requests_luck_is_not_the_launchs() -> None:
+    found = [split(rounds_of(Split(0.0, 0.1**2), 5, 16, seed)) for seed in range(100)]
+    assert sum(one.between for one in found) / 100 < 0.1 * 0.1**2
+
+
+@given(st.integers(0, 10**6), st.lists(st.floats(-3, 3), min_size=6, max_size=6))
+def test_what_prompts_differ_by_is_no_noise(seed: int, levels: list[float]) -> None:
+    table = rounds_of(Split(0.01, 0.01), 4, 6, seed)
+    other = [[value + level for value, level in zip(row, levels)] for row in table]
+    assert split(other) == pytest.approx(split(table), abs=1e-9)
+
+
+@pytest.mark.parametrize("table", [[], [[1.0, 2.0]], [[1.0], [2.0]], [[1.0, 2.0], [1.0]]])
+def test_a_table_that_cannot_be_split(table: list[list[float]]) -> None:
+    with pytest.raises(ValueError, match=r"every round|at least two"):
+        split(table)
+
+
+@given(st.floats(0.005, 0.2), st.floats(0.002, 0.1), st.integers(3, 12), st.floats(0.005, 0.1))
+@QUICK
+def test_without_a_tolerance_the_power_is_that_of_the_t_test(
+    loss: float, spread: float, rounds: int, alpha: float
+) -> None:
+    shift = math.log1p(-loss) / (spread / math.sqrt(rounds))
+    expected = scipy.stats.nct.cdf(scipy.stats.t.ppf(alpha, rounds - 1), rounds - 1, shift)
+    assert power(loss, spread, rounds, 0.0, alpha) == pytest.approx(expected, abs=2e-4)
+
+
+def test_the_power_is_how_often_the_rule_says_regression() -> None:
+    draw, alpha, gates = random.Random(1), 0.0125, 4000
+    said = [
+        judge(mean_estimate([draw.gauss(math.log1p(-0.05), 0.03) for _ in range(7)]), 0.03, alpha).verdict
+        for _ in range(gates)
+    ]
+    expected = power(0.05, 0.03, 7, 0.03, alpha)
+    assert said.count(REGRESSION) / gates == pytest.approx(expected, abs=4 * math.sqrt(0.25 / gates))
+
+
+@given(st.floats(0.002, 0.1), st.integers(3, 12), st.floats(0.0, 0.05))
+@QUICK
+def test_the_smallest_loss_is_found_as_often_as_wanted(spread: float, rounds: int, tolerance: float) -> None:
+    loss = smallest_loss(spread, rounds, tolerance)
+    assert loss is not None
+    assert loss > tolerance
+    assert power(loss, spread, rounds, tolerance) == pytest.approx(0.8, abs=1e-2)
+
+
+def test_noise_that_hides_everything() -> None:
+    assert smallest_loss(5.0, 3, 0.03) is None
+    assert smallest_loss(0.0, 3, 0.03) == 0.03
+
+
+def test_when_launches_are_alike_requests_are_bought_and_otherwise_launches() -> None:
+    cost = Cost(launch=120, request=10)
+    alike = cheapest(Split(0.001**2, 0.12**2), cost, 0.05, 0.03, prompts=200)
+    unlike = cheapest(Split(0.05**2, 0.001**2), cost, 0.05, 0.03, prompts=200)
+    assert alike is not None
+    assert unlike is not None
+    assert unlike.requests == 1
+    assert alike.requests > 5
+    assert unlike.rounds > alike.rounds
+
+
+@given(st.floats(0, 0.04), st.floats(0.001, 0.2), st.floats(10, 300), st.floats(0.5, 30))
+@settings(max_examples=10)
+def test_the_cheapest_design_has_the_power_and_beats_a_fixed_one_of_the_same(
+    between: float, within: float, launch: float, request: float
+) -> None:
+    noise, cost = Split(between**2, within**2), Cost(launch, request)
+    fixed = power(0.06, noise.of_round(16), 7, 0.03)
+    design = cheapest(noise, cost, 0.06, 0.03, prompts=64, wanted=min(fixed, 0.999))
+    assert design is not None
+    assert design.power >= min(fixed, 0.999) - 1e-6
+    assert design.seconds <= 7 * (launch + 16 * request) + 1e-6
+
+
+def test_no_design_is_offered_where_none_reaches() -> None:
+    assert cheapest(Split(1.0, 1.0), Cost(1, 1), 0.05, 0.03, prompts=8) is None

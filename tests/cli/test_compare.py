@@ -1,0 +1,130 @@
+"""``compare`` and ``report`` on runs that lie there: what they print, and how they exit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from speculators.bundle.create import bundle
+from speculators.cli import app
+from speculators.documents import read_json, write_json
+from tests.bundle.world import a_recipe, a_run
+
+FAST = {1: [1.10, 1.11], 4: [1.20, 1.21]}
+SLOW = {1: [0.90, 0.91], 4: [1.00, 1.01]}
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> tuple[str, str]:
+    """A faster and a slower run of one recipe."""
+    recipe = a_recipe(tmp_path / "recipes")
+    old, new = (a_run(tmp_path / name, recipe, speeds=speeds) for name, speeds in (("a", FAST), ("b", SLOW)))
+    return str(old), str(new)
+
+
+def baseline(run: str, path: Path) -> str:
+    assert app.main(["report", run, "--format", "baseline", "--out", str(path)]) == 0
+    return str(path)
+
+
+def test_a_slower_run_is_a_regression(runs: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.main(["compare", *runs]) == 1
+    shown = capsys.readouterr().out
+    assert shown.startswith("regression: acceptance held and speed fell")
+    assert "- speedup " in " ".join(shown.split())
+    assert "speedup at 4" in shown
+
+
+def test_a_run_against_itself_is_ok(runs: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.main(["compare", runs[0], runs[0]]) == 0
+    assert capsys.readouterr().out.startswith("ok: no loss beyond the tolerances")
+
+
+def test_doubt_exits_5_only_where_it_is_asked_for(tmp_path: Path) -> None:
+    recipe = a_recipe(tmp_path / "recipes")
+    noisy = {1: [0.8, 1.2], 4: [0.8, 1.2]}
+    one, other = (str(a_run(tmp_path / name, recipe, speeds=noisy)) for name in "ab")
+    assert app.main(["compare", one, other]) == 0
+    assert app.main(["compare", one, other, "--strict"]) == 5
+
+
+def test_run_bundle_and_baseline_file_say_the_same(
+    runs: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive = str(bundle(Path(runs[0]), tmp_path / "one.speculators.tar").path)
+    figures = []
+    for old in (runs[0], archive, baseline(runs[0], tmp_path / "one.json")):
+        capsys.readouterr()
+        assert app.main(["compare", old, runs[1], "--json"]) == 1
+        figures.append(json.loads(capsys.readouterr().out)["figures"])
+    assert figures[0] == figures[1]
+    assert [one["change"] for one in figures[2]] == pytest.approx(
+        [one["change"] for one in figures[0]], abs=1e-5
+    )
+
+
+def test_markdown_is_a_table(runs: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.main(["compare", *runs, "--md"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("**regression: ")
+    rows = [line for line in lines if line.startswith("|")]
+    assert len({line.count("|") for line in rows}) == 1
+
+
+def test_another_machine_is_refused_unless_asked_for(
+    runs: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = read_json(Path(runs[1]) / "run.json")
+    record["machine"]["cores"] = 64
+    write_json(Path(runs[1]) / "run.json", record)
+    assert app.main(["compare", *runs]) == 2
+    assert capsys.readouterr().out.startswith("not comparable: another machine: cores is ")
+    assert app.main(["compare", *runs, "--anyway"]) == 1
+    assert "note  another machine: cores is " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "complaint"),
+    [
+        ("none.json", None, "there is no such file or folder"),
+        ("text.json", "no", "not JSON"),
+        ("other.json", "{}", "no baseline: $: "),
+    ],
+)
+def test_what_is_no_baseline_is_refused(
+    runs: tuple[str, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    content: str | None,
+    complaint: str,
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    assert app.main(["compare", str(tmp_path / name), runs[1]]) == 2
+    assert complaint in capsys.readouterr().err
+
+
+def test_an_unfinished_run_is_refused(runs: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    record = read_json(Path(runs[0]) / "run.json")
+    write_json(Path(runs[0]) / "run.json", record | {"status": "failed"})
+    assert app.main(["compare", *runs]) == 2
+    assert "no finished benchmark" in capsys.readouterr().err
+
+
+def test_report_shows_the_page_and_its_figures(
+    runs: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert app.main(["report", runs[0]]) == 0
+    assert capsys.readouterr().out == (Path(runs[0]) / "report.md").read_text()
+    assert app.main(["report", runs[0], "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out) == read_json(Path(runs[0]) / "report.json")
+    assert app.main(["report", runs[0], "--format", "pdf"]) == 2
+
+
+def test_a_gate_without_the_benchmark_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = str(Path(__file__).parents[2] / "recipes" / "smollm2-135m-eagle3.yaml")
+    assert app.main(["run", recipe, "--only", "package", "--against", "x.json"]) == 2
+    assert "--only package leaves out" in capsys.readouterr().err

@@ -1,0 +1,95 @@
+"""What a job on GitHub Actions shows, and the action's script with a `speculators` of the test's."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from speculators.cli.github import SUMMARY_BYTES, annotation, append, show
+
+ROOT = Path(__file__).parents[2] / ".github"
+ACTION = ROOT / "actions" / "speedup-gate"
+
+
+def test_a_regression_is_an_error_and_the_page_is_on_the_summary(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    summary = tmp_path / "summary.md"
+    environ = {"GITHUB_ACTIONS": "true", "GITHUB_STEP_SUMMARY": str(summary)}
+    show("regression", "regression: it fell", "# page", environ)
+    show("ok", "ok: fine", "# other", environ)
+    shown = capsys.readouterr()
+    assert shown.err == "::error title=speedup%3A regression::regression: it fell\n"
+    assert shown.out == ""
+    assert summary.read_text() == "# page\n# other\n"
+
+
+def test_elsewhere_nothing_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    show("regression", "it fell", "# page", {})
+    assert capsys.readouterr().err == ""
+
+
+def test_nothing_in_a_message_ends_the_command_early() -> None:
+    assert annotation("warning", "a,b:c", "50%\nnext") == "::warning title=a%2Cb%3Ac::50%25%0Anext"
+
+
+def test_a_page_that_does_not_fit_is_left_out(tmp_path: Path) -> None:
+    append(tmp_path / "s.md", "x" * SUMMARY_BYTES)
+    assert not (tmp_path / "s.md").exists()
+
+
+def test_the_action_hands_its_inputs_to_the_script_as_environment_only() -> None:
+    action = yaml.safe_load((ACTION / "action.yml").read_text())
+    step = action["runs"]["steps"][0]
+    assert "${{" not in step["run"]
+    given = {value.split("inputs.")[1].split(" ")[0] for value in step["env"].values()}
+    assert given == set(action["inputs"])
+    workflow = yaml.safe_load((ROOT / "workflows" / "speedup-gate.yml").read_text())
+    used = next(one for one in workflow["jobs"]["gate"]["steps"] if "speedup-gate" in str(one.get("uses")))
+    assert set(used["with"]) <= set(action["inputs"])
+
+
+@pytest.mark.parametrize(("code", "verdict"), [(0, "ok"), (1, "regression"), (2, "")])
+def test_the_script_ends_as_the_gate_does_and_says_its_verdict(
+    tmp_path: Path, code: int, verdict: str
+) -> None:
+    record = {"id": "r1", "recipe": {"name": "my"}, "gate": {"verdict": verdict}}
+    (tmp_path / "record.json").write_text(json.dumps(record) if verdict else "")
+    program = tmp_path / "speculators"
+    program.write_text(
+        f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/arguments\ncat {tmp_path}/record.json\nexit {code}\n'
+    )
+    program.chmod(0o755)
+    output = tmp_path / "output"
+    environment = {
+        "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
+        "GITHUB_OUTPUT": str(output),
+        "RECIPE": "my recipe.yaml",
+        "BASELINE": "b.json",
+        "OVERRIDES": "benchmark.requests=6\nbenchmark.gate.looks=[3]\n",
+        "STRICT": "true",
+        "RUNS_DIR": "runs",
+    }
+    done = subprocess.run(["bash", str(ACTION / "gate.sh")], env=environment, check=False, cwd=tmp_path)
+    assert done.returncode == code
+    run = "runs/my/r1" if verdict else ""
+    assert output.read_text() == f"verdict={verdict}\nrun={run}\n"
+    assert (tmp_path / "arguments").read_text().splitlines() == [
+        *[
+            "run",
+            "my recipe.yaml",
+            "--only",
+            "benchmark",
+            "--against",
+            "b.json",
+            "--runs-dir",
+            "runs",
+            "--json",
+        ],
+        *["--set", "benchmark.requests=6", "--set", "benchmark.gate.looks=[3]", "--strict"],
+    ]

@@ -1,0 +1,167 @@
+"""A benchmark under a gate: how many rounds it measures, what it leaves, and what it refuses beforehand.
+
+The executor is replaced: its servers serve nothing, its clients leave loads of a chosen speed.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from speculators.benchmark.measurement import Measurement, measurement
+from speculators.documents import known_json, read_json, write_json
+from speculators.errors import RecipeError
+from speculators.executors.base import Endpoint, OnLine, Service, Step, StepResult
+from speculators.executors.local import LocalExecutor
+from speculators.pipeline.choice import Choice
+from speculators.pipeline.console import Console
+from speculators.pipeline.measure import measure
+from speculators.pipeline.plan import stage_names
+from speculators.pipeline.record import RunRecord
+from speculators.pipeline.running import Run
+from speculators.pipeline.store import Store
+from speculators.recipe.recipe import require_recipe
+from speculators.stages.documents import StageInput, read_input, write_output
+from tests.benchmark.conftest import draft_rows, plain_rows, sample
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "smollm2-135m-eagle3.yaml"
+SPREAD = (1.00, 1.01, 0.99, 1.005, 0.995)
+Speeds = Callable[[int], float]
+
+
+class Executor(LocalExecutor):
+    """Leaves what the client of a launch would leave; ``speedup`` is the draft's of a round."""
+
+    def __init__(self, speedup: Speeds) -> None:
+        super().__init__()
+        self.speedup = speedup
+        self.launched: list[str] = []
+
+    @contextmanager
+    def serve(self, service: Service) -> Iterator[Endpoint]:
+        self.launched.append(service.name)
+        service.log.parent.mkdir(parents=True)
+        service.log.touch()
+        yield Endpoint(service.name, "http://127.0.0.1:1", "serve", service.log, lambda: None)
+
+    def run(self, step: Step, *, on_line: OnLine | None = None, beside: Endpoint | None = None) -> StepResult:
+        document = read_input(Path(step.argv[-1]))
+        step.log.touch()
+        if beside is None:  # the replay
+            return StepResult(1, 0.1, step.log)
+        write_json(document.output / "result.json", self.result(document.values))
+        write_output(document, {}, seconds=1.0)
+        return StepResult(0, 1.0, step.log)
+
+    def result(self, values: dict[str, Any]) -> dict[str, Any]:
+        number, arm = values["round"], values["arm"]
+        speed, rows = (10.0, plain_rows()) if arm == "plain" else (10 * self.speedup(number), draft_rows())
+        loads = [sample(number, arm, load, speed, rows) for load in values["benchmark"]["concurrency"]]
+        return {"arm": arm, "round": number, "loads": loads}
+
+
+def output(folder: Path, stage: str, result: dict[str, Any]) -> Path:
+    """A sealed output as far as the benchmark looks into it."""
+    write_json(folder / "model" / "config.json", {"speculators_model_type": "eagle3"})
+    write_output(StageInput(stage, {}, {}, {}, folder), result, seconds=1.0)
+    return folder
+
+
+def a_run(folder: Path, speedup: Speeds, baseline: Measurement | None = None, *overrides: str) -> Run:
+    """A run of the default recipe at one load, up to its benchmark."""
+    recipe = require_recipe(RECIPE, ["benchmark.concurrency=[1]", "benchmark.requests=3", *overrides])
+    record = RunRecord(folder / "runs", recipe, anew=True)
+    choice = Choice().bound(stage_names(recipe))
+    console = Console(io.StringIO())
+    run = Run(recipe, record, Store(folder / "home"), Executor(speedup), console, choice, baseline=baseline)
+    results = {
+        "verifier": {"digest": "v" * 64},
+        "prompts": {},
+        "package": {"digest": "d" * 64, "speculative_tokens": 2},
+    }
+    for name, result in results.items():
+        run.outputs[name] = output(folder / "outputs" / record.id / name, name, result)
+        record.add_stage({"name": name, "action": "run", "seconds": 1.0, "result": result})
+    write_json(record.stage_folder("prompts") / "key.json", {"files": {"benchmark.prompts": ["p"]}})
+    return run
+
+
+@pytest.fixture(scope="module")
+def baseline(tmp_path_factory: pytest.TempPathFactory) -> Measurement:
+    run = a_run(
+        tmp_path_factory.mktemp("baseline"),
+        lambda number: 1.3 * SPREAD[number % 5],
+        None,
+        "benchmark.rounds=12",
+    )
+    measure(run)
+    bench = run.record.folder / "bench"
+    result = read_json(bench / "output.json")["result"]
+    return measurement(run.record.document, read_json(bench / "key.json"), ["p"], result)
+
+
+def gated(tmp_path: Path, speedup: Speeds, baseline: Measurement, *overrides: str) -> dict[str, Any]:
+    """What a gated run leaves, with its launches."""
+    run = a_run(tmp_path, speedup, baseline, *overrides)
+    measure(run)
+    assert isinstance(run.executor, Executor)
+    found = {
+        "launches": len(run.executor.launched),
+        "gate": run.record.document["gate"],
+        "comparison": known_json(run.record.folder / "comparison.json"),
+        "rounds": read_json(run.record.folder / "bench" / "output.json")["result"]["benchmark"]["rounds"],
+    }
+    assert found["gate"]["verdict"] == found["comparison"]["verdict"]
+    return found
+
+
+def test_as_fast_as_before_is_ok_at_the_first_look(tmp_path: Path, baseline: Measurement) -> None:
+    found = gated(tmp_path, lambda number: 1.3 * SPREAD[number % 5], baseline)
+    assert (found["gate"]["verdict"], found["rounds"], found["launches"]) == ("ok", 5, 10)
+    assert found["gate"]["against"] == baseline.run
+
+
+def test_a_slower_engine_is_a_regression_of_speed(tmp_path: Path, baseline: Measurement) -> None:
+    found = gated(tmp_path, lambda number: 1.15 * SPREAD[number % 5], baseline)
+    assert (found["gate"]["verdict"], found["rounds"]) == ("regression", 5)
+    assert "acceptance held and speed fell" in found["gate"]["causes"][0]
+
+
+def test_doubt_measures_more_rounds_and_may_stay(tmp_path: Path, baseline: Measurement) -> None:
+    found = gated(tmp_path, lambda number: 1.3 * (1.2, 0.8)[number % 2], baseline)
+    assert (found["gate"]["verdict"], found["rounds"], found["launches"]) == ("undecided", 12, 24)
+
+
+def test_the_recipe_says_when_to_look(tmp_path: Path, baseline: Measurement) -> None:
+    wide = ("benchmark.gate.looks=[3]", "benchmark.gate.speed_tolerance=0.5")
+    assert gated(tmp_path, lambda _: 1.3, baseline, *wide)["rounds"] == 3
+
+
+def test_other_work_is_refused_before_a_server_starts(tmp_path: Path, baseline: Measurement) -> None:
+    run = a_run(tmp_path, lambda _: 1.3, baseline, "benchmark.max_tokens=32")
+    with pytest.raises(RecipeError, match=r"benchmark.max_tokens is 64 in .*, 32 in") as caught:
+        measure(run)
+    assert caught.value.rule == "not-comparable"
+    assert isinstance(run.executor, Executor)
+    assert run.executor.launched == []
+
+
+def test_a_load_that_the_baseline_lacks_is_refused(tmp_path: Path, baseline: Measurement) -> None:
+    with pytest.raises(RecipeError, match="no load"):
+        measure(a_run(tmp_path, lambda _: 1.3, baseline, "benchmark.concurrency=[4]"))
+
+
+def test_arms_that_did_other_work_end_the_gate_without_a_verdict(
+    tmp_path: Path, baseline: Measurement
+) -> None:
+    run = a_run(tmp_path, lambda _: 9.0, baseline)  # more than the acceptance length allows
+    measure(run)
+    assert isinstance(run.executor, Executor)
+    assert len(run.executor.launched) == 10
+    assert "gate" not in run.record.document
+    assert not (run.record.folder / "comparison.json").exists()
