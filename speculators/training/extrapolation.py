@@ -7,10 +7,10 @@ share of the run that is done, in (0, 1], each candidate is a straight line in a
 
 from growth that hardly slackens to one that nearly stands still: the Box-Cox family at 1/2, 0, -1/2 and
 -1, whose members with a ceiling are the power laws of learning curves (Hestness et al., arXiv
-1712.00409).  Every f is zero at x = 1, so the intercept *is* the prediction of the end.  Each line is fitted by weighted
-least squares to the points with their standard errors; the prediction is their mean, and its variance
-is the mean of their variances plus the spread between them: what the shape leaves open is part of the
-error.
+1712.00409).  Every f is zero at x = 1, so the intercept *is* the prediction of the end.  Each line is
+fitted by weighted least squares to the points with their standard errors; the prediction is their mean,
+and its variance is the mean of their variances plus the spread between them: what the shape leaves open
+is part of the error.
 
 The points' errors are taken as independent.  They share their documents, so differences along the
 curve are surer than that: the error told errs on the wide side.  What no curve knows is a schedule

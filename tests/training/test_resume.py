@@ -156,7 +156,8 @@ def test_files_of_an_attempt_without_a_checkpoint_are_not_taken_for_ours(undistu
         (tmp_path / name).write_bytes(b"left over")
     attempt = Attempt(tmp_path)
     assert without_time(attempt.run()) == undisturbed[1]
-    assert attempt.lines[0].startswith("step 1/6")
+    assert attempt.lines[0].startswith("dry step")
+    assert attempt.lines[1].startswith("step 1/6")
     assert product(tmp_path) == undisturbed[0]
 
 
@@ -226,7 +227,7 @@ def test_the_checkpoint_before_a_damaged_one_is_used(undisturbed, tmp_path: Path
     with pytest.raises(KeyboardInterrupt):
         Attempt(tmp_path).run(stop_at=0)
     (newer,) = found(tmp_path)
-    older = newer.with_name(f"{PREFIX}0000-00000001")
+    older = newer.with_name(f"{PREFIX}00000001-0000")
     (tmp_path / "kept").rename(older)  # as after a kill between writing one and removing the other
     (newer / "state.safetensors").unlink()
     attempt = Attempt(tmp_path)
