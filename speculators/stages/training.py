@@ -20,21 +20,24 @@ from speculators.checkpoint.shape import Eagle3Config
 from speculators.checkpoint.verifier_weights import load_verifier_weights
 from speculators.checkpoint.vocabulary import coverage, select_draft_ids, token_frequencies
 from speculators.datagen.shards import Document, read_documents, read_index
-from speculators.errors import StageError
+from speculators.errors import MachineError, StageError
 from speculators.stages.documents import StageInput
 from speculators.training.architectures import ARCHITECTURES
 from speculators.training.baselines import bigram_matches, bigram_successors
 from speculators.training.files import VOCABULARY_NAME
 from speculators.training.interrupts import deferred_interrupts, orphaned
+from speculators.training.launch import launch
 from speculators.training.loop import TrainingOptions, train
 from speculators.training.objective import Objective
 from speculators.training.packing import Fitted, fit
-from speculators.training.ranks import ALONE, Ranks, local_device
+from speculators.training.ranks import ALONE, Ranks, joined, local_device
 from speculators.training.resume import Checkpoints
 from speculators.training.validation import ValidationBatch, agreement, evaluate, judge, prepare
 from speculators.training.verifier import FrozenVerifier
 
 CONTINUES = True
+#: Of the ``training`` block: where and how it is done, which is no part of what is learned.
+HOW = ("devices", "parallelism")
 
 
 Say = Callable[[str], None]
@@ -49,7 +52,38 @@ class Data(NamedTuple):
 
 def run(step: StageInput) -> dict[str, Any]:
     """Train the recipe's draft on the captured states, on as many devices as the recipe asks for."""
-    return train_draft(step, ALONE)
+    block = step.values["training"]
+    count = rank_count(block["devices"], block["sequences_per_step"], torch.cuda.device_count())
+    return train_draft(step, ALONE) if count == 1 else launch(in_rank, step, count, step.work)
+
+
+def rank_count(wanted: int | str, sequences_per_step: int, gpus: int) -> int:
+    """How many processes train: one for each device.
+
+    Raises:
+        MachineError: there are not so many GPUs.
+    """
+    if wanted == "auto":
+        count = max(1, min(gpus, sequences_per_step))
+        if count < gpus:
+            print(
+                f"training on {count} of {gpus} GPUs: a step has {sequences_per_step} sequences; "
+                "more of them (training.sequences_per_step) can be run side by side"
+            )
+        return count
+    if gpus and int(wanted) > gpus:
+        raise MachineError(
+            f"training.devices is {wanted}, this machine has {gpus} GPUs",
+            hint=f"set training.devices to {gpus}, or to auto",
+            rule="no-gpu",
+        )
+    return int(wanted)  # without a GPU: processes that share the CPU
+
+
+def in_rank(step: StageInput) -> dict[str, Any]:
+    """One of several processes that train together."""
+    with joined(local_device()) as ranks:
+        return train_draft(step, ranks)
 
 
 def train_draft(step: StageInput, ranks: Ranks) -> dict[str, Any]:
@@ -83,11 +117,11 @@ def train_draft(step: StageInput, ranks: Ranks) -> dict[str, Any]:
         + (f" in each of {ranks.count} processes" if ranks.count > 1 else "")
     )
 
-    checkpoints = Checkpoints(step.work)
+    checkpoints, parallelism = Checkpoints(step.work), step.values["training"]["parallelism"]
     with deferred_interrupts() as interrupted:
         trained = train(
             objective, documents, batches, options, step.output, checkpoints,
-            say, lambda: interrupted() or orphaned(), ranks,
+            say, lambda: interrupted() or orphaned(), ranks, parallelism,
         )  # fmt: skip
     return {
         "best_epoch": trained.course.best_epoch,
@@ -111,7 +145,7 @@ def train_draft(step: StageInput, ranks: Ranks) -> dict[str, Any]:
 
 def training_options(values: dict[str, Any]) -> TrainingOptions:
     """The ``training`` block; unless it says other, as many steps are practised as will be drafted."""
-    block = dict(values["training"])
+    block = {name: value for name, value in values["training"].items() if name not in HOW}
     block["speculative_tokens"] = values["algorithm"]["speculative_tokens"]
     block["ttt_steps"] = block.get("ttt_steps") or block["speculative_tokens"]
     return TrainingOptions(**block)

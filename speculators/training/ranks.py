@@ -70,14 +70,15 @@ ALONE = Ranks()
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[Ranks]:
-    """Meet the other ranks where torchrun's environment variables say; leave them at the end."""
+    """Meet the other ranks where torchrun's environment variables say; leave them at the end.
+
+    Who fails does not take leave: the others would fail of that before the cause is written down.
+    """
     if device.type == "cuda":
         torch.cuda.set_device(device)
     distributed.init_process_group(BACKENDS[device.type], timeout=PATIENCE)
-    try:
-        yield Ranks(distributed.get_rank(), distributed.get_world_size())
-    finally:
-        distributed.destroy_process_group()
+    yield Ranks(distributed.get_rank(), distributed.get_world_size())
+    distributed.destroy_process_group()
 
 
 def local_device() -> torch.device:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import torch
 from torch import distributed, multiprocessing
 
+from speculators.errors import MachineError
 from speculators.training.ranks import Ranks, joined
 
 
@@ -31,3 +34,30 @@ def together(count: int, folder: Path, work: Callable[..., Any], *values: Any) -
     arguments = (count, store.port, work, values, folder)
     multiprocessing.start_processes(_rank, args=arguments, nprocs=count, start_method="fork")
     return [torch.load(folder / f"{index}.pt", weights_only=False) for index in range(count)]
+
+
+# What ranks do that ``launch`` starts: they are found by name in a new process.
+
+
+def count_together(start: int) -> dict[str, Any]:
+    with joined(torch.device("cpu")) as ranks:
+        return {"sum": int(ranks.sum(torch.tensor(start + ranks.index))), "pids": ranks.gather(os.getpid())}
+
+
+def second_fails(cause: str) -> dict[str, Any]:
+    """The second rank ends as ``cause`` says, while the others wait for it."""
+    with joined(torch.device("cpu")) as ranks:
+        if ranks.index == 1:
+            if cause == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if cause == "bug":
+                raise ZeroDivisionError("a bug of ours")
+            raise MachineError("no room", hint="make some", rule="room")
+        ranks.sum(torch.tensor(1))
+    return {}
+
+
+def wait_for_ever(note: Path) -> dict[str, Any]:
+    note.write_text(str(os.getpid()))
+    time.sleep(600)
+    return {}

@@ -25,6 +25,7 @@ from speculators.training import resume
 from speculators.training.files import DRAFT_NAME, METRICS_NAME
 from speculators.training.interrupts import deferred_interrupts
 from speculators.training.loop import Trained, TrainingOptions, train
+from speculators.training.optimiser import KINDS
 from speculators.training.resume import PARTIAL, PREFIX, Checkpoints
 from speculators.training.validation import prepare
 from tests.models import tiny
@@ -134,6 +135,20 @@ def test_a_training_interrupted_at_every_window_ends_in_the_same_bytes(undisturb
             Attempt(tmp_path).run(stop_at=0)
     assert without_time(Attempt(tmp_path).run()) == undisturbed[1]
     assert product(tmp_path) == undisturbed[0]
+
+
+@pytest.mark.parametrize("optimizer", sorted(KINDS))
+def test_every_practice_continues_to_the_same_bytes(tmp_path: Path, optimizer: str) -> None:
+    options = replace(
+        OPTIONS, optimizer=optimizer, schedule="linear", validations_per_epoch=2, early_stop=3, epochs=4
+    )
+    whole = Attempt(tmp_path / "whole", options)
+    expected = whole.run()
+    for _ in range(whole.asked):
+        with pytest.raises(KeyboardInterrupt):
+            Attempt(tmp_path / "parts", options).run(stop_at=0)
+    assert without_time(Attempt(tmp_path / "parts", options).run()) == without_time(expected)
+    assert product(tmp_path / "parts") == product(tmp_path / "whole")
 
 
 def test_an_export_newer_than_the_checkpoint_is_put_back(undisturbed, tmp_path: Path) -> None:
