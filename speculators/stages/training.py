@@ -28,6 +28,7 @@ from speculators.training.files import VOCABULARY_NAME
 from speculators.training.interrupts import deferred_interrupts, orphaned
 from speculators.training.launch import launch
 from speculators.training.loop import TrainingOptions, train
+from speculators.training.metrics import Tracker
 from speculators.training.objective import Objective
 from speculators.training.packing import Fitted, fit
 from speculators.training.ranks import ALONE, Ranks, joined, local_device
@@ -37,7 +38,7 @@ from speculators.training.verifier import FrozenVerifier
 
 CONTINUES = True
 #: Of the ``training`` block: where and how it is done, which is no part of what is learned.
-HOW = ("devices", "parallelism")
+HOW = ("devices", "parallelism", "trackers")
 
 
 Say = Callable[[str], None]
@@ -121,7 +122,7 @@ def train_draft(step: StageInput, ranks: Ranks) -> dict[str, Any]:
     with deferred_interrupts() as interrupted:
         trained = train(
             objective, documents, batches, options, step.output, checkpoints,
-            say, lambda: interrupted() or orphaned(), ranks, parallelism,
+            say, lambda: interrupted() or orphaned(), ranks, parallelism, partial(followers, step),
         )  # fmt: skip
     return {
         "best_epoch": trained.course.best_epoch,
@@ -141,6 +142,21 @@ def train_draft(step: StageInput, ranks: Ranks) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "devices": ranks.count,
     }
+
+
+def followers(step: StageInput, done: int) -> Sequence[Tracker]:
+    """The recipe's trackers, from the step after ``done`` on."""
+    names = step.values["training"]["trackers"]
+    if not names:
+        return ()
+    from speculators.training.trackers import open_trackers
+
+    print(f"{' and '.join(names)} below {step.tracks}", flush=True)
+    blocks = {name: step.values[name] for name in ("algorithm", "training")}
+    settings = {
+        f"{block}.{name}": value for block, values in blocks.items() for name, value in values.items()
+    }
+    return open_trackers(names, step.tracks, settings, done)
 
 
 def training_options(values: dict[str, Any]) -> TrainingOptions:

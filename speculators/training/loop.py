@@ -135,7 +135,7 @@ def train(
     with progress.pause():
         dry_step(objective, documents, plan.windows, optimiser, say, ranks)
     trackers = follow(progress.steps) if ranks.leads else ()
-    with writing(state.metrics if ranks.leads else None, trackers) as metrics:
+    with writing(state.metrics if ranks.leads else None, trackers, say) as metrics:
         while not run.finished:
             if run.validation_is_due:
                 run.validate(metrics)

@@ -7,7 +7,7 @@ file as its checkpoint has it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TextIO
@@ -24,10 +24,13 @@ class Tracker(Protocol):
 
 
 class Metrics:
-    """Where a run's rows go; nowhere without a file, as in ranks that do not lead."""
+    """Where a run's rows go; nowhere without a file, as in ranks that do not lead.
 
-    def __init__(self, file: TextIO | None, trackers: Sequence[Tracker] = ()) -> None:
-        self.file, self.trackers = file, trackers
+    A tracker that fails is let go and said to be: hours of training do not hang on a dashboard.
+    """
+
+    def __init__(self, file: TextIO | None, trackers: Sequence[Tracker], say: Callable[[str], None]) -> None:
+        self.file, self.trackers, self.say = file, list(trackers), say
 
     def write(self, kind: str, step: int, **values: Any) -> None:
         """Append one row, flushed for who follows the file."""
@@ -35,22 +38,36 @@ class Metrics:
         if self.file is not None:
             self.file.write(json.dumps(row) + "\n")
             self.file.flush()
-        for tracker in self.trackers:
-            tracker.log(step, dict(numbers(values, kind)))
+        figures = dict(numbers(values, kind))
+        self._tell(lambda tracker: tracker.log(step, figures))
+
+    def close(self) -> None:
+        """Take leave of the trackers."""
+        self._tell(lambda tracker: tracker.close())
+
+    def _tell(self, action: Callable[[Tracker], None]) -> None:
+        for tracker in list(self.trackers):
+            try:
+                action(tracker)
+            except Exception as error:  # whatever a tracker and its server can come to
+                self.trackers.remove(tracker)
+                self.say(f"warning: {type(tracker).__name__} follows no longer: {error}")
 
 
 @contextmanager
-def writing(path: Path | None, trackers: Sequence[Tracker] = ()) -> Iterator[Metrics]:
+def writing(
+    path: Path | None, trackers: Sequence[Tracker] = (), say: Callable[[str], None] = print
+) -> Iterator[Metrics]:
     """Metrics that go on at the end of ``path``, and to ``trackers``, which are closed at the end."""
     if path is None:
-        yield Metrics(None)
+        yield Metrics(None, (), say)
         return
-    try:
-        with path.open("a", encoding="utf-8") as file:
-            yield Metrics(file, trackers)
-    finally:
-        for tracker in trackers:
-            tracker.close()
+    with path.open("a", encoding="utf-8") as file:
+        metrics = Metrics(file, trackers, say)
+        try:
+            yield metrics
+        finally:
+            metrics.close()
 
 
 def numbers(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]]:

@@ -80,5 +80,7 @@ def test_a_sequence_that_does_not_fit_is_said_with_its_length_and_the_way_out() 
     )  # fmt: skip
     rule, message, hint = found.stdout.splitlines()[:3]
     assert rule == "out-of-memory"
-    assert message.startswith("a training step on the longest sequence, 1000000 tokens, does not fit the memory")
+    assert message.startswith(
+        "a training step on the longest sequence, 1000000 tokens, does not fit the memory"
+    )
     assert "lower training.sequence_length" in hint
