@@ -22,7 +22,7 @@ from speculators.pipeline.running import HISTORY_FILES, Run, book, perform
 from speculators.pipeline.sharing import locked_plan, patience, plan_now, share, try_lock
 from speculators.pipeline.store import KEY_NAME
 from speculators.stages.documents import OUTPUT_NAME, StageInput, read_output, seals
-from speculators.stages.table import Stage, build_stages
+from speculators.stages.table import Stage, build_stages, select
 
 
 def build(run: Run, stage: Stage) -> Path:
@@ -71,7 +71,7 @@ def make(run: Run, stage: Stage, planned: StagePlan) -> tuple[Path, str]:
     inputs = {name: run.outputs[name] for name in stage.inputs if name in run.outputs}
     files = stage_files(run.recipe, stage)
     with run.store.filling(stage.name, planned.key) as partial:
-        step = StageInput(stage.name, planned.parts["values"], inputs, files, partial)
+        step = StageInput(stage.name, select(run.recipe.data, stage), inputs, files, partial)
         adopted = is_sealed(step)
         if adopted:
             run.console.say(stage.name, "adopted: an interrupted attempt had finished it")

@@ -12,7 +12,7 @@ from speculators.pipeline.machine.copies import copy_findings
 from speculators.pipeline.machine.engine import engine_findings
 from speculators.pipeline.machine.estimates import Needs, count_parameters, count_prompts, estimate
 from speculators.pipeline.machine.findings import Finding, lacking, not_checked
-from speculators.pipeline.machine.packages import GGUF, package_findings, python_findings
+from speculators.pipeline.machine.packages import GGUF, package_findings, python_findings, tracker_packages
 from speculators.pipeline.machine.ports import port_findings
 from speculators.pipeline.store import Store
 from speculators.recipe.facts import find_facts
@@ -64,8 +64,10 @@ def _in_containers(subject: Subject) -> bool:
 def _packages(subject: Subject) -> list[Finding]:
     if _in_containers(subject):
         return []
-    ships_gguf = subject.recipe is not None and "package" in subject.recipe.data["verifier"]
-    return package_findings((GGUF,) if ships_gguf else ())
+    if subject.recipe is None:
+        return package_findings()
+    gguf = (GGUF,) if "package" in subject.recipe.data["verifier"] else ()
+    return package_findings((*gguf, *tracker_packages(subject.recipe)))
 
 
 def _memory(subject: Subject) -> list[Finding]:

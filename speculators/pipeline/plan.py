@@ -21,7 +21,7 @@ from speculators.pipeline.store import Kept, Store
 from speculators.pipeline.surroundings import HERE, Surroundings
 from speculators.recipe.recipe import Recipe
 from speculators.stages.documents import WORK_NAME, damaged_files, read_output
-from speculators.stages.table import Stage, build_stages, select
+from speculators.stages.table import Stage, build_stages, keyed
 
 BENCHMARK = "benchmark"
 REUSE, RUN, ACCEPT, MEASURE, SKIP = "reuse", "run", "accept", "measure", "skip"
@@ -122,7 +122,7 @@ def stage_parts(
     files = stage_files(recipe, stage)
     sources = where.sources(recipe) if stage.names_verifier else {}
     digests = {name: contents_digest(path) if path else OPEN for name, path in inputs.items()}
-    return key_parts(stage, select(recipe.data, stage), digests, files, sources, where.environment(stage))
+    return key_parts(stage, keyed(recipe.data, stage), digests, files, sources, where.environment(stage))
 
 
 def stage_files(recipe: Recipe, stage: Stage) -> dict[str, list[Path]]:

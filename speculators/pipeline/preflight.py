@@ -18,7 +18,7 @@ from speculators.executors.images import ROLES
 from speculators.pipeline.keys import module_digest
 from speculators.pipeline.machine.engine import engine_findings
 from speculators.pipeline.machine.findings import Finding, lacking
-from speculators.pipeline.machine.packages import package_findings
+from speculators.pipeline.machine.packages import package_findings, tracker_packages
 from speculators.pipeline.machine.sources import run_findings
 from speculators.pipeline.surroundings import HERE, Surroundings
 from speculators.recipe.diagnostics import has_errors
@@ -30,14 +30,15 @@ ACCEPTED = "accepted-engine-args"
 CHECK = "speculators.recipe.engine_check"
 
 
-def check_environment(roles: Collection[str] = ROLES) -> None:
-    """Stop when this environment cannot run the stages of ``roles``.
+def check_environment(roles: Collection[str] = ROLES, recipe: Recipe | None = None) -> None:
+    """Stop when this environment cannot run the stages of ``roles``, of ``recipe`` if one is given.
 
     Raises:
         MachineError: naming everything that is missing at once.
     """
     engine = engine_findings() if "engine" in roles else []
-    require([*package_findings(roles=roles), *engine], "environment")
+    trackers = tracker_packages(recipe) if recipe else ()
+    require([*package_findings(trackers, roles), *engine], "environment")
 
 
 def check_engine_arguments(

@@ -66,7 +66,7 @@ def settle(
         record: dict[str, Any] = {"executor": "docker", "engine": made.engine}
     else:
         refuse_images(wanted)
-        check_environment(roles)
+        check_environment(roles, recipe)
         executor, where = LocalExecutor(), given(recipe, os.environ)
         pins = image_pins(where, stored)
         record = {"executor": "local"}

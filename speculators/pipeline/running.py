@@ -22,7 +22,7 @@ from speculators.pipeline.surroundings import HERE, Surroundings
 from speculators.quantities import duration, size
 from speculators.recipe.hub_cache import repository_folder
 from speculators.recipe.recipe import Recipe
-from speculators.stages.documents import OUTPUT_NAME, StageInput, output_bytes, read_output
+from speculators.stages.documents import OUTPUT_NAME, TRACKS_NAME, StageInput, output_bytes, read_output
 from speculators.stages.execution import COMMAND_NAME, INPUT_NAME, LOG_NAME, execute
 from speculators.stages.table import Stage
 
@@ -107,6 +107,8 @@ def book(run: Run, name: str, action: str, output: Path, **more: Any) -> None:
     for file in (output / kept for kept in (*KEPT_FILES, *HISTORY_FILES)):
         if file.is_file():
             shutil.copyfile(file, folder / file.name)
+    if (output / TRACKS_NAME).is_dir():
+        shutil.copytree(output / TRACKS_NAME, folder / TRACKS_NAME, dirs_exist_ok=True)
     document = read_output(output)
     found = {"seconds": document["seconds"], "bytes": output_bytes(document), "result": document["result"]}
     run.record.add_stage({"name": name, "action": action, **found, **more})

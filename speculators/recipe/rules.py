@@ -54,6 +54,8 @@ RULES = (
         training_rules.trained_steps,
     ),
     Rule(("datagen.max_tokens", "training.sequence_length"), training_rules.rows_fit_sequence),
+    Rule(("training.devices", "training.sequences_per_step"), training_rules.devices_have_work),
+    Rule(("training.early_stop", "datagen.prompts.validation_fraction"), training_rules.stop_can_be_judged),
     Rule(("engine.args",), engine_rules.owned_arguments),
     Rule(("engine.env",), engine_rules.no_secrets),
     Rule(("datagen.max_tokens", "engine.args.max_model_len"), engine_rules.generation_fits_context),

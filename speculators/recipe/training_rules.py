@@ -76,5 +76,28 @@ def rows_fit_sequence(view: View) -> Iterator[Diagnostic]:
         )
 
 
+def devices_have_work(view: View) -> Iterator[Diagnostic]:
+    devices, sequences = view.get("training.devices"), view.get("training.sequences_per_step")
+    if isinstance(devices, int) and devices > sequences:
+        idle = devices - sequences
+        message = f"{devices} devices, but sequences_per_step is {sequences}: {idle} have nothing to do"
+        hint = f"set training.sequences_per_step to {devices} or a multiple, or lower training.devices"
+        yield view.problem(
+            "warning",
+            "idle-devices",
+            "training.devices",
+            message,
+            hint,
+            uses=("training.sequences_per_step",),
+        )
+
+
+def stop_can_be_judged(view: View) -> Iterator[Diagnostic]:
+    if view.get("training.early_stop") is not None and not view.get("datagen.prompts.validation_fraction"):
+        message = "early_stop needs validation rows, but datagen.prompts.validation_fraction is 0"
+        hint = "hold out a part of the topics, 0.1 for example, or leave early_stop out"
+        yield view.problem("error", "early-stop", "training.early_stop", message, hint)
+
+
 def _origin(view: View) -> tuple[str, ...]:
     return (f"from {view.facts.source}",) if view.facts else ()

@@ -98,7 +98,7 @@ def training(facts: CardFacts) -> str:
     steps, kept = result["optimiser_steps"], result["best_epoch"]
     lines = [
         f"- {data['documents']} documents with {data['generated_tokens']} tokens that the verifier generated",
-        f"- {result['epochs']} epochs, {steps} optimiser steps; epoch {kept} kept",
+        f"- {result['epochs']} epochs, {steps} optimiser steps; epoch {kept:g} kept",
         f"- the draft vocabulary covers {vocabulary['train_coverage']:.1%} of the training responses' tokens"
         + (
             f", {vocabulary['validation_coverage']:.1%} of the validation responses'"

@@ -17,6 +17,7 @@ OUTPUT_SCHEMA = "speculators/stage-output/v1"
 OUTPUT_NAME = "output.json"
 ERROR_NAME = "error.json"
 WORK_NAME = "work"
+TRACKS_NAME = "trackers"
 SMALL = 1 << 20
 
 
@@ -39,6 +40,11 @@ class StageInput(NamedTuple):
     def work(self) -> Path:
         """Where a stage keeps what only its own continuation needs; no part of the output."""
         return self.output / WORK_NAME
+
+    @property
+    def tracks(self) -> Path:
+        """Where programs that follow the stage keep what they noted: with times, so no part of the output."""
+        return self.output / TRACKS_NAME
 
     def result_of(self, stage: str) -> dict[str, Any]:
         """The ``result`` object that an input stage left in its output document."""
@@ -73,7 +79,7 @@ def write_output(step: StageInput, result: dict[str, Any], seconds: float) -> No
     files = {
         str(file.relative_to(step.output)): {"sha256": file_digest(file), "bytes": file.stat().st_size}
         for file in tree_files(step.output)
-        if file.name not in (OUTPUT_NAME, ERROR_NAME) and step.work not in file.parents
+        if file.name not in (OUTPUT_NAME, ERROR_NAME) and not {step.work, step.tracks} & set(file.parents)
     }
     document = {
         "schema": OUTPUT_SCHEMA,

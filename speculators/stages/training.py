@@ -20,20 +20,28 @@ from speculators.checkpoint.shape import Eagle3Config
 from speculators.checkpoint.verifier_weights import load_verifier_weights
 from speculators.checkpoint.vocabulary import coverage, select_draft_ids, token_frequencies
 from speculators.datagen.shards import Document, read_documents, read_index
-from speculators.errors import StageError
+from speculators.errors import MachineError, StageError
 from speculators.stages.documents import StageInput
 from speculators.training.architectures import ARCHITECTURES
 from speculators.training.baselines import bigram_matches, bigram_successors
 from speculators.training.files import VOCABULARY_NAME
-from speculators.training.interrupts import deferred_interrupts
+from speculators.training.interrupts import deferred_interrupts, orphaned
+from speculators.training.launch import launch
 from speculators.training.loop import TrainingOptions, train
+from speculators.training.metrics import Tracker
 from speculators.training.objective import Objective
 from speculators.training.packing import Fitted, fit
+from speculators.training.ranks import ALONE, Ranks, joined, local_device
 from speculators.training.resume import Checkpoints
-from speculators.training.validation import ValidationBatch, agreement, evaluate, prepare, score
+from speculators.training.validation import ValidationBatch, agreement, evaluate, judge, prepare
 from speculators.training.verifier import FrozenVerifier
 
 CONTINUES = True
+#: Of the ``training`` block: where and how it is done, which is no part of what is learned.
+HOW = ("devices", "parallelism", "trackers")
+
+
+Say = Callable[[str], None]
 
 
 class Data(NamedTuple):
@@ -44,20 +52,57 @@ class Data(NamedTuple):
 
 
 def run(step: StageInput) -> dict[str, Any]:
-    """Train the recipe's draft on the captured states."""
+    """Train the recipe's draft on the captured states, on as many devices as the recipe asks for."""
+    block = step.values["training"]
+    count = rank_count(block["devices"], block["sequences_per_step"], torch.cuda.device_count())
+    return train_draft(step, ALONE) if count == 1 else launch(in_rank, step, count, step.work)
+
+
+def rank_count(wanted: int | str, sequences_per_step: int, gpus: int) -> int:
+    """How many processes train: one for each device.
+
+    Raises:
+        MachineError: there are not so many GPUs.
+    """
+    if wanted == "auto":
+        count = max(1, min(gpus, sequences_per_step))
+        if count < gpus:
+            print(
+                f"training on {count} of {gpus} GPUs: a step has {sequences_per_step} sequences; "
+                "more of them (training.sequences_per_step) can be run side by side"
+            )
+        return count
+    if gpus and int(wanted) > gpus:
+        raise MachineError(
+            f"training.devices is {wanted}, this machine has {gpus} GPUs",
+            hint=f"set training.devices to {gpus}, or to auto",
+            rule="no-gpu",
+        )
+    return int(wanted)  # without a GPU: processes that share the CPU
+
+
+def in_rank(step: StageInput) -> dict[str, Any]:
+    """One of several processes that train together."""
+    with joined(local_device()) as ranks:
+        return train_draft(step, ranks)
+
+
+def train_draft(step: StageInput, ranks: Ranks) -> dict[str, Any]:
+    """Everything from the captured states to the trained draft; each of the ``ranks`` does it."""
     algorithm, facts = step.values["algorithm"], step.result_of("verifier")["facts"]
-    options = training_options(step.values)
+    options, say = training_options(step.values), partial(print, flush=True) if ranks.leads else silent
     architecture = ARCHITECTURES[algorithm["kind"]]
     config = architecture.config.for_verifier(facts, algorithm)
-    data = read_data(step, config, facts["num_hidden_layers"], options.sequence_length)
+    data = read_data(step, config, facts["num_hidden_layers"], options.sequence_length, say, ranks)
 
     frequencies = token_frequencies(data.train.documents, config.vocab_size)  # [V]
     draft_ids = select_draft_ids(frequencies, config.draft_vocab_size)  # [Vd]
-    save_file({"draft_ids": draft_ids}, step.output / VOCABULARY_NAME)
+    if ranks.leads:
+        save_file({"draft_ids": draft_ids}, step.output / VOCABULARY_NAME)
     covered = vocabulary_facts(frequencies, draft_ids, data, config)
-    print(f"draft vocabulary: {len(draft_ids)} tokens cover {covered['train_coverage']:.2%} of responses")
+    say(f"draft vocabulary: {len(draft_ids)} tokens cover {covered['train_coverage']:.2%} of responses")
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = local_device()
     weights = load_verifier_weights(step.inputs["verifier"] / "model")
     verifier = FrozenVerifier.of(weights, draft_ids, device=device)
     batches = prepare(verifier, data.validation.documents, options.sequence_length)
@@ -66,40 +111,69 @@ def run(step: StageInput) -> dict[str, Any]:
     draft = model(config).to(device)
     objective = objective_of(draft, verifier, options.teaching)
     parameters = sum(parameter.numel() for parameter in draft.parameters())
-    baselines = baseline_rows(objective, data.train.documents, batches, options.speculative_tokens)
-    print(
+    documents = data.train.documents
+    baselines = baseline_rows(objective, documents, batches, options.speculative_tokens, say, ranks)
+    say(
         f"training {parameters / 1e6:.1f}M parameters on {device.type} with {torch.get_num_threads()} threads"
+        + (f" in each of {ranks.count} processes" if ranks.count > 1 else "")
     )
 
-    say: Callable[[str], None] = partial(print, flush=True)
-    documents, checkpoints = data.train.documents, Checkpoints(step.work)
+    checkpoints, parallelism = Checkpoints(step.work), step.values["training"]["parallelism"]
     with deferred_interrupts() as interrupted:
-        trained = train(objective, documents, batches, options, step.output, checkpoints, say, interrupted)
+        trained = train(
+            objective, documents, batches, options, step.output, checkpoints,
+            say, lambda: interrupted() or orphaned(), ranks, parallelism, partial(followers, step),
+        )  # fmt: skip
     return {
-        "best_epoch": trained.best_epoch,
+        "best_epoch": trained.course.best_epoch,
         "epochs": options.epochs,
         "optimiser_steps": trained.optimiser_steps,
+        "stopped_early": trained.stopped_early,
         "parameters": parameters,
-        "validation": trained.validation,
+        "validation": trained.course.best,
+        "forecast": trained.course.outcome(),
         "verifier_agreement": agreement(batches),
         "baselines": baselines,
         "vocabulary": covered,
         "data": {"train": data_facts(data.train), "validation": data_facts(data.validation)},
         "tokens_per_second": trained.tokens / max(trained.training_seconds, 1e-9),
         "training_seconds": trained.training_seconds,
-        "threads": torch.get_num_threads(),  # recorded: sums differ in their last bits with the count
+        # Recorded: sums differ in their last bits with both.
+        "threads": torch.get_num_threads(),
+        "devices": ranks.count,
     }
+
+
+def followers(step: StageInput, done: int) -> Sequence[Tracker]:
+    """The recipe's trackers, from the step after ``done`` on."""
+    names = step.values["training"]["trackers"]
+    if not names:
+        return ()
+    from speculators.training.trackers import open_trackers
+
+    print(f"{' and '.join(names)} below {step.tracks}", flush=True)
+    blocks = {name: step.values[name] for name in ("algorithm", "training")}
+    settings = {
+        f"{block}.{name}": value for block, values in blocks.items() for name, value in values.items()
+    }
+    return open_trackers(names, step.tracks, settings, done)
 
 
 def training_options(values: dict[str, Any]) -> TrainingOptions:
     """The ``training`` block; unless it says other, as many steps are practised as will be drafted."""
-    block = dict(values["training"])
+    block = {name: value for name, value in values["training"].items() if name not in HOW}
     block["speculative_tokens"] = values["algorithm"]["speculative_tokens"]
     block["ttt_steps"] = block.get("ttt_steps") or block["speculative_tokens"]
     return TrainingOptions(**block)
 
 
-def read_data(step: StageInput, config: Eagle3Config, depth: int, sequence_length: int) -> Data:
+def silent(_: str) -> None:
+    """What ranks say that do not lead."""
+
+
+def read_data(
+    step: StageInput, config: Eagle3Config, depth: int, sequence_length: int, say: Say, ranks: Ranks
+) -> Data:
     """Both splits, after a check that the captured layers are the ones this draft reads."""
     folder = step.inputs["hidden_states"]
     captured, wanted = read_index(folder)["layers"], [*config.aux_layers, depth]
@@ -109,7 +183,9 @@ def read_data(step: StageInput, config: Eagle3Config, depth: int, sequence_lengt
             hint="capture the hidden states again with the recipe's aux_layers",
             rule="captured-layers",
         )
-    data = Data(*(fit(list(read_documents(folder, split)), sequence_length) for split in Data._fields))
+    # Whole shards are read for their digests: once is enough.
+    splits = [list(read_documents(folder, split, check=ranks.leads)) for split in Data._fields]
+    data = Data(*(fit(split, sequence_length) for split in splits))
     if not data.train.documents:
         raise StageError(
             f"{folder}: no training document has a generated token within {sequence_length} tokens",
@@ -118,7 +194,7 @@ def read_data(step: StageInput, config: Eagle3Config, depth: int, sequence_lengt
         )
     for name, fitted in data._asdict().items():
         if fitted.cut or fitted.unsupervised:
-            print(
+            say(
                 f"{name}: {fitted.cut} documents cut at {sequence_length} tokens "
                 f"({fitted.lost_tokens} lost), {fitted.unsupervised} left out without a token to learn"
             )
@@ -157,15 +233,17 @@ def baseline_rows(
     documents: Sequence[Document],
     batches: Sequence[ValidationBatch],
     steps: int,
+    say: Say,
+    ranks: Ranks,
 ) -> list[dict[str, Any]]:
     """Validation figures of what costs no training: a bigram table, and the draft as initialised."""
     if not batches:
         return []
     successors = bigram_successors(documents, len(objective.verifier.head))
     rows = [
-        {"name": "bigram", **score(batches, bigram_matches(successors, batches, steps), steps)},
-        {"name": "untrained", **evaluate(objective, batches, steps)},
+        {"name": "bigram", **judge(batches, bigram_matches(successors, batches, steps), steps).figures},
+        {"name": "untrained", **evaluate(objective, batches, steps, ranks).figures},
     ]
     for row in rows:
-        print(f"baseline {row['name']}: acceptance length {row['acceptance_length']:.3f}")
+        say(f"baseline {row['name']}: acceptance length {row['acceptance_length']:.3f}")
     return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,3 +27,9 @@ def deferred_interrupts() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def orphaned() -> bool:
+    """Whether this process was started by another one of ours that has ended without ending it."""
+    parent = multiprocessing.parent_process()
+    return parent is not None and not parent.is_alive()

@@ -7,19 +7,27 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+from speculators.training.course import Course
+
 INTERVAL = 5.0  # seconds between lines
 
 
 class Reached(NamedTuple):
-    """A place between two windows, as plain values."""
+    """A place between two windows, or between a window and the validation after it, as plain values."""
 
-    epochs: int = 0  # finished, validation and export included
-    windows: int = 0  # done of the epoch after those
     steps: int = 0
     tokens: int = 0
     seconds: float = 0.0
-    best_epoch: int = 0  # 1-based; 0 as long as none is finished
-    validation: dict[str, Any] | None = None  # of the best epoch
+    course: Course = Course()
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Reached:
+        """The place whose ``document`` went through JSON."""
+        return cls(**values | {"course": Course.of(values["course"])})
+
+    def document(self) -> dict[str, Any]:
+        """This place for a JSON document."""
+        return self._asdict() | {"course": self.course._asdict()}
 
 
 class Progress:
@@ -31,15 +39,7 @@ class Progress:
     def __init__(self, total_steps: int, say: Callable[[str], None], start: Reached | None = None) -> None:
         self.total_steps = total_steps
         self.say = say
-        start = start or Reached()
-        self.epochs, self.windows, self.steps, self.tokens = (
-            start.epochs,
-            start.windows,
-            start.steps,
-            start.tokens,
-        )
-        self.best_epoch, self.validation = start.best_epoch, start.validation
-        self.earlier = start.seconds
+        self.steps, self.tokens, self.earlier, self.course = start or Reached()
         self.started = self.spoken = time.monotonic()
         self.paused = 0.0
 
@@ -51,12 +51,10 @@ class Progress:
     @property
     def reached(self) -> Reached:
         """This place, to continue from."""
-        counts = (self.epochs, self.windows, self.steps, self.tokens)
-        return Reached(*counts, self.seconds, self.best_epoch, self.validation)
+        return Reached(self.steps, self.tokens, self.seconds, self.course)
 
     def step(self, epoch: int, loss: float, tokens: int) -> None:
         """Count one optimiser step; say so if the last line is old enough, or it is the first or last."""
-        self.windows += 1
         self.steps += 1
         self.tokens += tokens
         now = time.monotonic()
@@ -67,12 +65,6 @@ class Progress:
                 f"step {self.steps}/{self.total_steps} epoch {epoch}: loss {loss:.3f}, "
                 f"{self.tokens / max(self.seconds, 1e-9):.0f} tokens/s, {left / 60:.1f} min left"
             )
-
-    def end_epoch(self, validation: dict[str, Any] | None, *, kept: bool) -> None:
-        """Count one epoch, whose draft is the best so far if it was ``kept``."""
-        self.epochs, self.windows = self.epochs + 1, 0
-        if kept:
-            self.best_epoch, self.validation = self.epochs, validation
 
     @contextmanager
     def pause(self) -> Iterator[None]:

@@ -6,9 +6,9 @@ next attempt of the same training only, and is gone once that is finished.
 
 What a checkpoint holds, so that the continued losses equal the undisturbed ones to the last digit:
 
-* ``state.safetensors``  draft and AdamW's moments in their own precision, the random generators
+* ``state.safetensors``  draft and the optimiser's moments in their own precision, the random generators
 * ``metrics.jsonl``      as far as this checkpoint covers it
-* ``draft.safetensors``  the best draft up to here, if an epoch is finished
+* ``draft.safetensors``  the best draft up to here, if a validation is done
 * ``checkpoint.json``    the place in the run, and digests of all of this
 
 Schedule and data order need no state of their own: both are functions of the recipe and the place.
@@ -39,9 +39,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from speculators.documents import file_digest, read_json, value_digest, write_json
+from speculators.training.optimiser import Optimiser
+from speculators.training.parallel import part, whole
 from speculators.training.progress import Reached
+from speculators.training.ranks import ALONE, Ranks
 
-SCHEMA = "speculators/training-checkpoint/v1"
+SCHEMA = "speculators/training-checkpoint/v2"
 STATE_NAME = "state.safetensors"
 DOCUMENT_NAME = "checkpoint.json"
 PREFIX, PARTIAL = "checkpoint-", ".partial"
@@ -57,14 +60,17 @@ class RunState(NamedTuple):
     """
 
     draft: nn.Module
-    optimiser: torch.optim.Optimizer
+    optimiser: Optimiser
     metrics: Path
     export: Path
     belongs_to: str
 
 
 class Checkpoints:
-    """The checkpoints of one run below one folder, and when the next one is due."""
+    """The checkpoints of one run below one folder, and when the next one is due.
+
+    Of several ranks the first one writes and chooses what is continued; each reads its part of that.
+    """
 
     def __init__(self, folder: Path, *, at_least: float = AT_LEAST, times_write: float = TIMES_WRITE) -> None:
         self.folder = folder
@@ -76,43 +82,54 @@ class Checkpoints:
         age = time.monotonic() - self.written
         return age >= max(self.at_least, self.times_write * self.write_seconds)
 
-    def write(self, state: RunState, reached: Reached) -> None:
+    def write(self, state: RunState, reached: Reached, ranks: Ranks = ALONE) -> None:
         """Write a checkpoint; the older ones go once it is there."""
         began = time.monotonic()
-        # Not named by the step: an epoch's last window and its end have the same one.
-        whole = self.folder / f"{PREFIX}{reached.epochs:04d}-{reached.windows:08d}"
-        partial = whole.with_name(whole.name + PARTIAL)
+        # What the others give of theirs is kept by the first rank alone, and off its device.
+        tensors = {name: tensor.cpu() for name, tensor in _named_tensors(state) if ranks.leads}
+        if not ranks.leads:
+            return
+        # Not named by the step alone: a window and the validation after it have the same one.
+        name = f"{PREFIX}{reached.steps:08d}-{reached.course.validations:04d}"
+        finished, partial = self.folder / name, self.folder / (name + PARTIAL)
         _clear(partial)
         partial.mkdir(parents=True)
-        _fill(partial, state, reached)
+        _fill(partial, tensors, state, reached, ranks)
         # Only a checkpoint that was refused can have this name: a run continues beyond what it read.
-        _clear(whole)
-        partial.rename(whole)
+        _clear(finished)
+        partial.rename(finished)
         _sync(self.folder)
         for other in self.folder.glob(PREFIX + "*"):
-            if other != whole:
+            if other != finished:
                 _clear(other)
         self.written = time.monotonic()
         self.write_seconds = self.written - began
 
-    def restore(self, state: RunState, say: Callable[[str], None]) -> Reached:
+    def restore(self, state: RunState, say: Callable[[str], None], ranks: Ranks = ALONE) -> Reached:
         """Bring ``state`` to the latest sound checkpoint, or its files to a new run's; how far that is."""
-        found = self._latest(state, say)
-        for leftover in (*state.export.parent.glob("*" + PARTIAL), state.metrics, state.export):
-            leftover.unlink(missing_ok=True)
+        found = ranks.lead(self._take_up(state, say) if ranks.leads else None)
         if found is None:
             return Reached()
         folder, document = found
         _load_tensors(load_file(folder / STATE_NAME), state)
-        shutil.copyfile(folder / state.metrics.name, state.metrics)
-        if (folder / state.export.name).exists():
-            _link(folder / state.export.name, state.export)
-        if document["arithmetic"] != (here := arithmetic(state.draft)):
+        if document["arithmetic"] != (here := arithmetic(state.draft, ranks)):
             say(
                 f"warning: the checkpoint was computed with {document['arithmetic']}, this process "
                 f"has {here}: losses may differ in their last digits from an undisturbed run's"
             )
-        return Reached(**document["reached"])
+        return Reached.of(document["reached"])
+
+    def _take_up(self, state: RunState, say: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
+        """Choose the checkpoint to continue, and make the output's files those that it knows."""
+        found = self._latest(state, say)
+        for leftover in (*state.export.parent.glob("*" + PARTIAL), state.metrics, state.export):
+            leftover.unlink(missing_ok=True)
+        if found is not None:
+            folder, _ = found
+            shutil.copyfile(folder / state.metrics.name, state.metrics)
+            if (folder / state.export.name).exists():
+                _link(folder / state.export.name, state.export)
+        return found
 
     def _latest(self, state: RunState, say: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
         """The newest checkpoint that can be trusted, and its document."""
@@ -152,22 +169,25 @@ def read_sound(folder: Path, belongs_to: str) -> dict[str, Any]:
     return document
 
 
-def arithmetic(draft: nn.Module) -> str:
+def arithmetic(draft: nn.Module, ranks: Ranks = ALONE) -> str:
     """What decides the last digits of a sum besides its terms."""
     device = next(draft.parameters()).device.type
-    return f"{torch.get_num_threads()} threads on {device}"
+    together = f" in each of {ranks.count} ranks" if ranks.count > 1 else ""
+    return f"{torch.get_num_threads()} threads on {device}{together}"
 
 
-def _fill(folder: Path, state: RunState, reached: Reached) -> None:
-    save_file(dict(_named_tensors(state)), folder / STATE_NAME)
+def _fill(
+    folder: Path, tensors: dict[str, torch.Tensor], state: RunState, reached: Reached, ranks: Ranks
+) -> None:
+    save_file(tensors, folder / STATE_NAME)
     shutil.copyfile(state.metrics, folder / state.metrics.name)
-    if reached.best_epoch:
+    if reached.course.best_epoch:
         _link(state.export, folder / state.export.name)
     document = {
         "schema": SCHEMA,
         "belongs_to": state.belongs_to,
-        "arithmetic": arithmetic(state.draft),
-        "reached": reached._asdict(),
+        "arithmetic": arithmetic(state.draft, ranks),
+        "reached": reached.document(),
         "files": {file.name: file_digest(file) for file in sorted(folder.iterdir())},
     }
     write_json(folder / DOCUMENT_NAME, {"checkpoint": document, "digest": value_digest(document)})
@@ -176,40 +196,32 @@ def _fill(folder: Path, state: RunState, reached: Reached) -> None:
 
 
 def _named_tensors(state: RunState) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every tensor that decides how the run goes on."""
+    """Every tensor that decides how the run goes on, whole; all ranks go through it together."""
     for name, tensor in state.draft.state_dict().items():
-        yield f"draft/{name}", tensor.contiguous()
-    for number, moments in state.optimiser.state_dict()["state"].items():
-        for name, tensor in moments.items():
-            yield f"optimiser/{number}/{name}", tensor.contiguous()
+        yield f"draft/{name}", whole(tensor).contiguous()
+    for name, moment, tensor in state.optimiser.state():
+        yield f"optimiser/{name}/{moment}", whole(tensor).contiguous()
     yield "random/cpu", torch.get_rng_state()  # [5056] uint8
-    for number, tensor in enumerate(_cuda_generators()):
-        yield f"random/cuda/{number}", tensor  # [16] uint8
-
-
-def _cuda_generators() -> list[torch.Tensor]:
-    return torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    if torch.cuda.is_available():
+        yield "random/cuda", torch.cuda.get_rng_state()  # [16] uint8, of this rank's device
 
 
 def _load_tensors(tensors: dict[str, torch.Tensor], state: RunState) -> None:
-    """Undo ``_named_tensors``."""
-    draft: dict[str, torch.Tensor] = {}
-    moments: dict[int, dict[str, torch.Tensor]] = {}
+    """Undo ``_named_tensors``: each rank takes its part."""
+    held = state.draft.state_dict()
+    moments: dict[str, dict[str, torch.Tensor]] = {}
     for path, tensor in tensors.items():
         kind, _, name = path.partition("/")
         if kind == "draft":
-            draft[name] = tensor
+            held[name].copy_(part(tensor, held[name]))
         elif kind == "optimiser":
-            number, _, moment = name.partition("/")
-            # The optimiser would keep what it is given: a window on the file, aligned by chance.
-            moments.setdefault(int(number), {})[moment] = tensor.clone()
-    state.draft.load_state_dict(draft)
-    groups = state.optimiser.state_dict()["param_groups"]  # the recipe's; the rate is set at each step
-    state.optimiser.load_state_dict({"state": moments, "param_groups": groups})
+            parameter, _, moment = name.partition("/")
+            # The optimiser keeps what it is given: without a copy a window on the file, aligned by chance.
+            moments.setdefault(parameter, {})[moment] = part(tensor, held[parameter]).clone()
+    state.optimiser.load(moments)
     torch.set_rng_state(tensors["random/cpu"])
-    for device in range(len(_cuda_generators())):
-        if (generator := tensors.get(f"random/cuda/{device}")) is not None:
-            torch.cuda.set_rng_state(generator, device)
+    if torch.cuda.is_available() and "random/cuda" in tensors:
+        torch.cuda.set_rng_state(tensors["random/cuda"])
 
 
 def _link(source: Path, target: Path) -> None:

@@ -7,6 +7,7 @@ rates over all rows stand beside it, because they have less noise and show which
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -14,8 +15,10 @@ import torch
 
 from speculators.datagen.shards import Document
 from speculators.training.acceptance import Replayed, summary, tally
+from speculators.training.noise import noise
 from speculators.training.objective import Objective
 from speculators.training.packing import PackedSequence, pack, plan_epoch
+from speculators.training.ranks import ALONE, Ranks, balanced
 from speculators.training.rows import guessed_tokens, target_tokens
 from speculators.training.verifier import FrozenVerifier
 
@@ -95,23 +98,45 @@ def row_rates(
     return {"joint": joint, "conditional": conditional, "rows": rows_seen}
 
 
-def score(batches: Sequence[ValidationBatch], matches: Sequence[torch.Tensor], steps: int) -> dict[str, Any]:
-    """All figures of one epoch's match matrices, one [S, K] for each batch."""
+class Judged(NamedTuple):
+    """A draft's figures on the validation documents, and what its noise is counted from."""
+
+    figures: dict[str, Any]
+    counts: tuple[tuple[int, int], ...]  # accepted tokens and drafts of each document
+
+
+def judge(batches: Sequence[ValidationBatch], matches: Sequence[torch.Tensor], steps: int) -> Judged:
+    """All figures of one validation's match matrices, one [S, K] for each batch."""
     replayed = []
     for batch, matrix in zip(batches, matches):
         for document, (start, end) in zip(batch.documents, batch.sequence.documents):
             one = tally(matrix[start:end].tolist(), document.prompt_tokens)
             tokens = end - start - document.prompt_tokens
             replayed.append(Replayed(document.id, document.looping, tokens, one))
-    figures = summary(replayed, steps)
-    return {
-        **figures["all"],
+    counts = tuple((sum(one.tally.accepted), one.tally.drafts) for one in replayed)
+    error = noise(counts)
+    summed = summary(replayed, steps)
+    figures = {
+        **summed["all"],
+        # None: one document says nothing about others.
+        "acceptance_error": error if math.isfinite(error) else None,
         **row_rates(batches, matches, steps),
-        "without_looping": figures["without_looping"],
+        "without_looping": summed["without_looping"],
     }
+    return Judged(figures, counts)
 
 
-def evaluate(objective: Objective, batches: Sequence[ValidationBatch], steps: int) -> dict[str, Any]:
-    """The draft's figures on prepared batches."""
-    matches = [match_matrix(objective, batch.sequence, steps, batch.truth) for batch in batches]
-    return score(batches, matches, steps)
+def evaluate(
+    objective: Objective, batches: Sequence[ValidationBatch], steps: int, ranks: Ranks = ALONE
+) -> Judged:
+    """Replay the objective's draft on prepared batches; each of the ``ranks`` runs some of them."""
+    own = balanced([len(batch.sequence.token_ids) for batch in batches], ranks.count)[ranks.index]
+    matches = {
+        number: match_matrix(objective, batches[number].sequence, steps, batches[number].truth)
+        for number in own
+    }
+    if ranks.count > 1:
+        found = ranks.gather({number: matrix.cpu() for number, matrix in matches.items()})
+        device = objective.verifier.embedding.device
+        matches = {number: matrix.to(device) for share in found for number, matrix in share.items()}
+    return judge(batches, [matches[number] for number in range(len(batches))], steps)

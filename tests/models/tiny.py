@@ -67,6 +67,8 @@ ALGORITHM = {
 TRAINING = {
     "sequence_length": 32, "sequences_per_step": 1, "epochs": 2, "learning_rate": 0.01, "weight_decay": 0.01,
     "warmup_fraction": 0.05, "gradient_clip": 1.0, "step_decay": 1.0, "ttt_steps": None, "seed": 0,
+    "optimizer": "adamw", "schedule": "cosine", "validations_per_epoch": 1, "early_stop": None,
+    "devices": "auto", "parallelism": "ddp", "trackers": [],
 }  # fmt: skip
 
 

@@ -80,7 +80,7 @@ def test_every_missing_package_is_named_with_the_extra_that_brings_it():
 
 def test_the_extra_named_for_a_package_brings_it():
     extras = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    for package in (*packages.NEEDED, packages.GGUF):
+    for package in (*packages.NEEDED, packages.GGUF, *packages.TRACKERS.values()):
         line = re.search(rf"^{package.extra} = \[.*\]$", extras, re.MULTILINE)
         assert line, package
         assert any(re.search(rf'"{name}[<>=]', line[0]) for name in package.distributions), package
@@ -115,6 +115,18 @@ def test_a_run_stops_with_everything_the_environment_lacks(monkeypatch: pytest.M
         preflight.check_environment()
     assert caught.value.exit_code == 4
     assert caught.value.hint.count("'.[train]'") == 1
+
+
+def test_a_tracker_that_is_not_installed_is_told_before_the_first_stage(monkeypatch: pytest.MonkeyPatch):
+    there = packages.Installed(True, "x", "1")
+    monkeypatch.setattr(
+        packages, "look", lambda package: packages.Installed(False) if package.check == "tracker" else there
+    )
+    recipe = require_recipe(ROOT / "recipes" / "smollm2-135m-eagle3.yaml", ["training.trackers=[mlflow]"])
+    with pytest.raises(MachineError, match="tracker: mlflow is not installed") as caught:
+        preflight.check_environment(("trainer",), recipe)
+    assert caught.value.hint == "pip install mlflow-skinny, or leave it out of training.trackers"
+    preflight.check_environment(("trainer",))
 
 
 # Copies of this package

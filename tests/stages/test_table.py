@@ -9,6 +9,7 @@ from speculators.stages.table import (
     TRAINING,
     VERIFIER,
     build_stages,
+    keyed,
     select,
 )
 
@@ -31,6 +32,13 @@ def test_nested_values_keep_their_place():
     chosen = select(DATA, PROMPTS)
     assert chosen["benchmark"] == {"requests": 4}
     assert chosen["datagen"] == {"prompts": {"seed": 1}}
+
+
+def test_how_the_work_is_done_reaches_the_stage_but_not_its_key():
+    data = {**DATA, "training": {"epochs": 2, "devices": 8, "trackers": ["tensorboard"]}}
+    assert select(data, TRAINING)["training"] == data["training"]
+    assert keyed(data, TRAINING)["training"] == {"epochs": 2}
+    assert data["training"]["devices"] == 8
 
 
 def test_file_names_are_not_values():

@@ -10,10 +10,11 @@ from safetensors.torch import load_file
 from speculators.errors import StageError
 from speculators.training.baselines import bigram_matches, bigram_successors
 from speculators.training.files import DRAFT_NAME, METRICS_NAME
-from speculators.training.loop import TrainingOptions, backward, train
+from speculators.training.loop import TrainingOptions, train
 from speculators.training.resume import Checkpoints
+from speculators.training.step import backward
 from speculators.training.ttt import TrainTimeTest
-from speculators.training.validation import evaluate, match_matrix, prepare, score
+from speculators.training.validation import evaluate, judge, match_matrix, prepare
 from tests.models import tiny
 
 OPTIONS = TrainingOptions(
@@ -55,10 +56,11 @@ def test_training_lowers_the_loss_and_repeats_bit_for_bit(tmp_path: Path) -> Non
     assert sum(losses[-3:]) < 0.7 * sum(losses[:3])
     assert (tmp_path / "a" / METRICS_NAME).read_bytes() == (tmp_path / "b" / METRICS_NAME).read_bytes()
     assert (tmp_path / "a" / DRAFT_NAME).read_bytes() == (tmp_path / "b" / DRAFT_NAME).read_bytes()
-    assert first.validation == second.validation
+    assert first.course == second.course
     assert first.optimiser_steps == len(losses)
     assert first.tokens == OPTIONS.epochs * sum(len(document.token_ids) for document in DOCUMENTS)
-    assert "tokens/s" in lines[0]
+    assert lines[0].startswith("dry step on the longest sequence (31 tokens)")
+    assert "tokens/s" in lines[1]
     assert sum(line.startswith("epoch") for line in lines) == OPTIONS.epochs
 
 
@@ -66,13 +68,15 @@ def test_the_epoch_with_the_longest_replayed_acceptance_is_kept(tmp_path: Path) 
     trained, metrics, _ = run(tmp_path / "run")
     epochs = [row for row in metrics if row["kind"] == "epoch"]
     lengths = [row["validation"]["acceptance_length"] for row in epochs]
-    assert trained.best_epoch == 1 + lengths.index(max(lengths))
-    assert trained.validation == epochs[trained.best_epoch - 1]["validation"]
+    best = lengths.index(max(lengths))
+    assert trained.course.best_epoch == 1 + best
+    assert trained.course.best == epochs[best]["validation"]
     kept = tiny.draft(dtype=torch.float32)
     kept.load_state_dict(load_file(tmp_path / "run" / DRAFT_NAME))
     taught = objective(kept)
     again = evaluate(taught, prepare(taught.verifier, HELD_OUT, 32), OPTIONS.ttt_steps)
-    assert again == trained.validation
+    assert again.figures == trained.course.best
+    assert again.counts == trained.course.best_counts
 
 
 def test_a_row_weighs_the_same_however_documents_are_packed() -> None:
@@ -104,7 +108,7 @@ def test_a_state_that_is_not_finite_is_named_with_the_documents_it_was_packed_wi
 def test_without_validation_documents_the_last_epoch_is_kept(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path / "work")
     trained = train(objective(), DOCUMENTS, [], OPTIONS, tmp_path, checkpoints, lambda _: None)
-    assert (trained.best_epoch, trained.validation) == (OPTIONS.epochs, None)
+    assert (trained.course.best_epoch, trained.course.best) == (OPTIONS.epochs, None)
 
 
 def test_a_token_outside_the_draft_vocabulary_is_a_miss() -> None:
@@ -129,7 +133,7 @@ def test_a_bigram_table_knows_the_commonest_follower_of_generated_tokens() -> No
     verifier = tiny.frozen(torch.float32)
     (batch,) = prepare(verifier, [document], 32)
     batch = batch._replace(truth=tokens)
-    figures = score([batch], bigram_matches(successors, [batch], 2), 2)
+    figures = judge([batch], bigram_matches(successors, [batch], 2), 2).figures
     # rows: 9>1 free; 1>2 hit, 2>1 hit | next row reads 1: says 2, true 1>2 ... until the chain breaks at 3
     assert figures["drafts"] >= 3
     assert 1 < figures["acceptance_length"] < 3

@@ -25,6 +25,7 @@ from speculators.training import resume
 from speculators.training.files import DRAFT_NAME, METRICS_NAME
 from speculators.training.interrupts import deferred_interrupts
 from speculators.training.loop import Trained, TrainingOptions, train
+from speculators.training.optimiser import KINDS
 from speculators.training.resume import PARTIAL, PREFIX, Checkpoints
 from speculators.training.validation import prepare
 from tests.models import tiny
@@ -136,6 +137,20 @@ def test_a_training_interrupted_at_every_window_ends_in_the_same_bytes(undisturb
     assert product(tmp_path) == undisturbed[0]
 
 
+@pytest.mark.parametrize("optimizer", sorted(KINDS))
+def test_every_practice_continues_to_the_same_bytes(tmp_path: Path, optimizer: str) -> None:
+    options = replace(
+        OPTIONS, optimizer=optimizer, schedule="linear", validations_per_epoch=2, early_stop=3, epochs=4
+    )
+    whole = Attempt(tmp_path / "whole", options)
+    expected = whole.run()
+    for _ in range(whole.asked):
+        with pytest.raises(KeyboardInterrupt):
+            Attempt(tmp_path / "parts", options).run(stop_at=0)
+    assert without_time(Attempt(tmp_path / "parts", options).run()) == without_time(expected)
+    assert product(tmp_path / "parts") == product(tmp_path / "whole")
+
+
 def test_an_export_newer_than_the_checkpoint_is_put_back(undisturbed, tmp_path: Path) -> None:
     with pytest.raises(Killed):  # after the second epoch's export and metrics, before its checkpoint
         Attempt(tmp_path, every_window=False).run(kill_on_line="epoch 2")
@@ -156,7 +171,8 @@ def test_files_of_an_attempt_without_a_checkpoint_are_not_taken_for_ours(undistu
         (tmp_path / name).write_bytes(b"left over")
     attempt = Attempt(tmp_path)
     assert without_time(attempt.run()) == undisturbed[1]
-    assert attempt.lines[0].startswith("step 1/6")
+    assert attempt.lines[0].startswith("dry step")
+    assert attempt.lines[1].startswith("step 1/6")
     assert product(tmp_path) == undisturbed[0]
 
 
@@ -226,7 +242,7 @@ def test_the_checkpoint_before_a_damaged_one_is_used(undisturbed, tmp_path: Path
     with pytest.raises(KeyboardInterrupt):
         Attempt(tmp_path).run(stop_at=0)
     (newer,) = found(tmp_path)
-    older = newer.with_name(f"{PREFIX}0000-00000001")
+    older = newer.with_name(f"{PREFIX}00000001-0000")
     (tmp_path / "kept").rename(older)  # as after a kill between writing one and removing the other
     (newer / "state.safetensors").unlink()
     attempt = Attempt(tmp_path)

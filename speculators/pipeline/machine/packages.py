@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from speculators.executors.images import ROLES
 from speculators.pipeline.machine.findings import Finding, missing, ok, warning
+from speculators.recipe.recipe import Recipe
 from speculators.serving.launcher import ENGINE_DISTRIBUTIONS, has_engine
 
 OLDEST, NEWEST = (3, 10), (3, 13)
@@ -44,6 +45,17 @@ NEEDED = (
 )
 #: Needed only where the verifier is a GGUF file inside a distribution.
 GGUF = Package("gguf", ("gguf",), "datagen", ("trainer",))
+#: By the name in ``training.trackers``: who follows a training.
+TRACKERS = {
+    "tensorboard": Package("tensorboard", ("tensorboard",), "tensorboard", ("trainer",), check="tracker"),
+    "wandb": Package("wandb", ("wandb",), "wandb", ("trainer",), check="tracker"),
+    "mlflow": Package("mlflow", ("mlflow", "mlflow-skinny"), "mlflow", ("trainer",), check="tracker"),
+}
+
+
+def tracker_packages(recipe: Recipe) -> tuple[Package, ...]:
+    """What the recipe's trackers need."""
+    return tuple(TRACKERS[name] for name in recipe.data.get("training", {}).get("trackers", ()))
 
 
 class Installed(NamedTuple):
@@ -93,6 +105,8 @@ def judge_package(package: Package, installed: Installed) -> Finding | None:
     """What is amiss with one package, or None."""
     setup = f"in the checkout: make setup-local (CPU), or pip install '.[{package.extra}]' (NVIDIA GPU)"
     name, version = installed.distribution, installed.version
+    if package.check == "tracker":
+        setup = f"pip install {package.distributions[-1]}, or leave it out of training.trackers"
     if not installed.importable and not version:
         return missing(package.check, f"{package.module} is not installed (extra '{package.extra}')", setup)
     if not installed.importable:

@@ -1,0 +1,100 @@
+"""A step for nothing on the longest sequence: what does not fit the memory shows in the first minute.
+
+Sequences come in a shuffled order, so without it the longest may come hours into a run.  It is run
+with all that a later step finds there: gradients, and the optimiser's moments, whose room is taken by
+stand-ins as long as there are none.  Draft, optimiser and random generators are as they were after it.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+
+from speculators.datagen.shards import Document
+from speculators.errors import MachineError
+from speculators.quantities import size
+from speculators.training.objective import Objective
+from speculators.training.optimiser import Optimiser
+from speculators.training.ranks import ALONE, Ranks
+from speculators.training.run_plan import Window
+from speculators.training.step import backward, share_of
+
+#: How torch's CPU allocator says no; on CUDA it has a class of its own.
+CPU_WORDS = ("DefaultCPUAllocator", "can't allocate memory", "not enough memory")
+
+
+def longest(windows: Sequence[Window], documents: Sequence[Document]) -> list[int]:
+    """Document numbers of the sequence with the most tokens, of equals with the longest document.
+
+    Attention grows with the square of a document, everything else with the tokens.
+    """
+    lengths = [len(document.token_ids) for document in documents]
+    sequences = {tuple(sequence) for window in windows for sequence in window}
+    return list(
+        max(sequences, key=lambda one: (sum(lengths[n] for n in one), max(lengths[n] for n in one), one))
+    )
+
+
+def dry_step(
+    objective: Objective,
+    documents: Sequence[Document],
+    windows: Sequence[Window],
+    optimiser: Optimiser,
+    say: Callable[[str], None],
+    ranks: Ranks = ALONE,
+) -> None:
+    """Run the longest sequence forwards and backwards, on each of the ``ranks``, and forget the gradient.
+
+    Raises:
+        StageError: the loss on it is not finite.
+        MachineError: it does not fit the memory.
+    """
+    device = objective.verifier.embedding.device
+    sequence = longest(windows, documents)
+    tokens = sum(len(documents[number].token_ids) for number in sequence)
+    generators = [device] if device.type == "cuda" else []
+    began = time.monotonic()
+    try:
+        with torch.random.fork_rng(devices=generators):
+            # One sequence for each rank: none is idle.
+            share = share_of([sequence] * ranks.count, objective, documents, 0, 0, ranks)
+            moments = optimiser.stand_ins()
+            backward(objective, share.batches, ranks)
+            del moments
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise too_large(tokens, device, error) from error
+    finally:
+        optimiser.zero_grad()
+    seconds, peak = time.monotonic() - began, size(peak_bytes(device))
+    say(f"dry step on the longest sequence ({tokens} tokens): {seconds:.1f} s, peak memory {peak}")
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # of the stand-ins: blocks of other sizes will be asked for
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch could not get the memory it wanted."""
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in CPU_WORDS)
+
+
+def too_large(tokens: int, device: torch.device, error: RuntimeError) -> MachineError:
+    """The error that says what to lower."""
+    return MachineError(
+        f"a training step on the longest sequence, {tokens} tokens, does not fit the memory of {device}: "
+        f"{str(error).splitlines()[0]}",
+        hint="lower training.sequence_length; sequences_per_step costs no memory, so raise it by as much",
+        rule="out-of-memory",
+    )
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The most memory that this process has had, of the device or, on a CPU, of the machine."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # kibibytes everywhere else

@@ -1,0 +1,86 @@
+"""A step for nothing: it shows what does not fit, and leaves no trace."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from speculators.training.dry_step import dry_step, longest
+from speculators.training.optimiser import KINDS, Optimiser
+from tests.models import tiny
+
+DOCUMENTS = [tiny.document(10 + seed % 5, 4, seed) for seed in range(6)]
+
+
+def test_the_longest_sequence_is_chosen_and_of_equals_that_with_the_longest_document() -> None:
+    documents = [tiny.document(length, 2, length) for length in (6, 6, 12, 8, 3)]
+    assert longest([[[0, 1]], [[2], [3, 4]]], documents) == [2]
+    assert longest([[[3, 4]], [[0, 1, 4]], [[4, 2]]], documents) == [4, 2]
+
+
+@pytest.mark.parametrize("optimizer", sorted(KINDS))
+def test_draft_optimiser_and_generators_are_as_they_were(optimizer: str) -> None:
+    draft = tiny.draft(dtype=torch.float32)
+    taught, optimiser = tiny.objective(draft, 2, 1.0, torch.float32), Optimiser(draft, optimizer, 0.1)
+    before = {name: tensor.clone() for name, tensor in draft.state_dict().items()}
+    drawn = torch.get_rng_state()
+    lines: list[str] = []
+    dry_step(taught, DOCUMENTS, [[[0, 1], [2]]], optimiser, lines.append)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in draft.state_dict().items())
+    assert all(parameter.grad is None for parameter in draft.parameters())
+    assert not list(optimiser.state())
+    assert torch.equal(torch.get_rng_state(), drawn)
+    assert lines[0].startswith("dry step on the longest sequence (21 tokens): ")
+
+
+@pytest.mark.parametrize(("optimizer", "moments"), [("adamw", 2), ("muon", 1)])
+def test_the_room_of_the_moments_is_taken_once(optimizer: str, moments: int) -> None:
+    draft = tiny.draft(dtype=torch.float32)
+    optimiser = Optimiser(draft, optimizer, 0.1)
+    matrices = sum(parameter.numel() for parameter in draft.parameters() if parameter.dim() == 2)
+    gains = sum(parameter.numel() for parameter in draft.parameters() if parameter.dim() == 1)
+    taken = sum(tensor.numel() for tensor in optimiser.stand_ins())
+    assert taken == moments * matrices + 2 * gains
+    for parameter in draft.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimiser.step(0.0)
+    kept = sum(tensor.numel() for _, moment, tensor in optimiser.state() if moment != "step")
+    assert kept == taken
+    assert optimiser.stand_ins() == []
+
+
+SMALL_MACHINE = """
+import resource, torch
+from pathlib import Path
+from speculators.errors import MachineError
+from speculators.training.dry_step import dry_step
+from speculators.training.optimiser import Optimiser
+from tests.models import tiny
+draft = tiny.draft(dtype=torch.float32)
+taught, optimiser = tiny.objective(draft, 2, 1.0, torch.float32), Optimiser(draft, "adamw", 0.0)
+documents = [tiny.document(1_000_000, 4, 0)]  # packing alone copies 256 MB
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 27), resource.RLIM_INFINITY))
+try:
+    dry_step(taught, documents, [[[0]]], optimiser, print)
+except MachineError as error:
+    print(error.rule, error.message, error.hint, sep="\\n")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the address space by what Linux tells of it")
+def test_a_sequence_that_does_not_fit_is_said_with_its_length_and_the_way_out() -> None:
+    found = subprocess.run(
+        [sys.executable, "-c", SMALL_MACHINE],
+        capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=300, check=True,
+    )  # fmt: skip
+    rule, message, hint = found.stdout.splitlines()[:3]
+    assert rule == "out-of-memory"
+    assert message.startswith(
+        "a training step on the longest sequence, 1000000 tokens, does not fit the memory"
+    )
+    assert "lower training.sequence_length" in hint

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from speculators.recipe.schema import load_schema, schema_at
+from speculators.training.optimiser import KINDS, Optimiser
+from tests.models import tiny
+
+
+def draft_with_gradients() -> nn.Module:
+    draft = tiny.draft(dtype=torch.float32)
+    generator = torch.Generator().manual_seed(5)
+    for parameter in draft.parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+    return draft
+
+
+def test_the_recipe_offers_every_optimiser_and_no_other() -> None:
+    node = schema_at(load_schema(), ("training", "optimizer"))
+    assert node is not None
+    assert set(node["enum"]) == set(KINDS)
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_only_matrices_decay(kind: str) -> None:
+    draft = draft_with_gradients()
+    for parameter in draft.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    before = {name: parameter.clone() for name, parameter in draft.named_parameters()}
+    Optimiser(draft, kind, weight_decay=0.5).step(0.1)
+    for name, parameter in draft.named_parameters():
+        expected = before[name] * (0.95 if parameter.dim() == 2 else 1.0)
+        torch.testing.assert_close(parameter, expected)
+
+
+def test_muon_turns_matrices_by_an_orthogonal_update_of_the_size_that_adamw_has() -> None:
+    draft = draft_with_gradients()
+    before = draft.fc.weight.clone()
+    Optimiser(draft, "muon", weight_decay=0.0).step(0.1)
+    update = (before - draft.fc.weight).detach() / 0.1  # [H, A*H]
+    values = torch.linalg.svdvals(update)
+    assert values.max() / values.min() < 2.5  # five Newton-Schulz steps leave them around one size
+    assert update.square().mean().sqrt() == pytest.approx(0.2, rel=0.25)  # 0.2: the customary rms of Adam
+
+
+def test_muon_leaves_gains_and_token_tables_to_adamw() -> None:
+    class Tables(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed_tokens, self.norm = nn.Embedding(5, 4), nn.RMSNorm(4)
+            self.fc = nn.Linear(4, 4, bias=False)
+
+    module = Tables()
+    for parameter in module.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimiser = Optimiser(module, "muon", 0.0)
+    optimiser.step(0.1)
+    moments: dict[str, set[str]] = {}
+    for name, moment, _ in optimiser.state():
+        moments.setdefault(name, set()).add(moment)
+    adam = {"step", "exp_avg", "exp_avg_sq"}
+    assert moments == {"fc.weight": {"momentum_buffer"}, "embed_tokens.weight": adam, "norm.weight": adam}
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_state_under_names_continues_another_optimiser_exactly(kind: str) -> None:
+    one, other = draft_with_gradients(), draft_with_gradients()
+    first, second = Optimiser(one, kind, 0.1), Optimiser(other, kind, 0.1)
+    first.step(0.05)
+    other.load_state_dict(one.state_dict())
+    kept: dict[str, dict[str, torch.Tensor]] = {}
+    for name, moment, tensor in first.state():
+        kept.setdefault(name, {})[moment] = tensor.clone()
+    second.load(kept)
+    for optimiser in (first, second):
+        optimiser.step(0.02)
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters()))
