@@ -137,8 +137,7 @@ def test_a_run_that_was_killed_is_continued_too(tmp_path: Path):
     code = f"""
         import os, signal
         from pathlib import Path
-        from speculators.pipeline.machine.kind import machine
-from speculators.pipeline.record import RunRecord
+        from speculators.pipeline.record import RunRecord
         from speculators.recipe.recipe import require_recipe
         record = RunRecord(Path({str(tmp_path)!r}), require_recipe(Path({str(RECIPE)!r})))
         os.kill(os.getpid(), signal.SIGKILL)
