@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from torch import distributed, nn
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -38,6 +38,14 @@ class Replicated(DistributedDataParallel):
         # A lambda: torch compares annotations of hooks, and does not know them as text.
         self.register_comm_hook(None, lambda _, bucket: _summed(bucket))
 
+    def dense(self, *arguments: Any) -> Any:
+        """The draft's oracle in place of its ``forward``, through the same hooks."""
+        forward, self.module.forward = self.module.forward, self.module.dense
+        try:
+            return self(*arguments)
+        finally:
+            self.module.forward = forward
+
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
@@ -54,6 +62,8 @@ def _sharded(draft: nn.Module) -> nn.Module:
     mesh = distributed.init_device_mesh(next(draft.parameters()).device.type, (distributed.get_world_size(),))
     # Gathered once a window and kept: each sequence would gather it anew otherwise.
     fully_shard(draft, mesh=mesh, reshard_after_forward=False)
+    if hasattr(draft, "dense"):  # the oracle
+        register_fsdp_forward_method(draft, "dense")
     draft.set_gradient_divide_factor(1.0)
     draft.set_force_sum_reduction_for_comms(True)  # gloo knows no scaled sum, not even by one
     return draft

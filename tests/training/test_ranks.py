@@ -11,10 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from speculators.errors import StageError
+from speculators.training.objective import Teaching
 from speculators.training.optimiser import Optimiser
 from speculators.training.parallel import part, spread, whole, whole_draft
 from speculators.training.ranks import ALONE, Ranks, balanced
 from speculators.training.step import Share, optimiser_step, share_of
+from speculators.training.ttt import DenseTrainTimeTest, TrainTimeTest
 from speculators.training.validation import evaluate, prepare
 from tests.models import tiny
 from tests.training.processes import together
@@ -44,11 +46,11 @@ def test_shares_are_the_same_on_every_rank(costs, count) -> None:
 
 
 def learn(
-    ranks: Ranks, parallelism: str, optimizer: str, dtype: torch.dtype
+    ranks: Ranks, parallelism: str, optimizer: str, dtype: torch.dtype, kind: type = TrainTimeTest
 ) -> tuple[list[Any], dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Two windows, the second with fewer sequences than ranks: losses, draft, and gradients of the second."""
     draft = tiny.draft(dtype=dtype)
-    taught = tiny.objective(draft, 3, 0.9, dtype)
+    taught = kind(draft, tiny.frozen(dtype), Teaching(3, 0.9))
     taught.draft = spread(draft, parallelism, ranks)
     optimiser = Optimiser(draft, optimizer, 0.1)
     figures = []
@@ -84,6 +86,16 @@ def test_eight_ranks_learn_what_one_does(tmp_path: Path, parallelism: str, dtype
             assert (found[2][name] - gradient).norm() <= tolerance * gradient.norm(), name
         for name, tensor in draft.items():
             assert (found[1][name] - tensor).norm() <= tolerance * tensor.norm(), name
+
+
+@pytest.mark.parametrize("parallelism", ["ddp", "fsdp"])
+def test_the_oracle_on_ranks_is_the_oracle_alone(tmp_path: Path, parallelism: str) -> None:
+    oracle = (parallelism, "adamw", torch.float64, DenseTrainTimeTest)
+    figures, draft, _ = learn(ALONE, *oracle)
+    for found, tensors, _ in together(3, tmp_path, learn, *oracle):
+        assert [row[0] for row in found] == pytest.approx([row[0] for row in figures], rel=1e-12)
+        for name, tensor in draft.items():
+            assert (tensors[name] - tensor).norm() <= 1e-12 * tensor.norm(), name
 
 
 @pytest.mark.parametrize(("parallelism", "tolerance"), [("ddp", 1e-6), ("fsdp", 1e-2)])
