@@ -40,6 +40,20 @@ class Run(NamedTuple):
     keys: tuple[int, int]  # first and end row of the key tensor
 
 
+class Runs:
+    """Runs in order, for kernels that go from one to the next.
+
+    A plain object and not a tuple: code compiled for a GPU reads offsets instead, and must not be
+    made anew for another number of documents.
+    """
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        self.runs = tuple(runs)
+
+    def __iter__(self) -> Iterator[Run]:
+        return iter(self.runs)
+
+
 class Layout(NamedTuple):
     """Which keys of the past each query sees; made by ``layout_of`` in the loader.
 
@@ -48,7 +62,7 @@ class Layout(NamedTuple):
     code is made anew for each value.
     """
 
-    runs: tuple[Run, ...]
+    runs: Runs
     longest: tuple[int, int]
     query_offsets: torch.Tensor  # [runs + 1] int32, where each run's queries start
     key_offsets: torch.Tensor  # [runs + 1] int32, where each run's keys start among ``key_rows``
@@ -62,7 +76,7 @@ def layout_of(runs: Sequence[Run]) -> Layout:
     keys = [end - start for _, (start, end) in runs]
     rows = [torch.arange(start, end) for _, (start, end) in runs]
     return Layout(
-        runs=tuple(runs),
+        runs=Runs(runs),
         longest=(_rounded(max(queries, default=0)), _rounded(max(keys, default=0))),
         query_offsets=torch.tensor([0, *accumulate(queries)], dtype=torch.int32),
         key_offsets=torch.tensor([0, *accumulate(keys)], dtype=torch.int32),
@@ -229,7 +243,7 @@ def _pieces(layout: Layout, q: torch.Tensor) -> Iterator[Piece]:
         queries, own = slice(first, end), key_end - (end - first)  # the key row of the first query
         if layout.window is not None and key_end - key_first > layout.window:
             for rows, keys, hidden in _blocks(
-                layout._replace(runs=(Run((first, end), (key_first, key_end)),)), q.device
+                layout._replace(runs=Runs([Run((first, end), (key_first, key_end))])), q.device
             ):
                 mask = q.new_zeros(hidden.shape).masked_fill_(hidden, -math.inf)
                 yield Piece(rows, keys, mask=mask)

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from speculators.models.rope import turn
+
 
 class _UnitRms(torch.autograd.Function):
     @staticmethod
@@ -56,11 +58,8 @@ class _Gated(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
         gate, up = ctx.saved_tensors[0].chunk(2, dim=-1)  # [T, I]
-        by_x = grad.new_empty(*gate.shape[:-1], 2 * gate.shape[-1])  # [T, 2I]
-        by_gate, by_up = by_x.chunk(2, dim=-1)
-        torch.mul(grad, functional.silu(gate), out=by_up)
-        torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=by_gate)
-        return by_x
+        by_gate = torch.ops.aten.silu_backward(grad * up, gate)
+        return torch.cat([by_gate, grad * functional.silu(gate)], dim=-1)  # [T, 2I]
 
 
 def gated(x: torch.Tensor) -> torch.Tensor:
@@ -81,31 +80,17 @@ class _Turned(torch.autograd.Function):
         size = 2 * cos.shape[-1]
         heads = x.unflatten(1, (-1, size))  # [T, Hq + 2 Hkv, D]
         queries, past = heads[:, :query_heads], heads[:, query_heads:]
-        keys = past.shape[1] // 2
-        made, kept = torch.empty_like(queries), torch.empty_like(past)
-        _turn(queries, cos, sin, made)
-        _turn(past[:, :keys], cos, sin, kept[:, :keys])
-        kept[:, keys:] = past[:, keys:]
-        return made, kept
+        keys, values = past.chunk(2, dim=1)
+        return turn(queries, cos, sin), torch.cat([turn(keys, cos, sin), values], dim=1)
 
     @staticmethod
     def backward(
         ctx: Any, by_queries: torch.Tensor, by_past: torch.Tensor
     ) -> tuple[torch.Tensor, None, None, None]:
         cos, sin = ctx.saved_tensors
-        heads, keys = by_queries.shape[1], by_past.shape[1] // 2
-        by_x = by_past.new_empty(len(by_past), heads + 2 * keys, by_past.shape[2])  # [T, Hq + 2 Hkv, D]
-        _turn(by_queries, cos, -sin, by_x[:, :heads])
-        _turn(by_past[:, :keys], cos, -sin, by_x[:, heads : heads + keys])
-        by_x[:, heads + keys :] = by_past[:, keys:]
-        return by_x.flatten(1), None, None, None
-
-
-def _turn(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, out: torch.Tensor) -> None:
-    """``rope.turn`` of x [T, heads, D] into ``out``."""
-    (first, second), (out_first, out_second) = x.chunk(2, dim=-1), out.chunk(2, dim=-1)
-    torch.mul(first, cos, out=out_first).addcmul_(second, sin, value=-1)
-    torch.mul(second, cos, out=out_second).addcmul_(first, sin)
+        by_keys, by_values = by_past.chunk(2, dim=1)
+        back = turn(by_queries, cos, -sin), turn(by_keys, cos, -sin), by_values
+        return torch.cat(back, dim=1).flatten(1), None, None, None
 
 
 def turned(
