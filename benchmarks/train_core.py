@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 # Below the path, because a checkout need not be installed.
 import torch  # noqa: E402
 
-from speculators.checkpoint.shape import Eagle3Config  # noqa: E402
+from speculators.checkpoint.eagle3 import Eagle3Config  # noqa: E402
 from speculators.checkpoint.verifier_weights import VerifierWeights  # noqa: E402
 from speculators.datagen.shards import Document  # noqa: E402
 from speculators.models.eagle3 import Eagle3Draft  # noqa: E402

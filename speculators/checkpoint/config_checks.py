@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from speculators.checkpoint.check import Check
-from speculators.checkpoint.config import ALGORITHM, DEFAULT_AUX_LAYERS, FLAG_DEFAULTS
+from speculators.checkpoint.config import DEFAULT_AUX_LAYERS, counts_aux_layers, stored_format
+from speculators.checkpoint.format import Format
+from speculators.training.architectures import FORMATS
 
 # vLLM 0.32, v1/attention/backends/cpu_attn.py: other head sizes cannot be served on a CPU.
 CPU_HEAD_DIMS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
@@ -20,27 +22,63 @@ LAYER_KEYS = (
 
 def config_checks(document: Mapping[str, Any]) -> Iterator[Check]:
     """What vLLM's reader and model classes take from ``config.json``."""
-    kind = document.get("speculators_model_type")
-    yield Check("algorithm", kind == ALGORITHM, f"speculators_model_type is {kind!r}, known: {ALGORITHM!r}")
-    present = [key for key in ("model_type", "auto_map") if key in document]
-    yield Check("format recognisable", not present, ", ".join(present) or "no top-level model_type")
+    kind, known = document.get("speculators_model_type"), stored_format(document)
+    names = ", ".join(map(repr, FORMATS))
+    yield Check("algorithm", known is not None, f"speculators_model_type is {kind!r}, known: {names}")
+    if known is None:
+        return
+    yield from recognition_checks(document, known)
     yield proposal_check(document.get("speculators_config"))
-    unwritten = [flag for flag in FLAG_DEFAULTS if not isinstance(document.get(flag), bool)]
-    yield Check("norm flags explicit", not unwritten, ", ".join(unwritten) or "all four written")
+    unwritten = [flag for flag in known.flags if not isinstance(document.get(flag), bool)]
+    yield Check("flags explicit", not unwritten, ", ".join(unwritten) or f"all {len(known.flags)} written")
     both = bool(document.get("norm_before_fc") and document.get("fc_norm"))
     yield Check("one norm before fc", not both, "norm_before_fc and fc_norm" if both else "at most one")
-    ids = document.get("eagle_aux_hidden_state_layer_ids")
-    # vLLM sorts and de-duplicates, so any other order would be fed in an order nobody trained with.
-    ascending = isinstance(ids, list) and bool(ids) and ids == sorted(set(ids)) and ids[0] >= 0
-    yield Check("aux layers ascend", ascending, f"eagle_aux_hidden_state_layer_ids is {ids}")
     layer = document.get("transformer_layer_config")
-    if isinstance(layer, dict):
-        yield from layer_checks(layer, len(ids) if isinstance(ids, list) else 0)
-        draft_vocab, vocab = document.get("draft_vocab_size"), layer.get("vocab_size", 0)
-        fits = isinstance(draft_vocab, int) and 0 < draft_vocab <= vocab
-        yield Check("draft vocabulary fits", fits, f"{draft_vocab} of {vocab}")
-    else:
+    if not isinstance(layer, dict):
         yield Check("layer config", False, "transformer_layer_config is missing")
+        return
+    ids = document.get(known.layers_key) if known.layers_key else []
+    # vLLM sorts and de-duplicates, so any other order would be fed in an order nobody trained with.
+    ascending = isinstance(ids, list) and ids == sorted(set(ids)) and (not ids or ids[0] >= 0)
+    named = bool(ids) or known.layers_key is None
+    yield Check("aux layers ascend", ascending and named, f"{known.layers_key or 'aux layers'} is {ids}")
+    yield from layer_checks(layer, known)
+    if counts_aux_layers(layer.get("model_type"), known):
+        seen, aux = layer.get("num_aux_hidden_states", DEFAULT_AUX_LAYERS), len(ids or ())
+        yield Check("aux count", seen == aux, f"vLLM will size fc for {seen} aux layers, {aux} are named")
+    yield from number_checks(document, layer, known)
+
+
+def recognition_checks(document: Mapping[str, Any], known: Format) -> Iterator[Check]:
+    """Whether vLLM's readers see what it is."""
+    name, wanted = document.get("model_type"), known.family if known.flat else None
+    yield Check(
+        "format recognisable",
+        name == wanted and "auto_map" not in document,
+        "auto_map" if "auto_map" in document else f"top-level model_type is {name!r}, must be {wanted!r}",
+    )
+    if known.flat:
+        layer = document.get("transformer_layer_config") or {}
+        unlike = sorted(key for key, value in layer.items() if document.get(key) != value)
+        yield Check(
+            "layer keys at the top", not unlike, ", ".join(unlike) or "as in transformer_layer_config"
+        )
+        first = (document.get("architectures") or [None])[0]
+        detail = f"architectures begins with {first!r}, must be {known.architecture!r}"
+        yield Check("architecture", first == known.architecture, detail)
+
+
+def number_checks(document: Mapping[str, Any], layer: Mapping[str, Any], known: Format) -> Iterator[Check]:
+    """Vocabulary, mask token and whatever else the architecture counts."""
+    draft_vocab, vocab = document.get("draft_vocab_size"), layer.get("vocab_size") or 0
+    fits = isinstance(draft_vocab, int) and 0 < draft_vocab <= vocab
+    yield Check("draft vocabulary fits", fits, f"{draft_vocab} of {vocab}")
+    for name in known.numbers:
+        value = document.get(name)
+        yield Check(f"{name} written", isinstance(value, int) and value >= 0, f"{name} is {value}")
+    if "mask_token_id" in known.numbers:
+        mask = document.get("mask_token_id")
+        yield Check("mask token exists", isinstance(mask, int) and 0 <= mask < vocab, f"{mask} of {vocab}")
 
 
 def proposal_check(block: Any) -> Check:
@@ -55,12 +93,12 @@ def proposal_check(block: Any) -> Check:
     return Check(name, ok, f"{tokens} speculative tokens for {verifier}")
 
 
-def layer_checks(layer: Mapping[str, Any], aux: int) -> Iterator[Check]:
+def layer_checks(layer: Mapping[str, Any], known: Format) -> Iterator[Check]:
     """``transformer_layer_config``: vLLM passes it on verbatim and fills in nothing."""
     absent = [key for key in LAYER_KEYS if layer.get(key) is None]
     yield Check("layer keys written", not absent, ", ".join(absent) or "all written")
-    family = layer.get("model_type")
-    yield Check("decoder family", family in ("llama", "qwen3"), f"model_type is {family!r}: llama or qwen3")
+    family, families = layer.get("model_type"), " or ".join(known.families)
+    yield Check("decoder family", family in known.families, f"model_type is {family!r}: {families}")
     yield Check("activation", layer.get("hidden_act") == "silu", f"hidden_act is {layer.get('hidden_act')!r}")
     theta = (layer.get("rope_parameters") or {}).get("rope_theta") or layer.get("rope_theta")
     # A null rope_scaling overwrites rope_parameters in transformers 5; without either the base is 10000.
@@ -69,9 +107,6 @@ def layer_checks(layer: Mapping[str, Any], aux: int) -> Iterator[Check]:
     types = layer.get("layer_types")
     count = layer.get("num_hidden_layers")
     yield Check("layer types", types is None or len(types) == count, f"{types} for {count} layers")
-    if family == "llama":
-        seen = layer.get("num_aux_hidden_states", DEFAULT_AUX_LAYERS)
-        yield Check("aux count", seen == aux, f"vLLM will size fc for {seen} aux layers, {aux} are named")
     heads = layer.get("num_attention_heads") or 1
     dim = layer.get("head_dim") or (layer.get("hidden_size") or 0) // heads
     yield Check("head size on CPU", dim in CPU_HEAD_DIMS, f"head_dim {dim}", severity="warning")

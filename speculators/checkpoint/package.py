@@ -2,9 +2,9 @@
 
 Two choices are made here.
 
-*Embedding and head rows are written*, although vLLM shares an absent embedding with its verifier:
-other readers of the format expect both, vLLM recognises the identical copy and frees it, and a
-reduced vocabulary must bring its head rows anyway.
+*Embedding and head rows are written where the format has them*, although vLLM shares an absent
+embedding with its verifier: other readers of the format expect both, vLLM recognises the identical
+copy and frees it, and a reduced vocabulary must bring its head rows anyway (``Format.copies``).
 
 *Trained tensors stay float32, frozen copies keep the verifier's dtype.*  vLLM casts every tensor to
 the dtype it serves in, so a stored bfloat16 copy saves disk but loses bits for those who serve in
@@ -14,13 +14,14 @@ and only an equal copy is recognised as shared.  Trained tensors are the small p
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from speculators.checkpoint.config import CONFIG_NAME
+from speculators.checkpoint.tensors import EMBED_TOKENS, LM_HEAD
 from speculators.checkpoint.trained_as import DIGESTS, TRAINED_AS, digests, trained_as
 from speculators.checkpoint.verifier_weights import VerifierWeights
 from speculators.checkpoint.vocabulary import membership, to_offsets
@@ -29,15 +30,21 @@ from speculators.documents import file_digest, value_digest, write_json
 
 
 def assemble(
-    draft: Mapping[str, torch.Tensor], draft_ids: torch.Tensor, verifier: VerifierWeights
+    draft: Mapping[str, torch.Tensor],
+    draft_ids: torch.Tensor,
+    verifier: VerifierWeights,
+    copies: Collection[str] = (EMBED_TOKENS, LM_HEAD),
 ) -> dict[str, torch.Tensor]:
     """All tensors of the checkpoint: trained ones, frozen copies, and the vocabulary maps if reduced.
 
-    ``draft``: the trained state by checkpoint name; ``draft_ids`` [Vd] ascending.
+    ``draft``: the trained state by checkpoint name; ``draft_ids`` [Vd] ascending; ``copies``: the
+    format's.
     """
     tensors = {name: tensor.float().contiguous() for name, tensor in draft.items()}
-    tensors["embed_tokens.weight"] = verifier.embedding.contiguous()  # [V, H]
-    tensors["lm_head.weight"] = verifier.head[draft_ids].contiguous()  # [Vd, H]
+    if EMBED_TOKENS in copies:
+        tensors[EMBED_TOKENS] = verifier.embedding.contiguous()  # [V, H]
+    if LM_HEAD in copies:
+        tensors[LM_HEAD] = verifier.head[draft_ids].contiguous()  # [Vd, H]
     vocab_size = len(verifier.embedding)
     if len(draft_ids) != vocab_size:  # with the full vocabulary vLLM refuses a d2t
         tensors["d2t"] = to_offsets(draft_ids)  # [Vd] int64

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from speculators.checkpoint.config import CONFIG_NAME, from_document
-from speculators.checkpoint.tensors import canonical_name, layout
+from speculators.checkpoint.config import CONFIG_NAME, format_of, from_document
+from speculators.checkpoint.tensors import EMBED_TOKENS, LM_HEAD, canonical_name
 from speculators.checkpoint.vocabulary import from_offsets
 from speculators.documents import read_json
 from speculators.errors import StageError
@@ -44,14 +44,14 @@ def read_checkpoint(folder: Path, dtype: torch.dtype = torch.float32) -> LoadedD
     if len(files) != 1:
         raise StageError(f"{folder}: {len(files)} safetensors files, expected one", rule="draft-weights")
     tensors = {canonical_name(name): tensor for name, tensor in load_file(files[0]).items()}
-    missing = sorted(layout(document).required.keys() - tensors.keys())
+    missing = sorted(format_of(config).tensors(document).required.keys() - tensors.keys())
     if missing:
         raise StageError(f"{files[0]}: no tensor {', '.join(missing)}", rule="draft-weights")
     kind = document["speculators_model_type"]
     draft = ARCHITECTURES[kind].load().model(config).to(dtype)
     draft.load_state_dict({name: tensors[name].to(dtype) for name in draft.state_dict()})
     reduced = config.draft_vocab_size != config.vocab_size
-    head, embedding = tensors.get("lm_head.weight"), tensors.get("embed_tokens.weight")
+    head, embedding = tensors.get(LM_HEAD), tensors.get(EMBED_TOKENS)
     return LoadedDraft(
         kind=kind,
         draft=draft.eval(),

@@ -1,8 +1,8 @@
-"""Which tensors an EAGLE-3 checkpoint must hold, and of what shape.
+"""Which tensors a checkpoint must hold, and of what shape: what the architectures have in common.
 
 vLLM does not notice a missing tensor: the parameter stays uninitialised memory and acceptance is
-near zero (its strict tracking is off for this class).  So the list is written here, derived from
-the flags exactly as ``model_executor/models/{llama,qwen3}_eagle3.py`` build their modules.
+near zero (its strict tracking is off for draft classes).  So the list is written here, derived from
+``config.json`` exactly as vLLM's model classes build their modules.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 Shape = tuple[int, ...]
+
+EMBED_TOKENS = "embed_tokens.weight"
+LM_HEAD = "lm_head.weight"
 
 
 class Layout(NamedTuple):
@@ -26,35 +29,29 @@ def is_reduced(document: Mapping[str, Any]) -> bool:
     return bool((document.get("draft_vocab_size") or vocab_size) != vocab_size)
 
 
-def layout(document: Mapping[str, Any]) -> Layout:
-    """The tensors that ``config.json`` calls for."""
+def target_width(document: Mapping[str, Any]) -> int:
+    """The width of the verifier's states."""
+    width: int = document.get("target_hidden_size") or document["transformer_layer_config"]["hidden_size"]
+    return width
+
+
+def shared_ends(document: Mapping[str, Any]) -> Layout:
+    """Embedding, head and vocabulary maps, as vLLM's EAGLE-3 and DFlash classes treat them.
+
+    Absent, embedding and head are shared from the verifier: right only for equal widths and, for the
+    head, a full vocabulary.
+    """
     layer = document["transformer_layer_config"]
     hidden, vocab = layer["hidden_size"], layer["vocab_size"]
-    target_hidden = document.get("target_hidden_size") or hidden
-    aux = len(document["eagle_aux_hidden_state_layer_ids"])
     draft_vocab = document.get("draft_vocab_size") or vocab
-
-    required: dict[str, Shape] = {"fc.weight": (hidden, aux * target_hidden), "norm.weight": (hidden,)}
-    optional: dict[str, Shape] = {}
-    if document.get("norm_before_fc"):
-        required["input_norm.weight"] = (aux * target_hidden,)
-    if document.get("fc_norm"):
-        required |= {f"fc_norm.{index}.weight": (target_hidden,) for index in range(aux)}
-    for index in range(layer["num_hidden_layers"]):
-        shapes = layer_shapes(layer, 2 * hidden if index == 0 else hidden)
-        # vLLM builds hidden_norm in every layer but applies it in the first only.
-        (required if index == 0 else optional)[f"layers.{index}.hidden_norm.weight"] = (hidden,)
-        required |= {f"layers.{index}.{name}": shape for name, shape in shapes.items()}
-
-    # Absent, embedding and head are shared from the verifier: right only for equal widths and,
-    # for the head, a full vocabulary.
-    (optional if target_hidden == hidden else required)["embed_tokens.weight"] = (vocab, hidden)
-    head_shared = target_hidden == hidden and not is_reduced(document)
-    (optional if head_shared else required)["lm_head.weight"] = (draft_vocab, hidden)
-    if is_reduced(document):
-        required["d2t"] = (draft_vocab,)
-        optional["t2d"] = (vocab,)
-    return Layout(required, optional)
+    same_width, reduced = target_width(document) == hidden, is_reduced(document)
+    ends = Layout({}, {})
+    (ends.optional if same_width else ends.required)[EMBED_TOKENS] = (vocab, hidden)
+    (ends.optional if same_width and not reduced else ends.required)[LM_HEAD] = (draft_vocab, hidden)
+    if reduced:
+        ends.required["d2t"] = (draft_vocab,)
+        ends.optional["t2d"] = (vocab,)
+    return ends
 
 
 def layer_shapes(layer: Mapping[str, Any], input_size: int) -> dict[str, Shape]:
@@ -79,6 +76,11 @@ def layer_shapes(layer: Mapping[str, Any], input_size: int) -> dict[str, Shape]:
     if layer.get("model_type") == "qwen3":
         shapes |= {"self_attn.q_norm.weight": (dim,), "self_attn.k_norm.weight": (dim,)}
     return shapes
+
+
+def within(index: int, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
+    """The shapes of layer ``index`` under their full names."""
+    return {f"layers.{index}.{name}": shape for name, shape in shapes.items()}
 
 
 def canonical_name(name: str) -> str:

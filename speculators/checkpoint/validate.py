@@ -16,9 +16,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from speculators.checkpoint.check import Check, failures
-from speculators.checkpoint.config import CONFIG_NAME
+from speculators.checkpoint.config import CONFIG_NAME, stored_format
 from speculators.checkpoint.config_checks import config_checks
-from speculators.checkpoint.tensors import Shape, canonical_name, is_reduced, layout
+from speculators.checkpoint.format import Format
+from speculators.checkpoint.tensors import EMBED_TOKENS, LM_HEAD, Shape, canonical_name, is_reduced
 from speculators.checkpoint.verifier_layout import text_config
 from speculators.checkpoint.verifier_weights import load_verifier_weights, read_tensor
 from speculators.checkpoint.vocabulary import from_offsets
@@ -30,6 +31,7 @@ class Subject(NamedTuple):
     """What is checked: a folder, its config, and its weight file's header."""
 
     folder: Path
+    format: Format
     document: dict[str, Any]
     weights: Path
     shapes: dict[str, Shape]
@@ -51,13 +53,14 @@ def validate(folder: Path, verifier_dir: Path | None = None, *, own_ends: bool =
         return checks
     document = read_json(folder / CONFIG_NAME)
     checks += config_checks(document)
-    if failures(checks):
+    known = stored_format(document)
+    if failures(checks) or known is None:
         return checks
     (weights,) = folder.glob("*.safetensors")
     with safe_open(weights, framework="pt") as file:
         stored = {canonical_name(name): name for name in list(file.keys())}
         shapes = {name: tuple(file.get_slice(key).get_shape()) for name, key in stored.items()}
-    subject = Subject(folder, document, weights, shapes, stored)
+    subject = Subject(folder, known, document, weights, shapes, stored)
     checks += shape_checks(subject)
     if failures(checks):
         return checks
@@ -90,7 +93,7 @@ def file_checks(folder: Path) -> Iterator[Check]:
 
 def shape_checks(subject: Subject) -> Iterator[Check]:
     """Names and shapes against what the flags call for."""
-    wanted = layout(subject.document)
+    wanted = subject.format.tensors(subject.document)
     known = wanted.required | wanted.optional
     missing = sorted(wanted.required.keys() - subject.shapes.keys())
     yield Check("no tensor missing", not missing, ", ".join(missing) or f"{len(wanted.required)} required")
@@ -115,6 +118,7 @@ def value_checks(subject: Subject) -> Iterator[Check]:
     yield Check("finite weights", not broken, ", ".join(broken) or "all finite")
     if is_reduced(subject.document):
         yield from vocabulary_checks(subject)
+    yield from subject.format.checks(subject.document, subject.tensor)
 
 
 def is_finite(tensor: torch.Tensor) -> bool:
@@ -153,8 +157,8 @@ def verifier_checks(subject: Subject, verifier_dir: Path, severity: str) -> Iter
     config, document = read_json(verifier_dir / "config.json"), subject.document
     facts = text_config(config)
     layer = document["transformer_layer_config"]
-    depth, ids = facts["num_hidden_layers"], document["eagle_aux_hidden_state_layer_ids"]
-    yield Check("aux layers exist", ids[-1] <= depth, f"{ids} of {depth} layers")
+    depth, ids = facts["num_hidden_layers"], subject.format.aux_layers(document)
+    yield Check("aux layers exist", max(ids, default=0) <= depth, f"{list(ids)} of {depth} layers")
     target = document.get("target_hidden_size") or layer["hidden_size"]
     yield Check("verifier width", target == facts["hidden_size"], f"{target} against {facts['hidden_size']}")
     same = layer["vocab_size"] == facts["vocab_size"]
@@ -167,7 +171,7 @@ def verifier_checks(subject: Subject, verifier_dir: Path, severity: str) -> Iter
         yield Check("verifier's ends readable", False, error.message, severity)
         return
     head = verifier.head[from_offsets(subject.tensor("d2t"))] if is_reduced(document) else verifier.head
-    pairs = {"embed_tokens.weight": verifier.embedding, "lm_head.weight": head}
+    pairs = {EMBED_TOKENS: verifier.embedding, LM_HEAD: head}
     for name, rows in pairs.items():
         if name in subject.shapes:
             yield rows_check(name, subject.tensor(name), rows, severity)

@@ -62,15 +62,29 @@ CAUSES = {
     "proposal and verifier named": Cause(
         "D11", "vLLM takes method, number of tokens and verifier from this block only", "write the block",
     ),
-    "norm flags explicit": Cause(
-        "D5", "readers disagree about an unwritten flag (norm_before_residual: vLLM true, others false); "
-        "acceptance fell from 1.8 to 1.4 tokens",
-        "write all four flags (--fix writes those that tensors show)",
-    ),
     "flags explicit": Cause(
         "D5", "readers disagree about an unwritten flag (norm_before_residual: vLLM true, others false); "
         "acceptance fell from 1.8 to 1.4 tokens",
         "write every flag (--fix writes those that tensors show)",
+    ),
+    "layer keys at the top": Cause(
+        "D11", "vLLM reads EAGLE drafts as a plain Llama config; what stands only deeper it does not see",
+        "write the decoder's keys at the top level too",
+    ),
+    "architecture": Cause(
+        "D11", "vLLM makes its EAGLE class of a Llama architecture's name", "write the architecture",
+    ),
+    "mask_token_id written": Cause(
+        "D11", "vLLM fills the places of unknown tokens with it, and does not start without",
+        "write the token that the draft was trained with",
+    ),
+    "block_size written": Cause(
+        "D11", "a block of another size than trained is another task", "write the trained block's size",
+    ),
+    "mask token exists": Cause("D7", "the verifier has no such token", "correct the id"),
+    "key norms on CPU": Cause(
+        "D12", "vLLM's CPU build scales every layer's context keys by the first layer's gains",
+        "serve it on a GPU", POSSIBLE,
     ),
     "one norm before fc": Cause("D5", "the two exclude each other", "keep the flag whose tensors are there"),
     "aux layers ascend": Cause(

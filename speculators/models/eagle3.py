@@ -17,7 +17,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from speculators.checkpoint.shape import Eagle3Config
+from speculators.checkpoint.eagle3 import Eagle3Config
+from speculators.checkpoint.shape import DraftConfig
 from speculators.models.rope import Rope, turn
 from speculators.models.unroll import FULL_PRECISION, Plan, Precision, Unroll
 
@@ -55,7 +56,7 @@ def attend(queries: torch.Tensor, cache: LayerCache, window: int | None = None) 
     return mixed
 
 
-def rms_norm(config: Eagle3Config, size: int) -> nn.RMSNorm:
+def rms_norm(config: DraftConfig, size: int) -> nn.RMSNorm:
     """x / rms(x) * weight over the last ``size`` features."""
     return nn.RMSNorm(size, eps=config.rms_norm_eps)
 
@@ -63,7 +64,7 @@ def rms_norm(config: Eagle3Config, size: int) -> nn.RMSNorm:
 class Attention(nn.Module):
     """Grouped-query attention; layer 0 reads embedding and state side by side (twice the width)."""
 
-    def __init__(self, config: Eagle3Config, input_size: int) -> None:
+    def __init__(self, config: DraftConfig, input_size: int) -> None:
         super().__init__()
         self.config = config
         query_size = config.num_attention_heads * config.head_dim
@@ -96,7 +97,7 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     """Llama's gated feed-forward block."""
 
-    def __init__(self, config: Eagle3Config) -> None:
+    def __init__(self, config: DraftConfig) -> None:
         super().__init__()
         self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)

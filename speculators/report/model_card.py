@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-METHOD_NAMES = {"eagle3": "EAGLE-3"}
+from speculators.training.architectures import FORMATS
 
 
 class CardFacts(NamedTuple):
@@ -47,7 +47,7 @@ def front_matter(facts: CardFacts) -> str:
 
 
 def introduction(facts: CardFacts) -> str:
-    method = METHOD_NAMES.get(facts.algorithm, facts.algorithm)
+    method = FORMATS[facts.algorithm].label
     return (
         f"# {facts.name}\n\n"
         f"A draft model ({method}) for speculative decoding with the verifier `{facts.verifier_id}`. "
@@ -63,7 +63,11 @@ def serving(facts: CardFacts) -> str:
     if not facts.verifier_repository:
         note += " That must be the verifier's folder, as must `VERIFIER` in the second form."
     config = json.dumps(
-        {"method": facts.algorithm, "model": "DIR", "num_speculative_tokens": facts.speculative_tokens}
+        {
+            **FORMATS[facts.algorithm].serve,
+            "model": "DIR",
+            "num_speculative_tokens": facts.speculative_tokens,
+        }
     )
     return (
         "## Serving\n\n"
@@ -79,10 +83,11 @@ def serving(facts: CardFacts) -> str:
 
 def shape(facts: CardFacts) -> str:
     layers = ", ".join(map(str, facts.aux_layers))
+    states = f"residual stream after decoder layers {layers}" if layers else "last layer, normed"
     return (
         "## Checkpoint\n\n"
         f"- drafts {facts.speculative_tokens} tokens at a time\n"
-        f"- reads the verifier's residual stream after decoder layers {layers}\n"
+        f"- reads the verifier's {states}\n"
         f"- can say {facts.draft_vocabulary} of the verifier's {facts.vocabulary} tokens\n"
         f"- verifier digest `{facts.verifier_digest}`\n"
         f"- weights sha256 `{facts.weights_sha256}`\n"

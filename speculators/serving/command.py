@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from speculators.errors import RecipeError
 from speculators.recipe.engine_args import to_argv
+from speculators.training.architectures import FORMATS
 
 SERVED_NAME = "verifier"
 HOST = "127.0.0.1"
@@ -21,11 +22,7 @@ SAME_FOR_ALL = ("--seed", "0", "--no-enable-prefix-caching", "--generation-confi
 
 IN_ENGINE_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 
-# How vLLM calls the algorithms of a speculators checkpoint (transformers_utils/configs/speculators/base.py).
-METHODS: dict[str, dict[str, Any]] = {
-    "eagle3": {"method": "eagle3"},
-}
-# ... and what it can do without a checkpoint (config/speculative.py).  The windows are those of its
+# What vLLM can do without a checkpoint (config/speculative.py).  The windows are those of its
 # documentation's example: a longer one proposes too rarely, a single token too often.
 FREE_METHODS: dict[str, dict[str, Any]] = {
     "ngram": {"method": "ngram", "prompt_lookup_min": 2, "prompt_lookup_max": 4},
@@ -34,7 +31,10 @@ FREE_METHODS: dict[str, dict[str, Any]] = {
 
 
 class Speculation(NamedTuple):
-    """What turns the plain arm into another one; ``draft``: None for a method that needs no checkpoint."""
+    """What turns the plain arm into another one; ``draft``: None for a method that needs no checkpoint.
+
+    ``algorithm`` is the checkpoint's own name for it, or the method's.
+    """
 
     draft: Path | None
     algorithm: str
@@ -48,13 +48,14 @@ class Speculation(NamedTuple):
         """
         if self.draft is None:
             return {**FREE_METHODS[self.algorithm], "num_speculative_tokens": self.tokens}
-        if self.algorithm not in METHODS:
+        if self.algorithm not in FORMATS:
             raise RecipeError(
                 f"the checkpoint's algorithm is {self.algorithm!r}: vLLM serves no draft folder of that kind",
-                hint=f"vLLM serves {', '.join(METHODS)}",
+                hint=f"vLLM serves {', '.join(FORMATS)}",
                 rule="unserved-algorithm",
             )
-        return {**METHODS[self.algorithm], "model": str(self.draft), "num_speculative_tokens": self.tokens}
+        serve = FORMATS[self.algorithm].serve
+        return {**serve, "model": str(self.draft), "num_speculative_tokens": self.tokens}
 
 
 def server_arguments(

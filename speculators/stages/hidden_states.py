@@ -44,7 +44,9 @@ ENGINE_ELEMENT_BYTES = 4
 def run(step: StageInput) -> dict[str, Any]:
     """Leave ``shard-*.safetensors``, ``index.json`` and ``probe.json``."""
     facts = step.result_of("verifier")["facts"]
-    layers = [*step.values["algorithm"]["aux_layers"], facts["num_hidden_layers"]]
+    # A draft that reads the last layer only names no others.
+    aux_layers = step.values.get("algorithm", {}).get("aux_layers", ())
+    layers = [*aux_layers, facts["num_hidden_layers"]]
     rows = read_rows(step.inputs["responses"])
     size = step.values["datagen"]["rows_per_shard"]
     chunks = [rows[start : start + size] for start in range(0, len(rows), size)]

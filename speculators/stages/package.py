@@ -29,7 +29,7 @@ from speculators.documents import file_digest, read_json, write_json, write_text
 from speculators.errors import StageError
 from speculators.report.model_card import CardFacts, model_card
 from speculators.stages.documents import StageInput
-from speculators.training.architectures import ARCHITECTURES
+from speculators.training.architectures import ARCHITECTURES, FORMATS
 from speculators.training.files import DRAFT_NAME, VOCABULARY_NAME
 
 CARD_NAME = "README.md"
@@ -68,9 +68,11 @@ def build_draft(
     algorithm, facts = step.values["algorithm"], step.result_of("verifier")["facts"]
     trained = load_file(step.inputs["training"] / DRAFT_NAME)
     draft_ids = load_file(step.inputs["training"] / VOCABULARY_NAME)["draft_ids"]
-    config = ARCHITECTURES[algorithm["kind"]].config.for_verifier(facts, algorithm)
+    known = ARCHITECTURES[algorithm["kind"]].format
+    config = known.config.for_verifier(facts, algorithm)
     document = to_document(config, algorithm["speculative_tokens"], verifier)
-    write_checkpoint(model_dir, document, assemble(trained, draft_ids, load_verifier_weights(verifier_dir)))
+    weights = load_verifier_weights(verifier_dir)
+    write_checkpoint(model_dir, document, assemble(trained, draft_ids, weights, known.copies))
     return document
 
 
@@ -156,7 +158,7 @@ def card_facts(step: StageInput, document: dict[str, Any], verifier: VerifierNam
         verifier_repository=hub_repository(verifier.id),
         algorithm=document["speculators_model_type"],
         speculative_tokens=document["speculators_config"]["proposal_methods"][0]["speculative_tokens"],
-        aux_layers=tuple(document["eagle_aux_hidden_state_layer_ids"]),
+        aux_layers=FORMATS[document["speculators_model_type"]].aux_layers(document),
         draft_vocabulary=document["draft_vocab_size"],
         vocabulary=document["transformer_layer_config"]["vocab_size"],
         weights_sha256=file_digest(step.output / "model" / WEIGHTS_NAME),

@@ -32,7 +32,7 @@ def run(step: StageInput) -> dict[str, Any]:
     model = step.inputs["package"] / "model"
     config = read_json(model / "config.json")
     try:
-        from_document(config)
+        aux_layers = from_document(config).aux_layers
     except StageError as error:  # the served figures stand without a prediction
         result: dict[str, Any] = {"not_predicted": error.message}
         write_json(step.output / RESULT_NAME, result)
@@ -41,7 +41,7 @@ def run(step: StageInput) -> dict[str, Any]:
     verifier = step.inputs["verifier"] / "model"
     known = step.result_of("verifier")
     depth, trusted = known["facts"]["num_hidden_layers"], known["trust_remote_code"]
-    layers = [*config["eagle_aux_hidden_state_layer_ids"], depth]
+    layers = [*aux_layers, depth]
     rows = [_row(row) for row in read_jsonl(step.inputs["benchmark"] / TOKENS) if row["output_token_ids"]]
     print(f"replaying greedy drafting on {len(rows)} outputs of the plain arm")
     step.work.mkdir()

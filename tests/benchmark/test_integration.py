@@ -41,15 +41,15 @@ def make_draft(stage: Path, verifier: Path) -> None:
     import torch
 
     from speculators.checkpoint.config import VerifierName, localised, to_document
+    from speculators.checkpoint.eagle3 import FORMAT, Eagle3Config
     from speculators.checkpoint.package import assemble, write_checkpoint
-    from speculators.checkpoint.shape import Eagle3Config
     from speculators.checkpoint.verifier_weights import load_verifier_weights
     from speculators.models.eagle3 import Eagle3Draft
 
     config = Eagle3Config.for_verifier(read_json(verifier / "output.json")["result"]["facts"], ALGORITHM)
     weights = load_verifier_weights(verifier / "model")
     torch.manual_seed(1)
-    tensors = assemble(Eagle3Draft(config).state_dict(), torch.arange(4, 36), weights)
+    tensors = assemble(Eagle3Draft(config).state_dict(), torch.arange(4, 36), weights, FORMAT.copies)
     name = VerifierName("local:tiny", "0" * 64, "LlamaForCausalLM")
     document = localised(to_document(config, ALGORITHM["speculative_tokens"], name), verifier / "model")
     write_checkpoint(stage / "model", document, tensors)

@@ -1,13 +1,22 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 
 import pytest
 
 import speculators
-from speculators.checkpoint.config import VerifierName, completed, from_document, localised, to_document
+from speculators.checkpoint.config import (
+    VerifierName,
+    completed,
+    from_document,
+    localised,
+    stored_format,
+    to_document,
+)
 from speculators.errors import StageError
+from speculators.training.architectures import ARCHITECTURES
 from tests.models import tiny
 from tests.needs import needed
 
@@ -19,6 +28,26 @@ HUB = VerifierName("Qwen/Qwen3-8B@" + "0123456789" * 4, "cd" * 32, "Qwen3ForCaus
 def test_a_written_config_reads_back_as_the_same_shape(changes) -> None:
     config = tiny.config(**changes)
     assert from_document(to_document(config, 3, LOCAL)) == config
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_a_config_of_every_kind_reads_back_as_the_same_shape(kind) -> None:
+    known = ARCHITECTURES[kind].format
+    config = known.config.for_verifier(tiny.FACTS, tiny.ALGORITHMS[kind])
+    document = to_document(config, 3, LOCAL)
+    assert from_document(document) == config
+    assert stored_format(document) is known
+    assert all(isinstance(document[flag], bool) for flag in known.flags)
+
+
+def test_a_causal_dflash_is_not_taken_for_one_that_we_compute() -> None:
+    document = to_document(
+        ARCHITECTURES["dflash"].format.config.for_verifier(tiny.FACTS, tiny.ALGORITHMS["dflash"]), 3, LOCAL
+    )
+    with pytest.raises(StageError, match="sliding_window_non_causal false"):
+        from_document({**document, "sliding_window_non_causal": False})
+    full, notes = completed({**document, "aux_hidden_state_layer_ids": None}, 32)
+    assert (full["aux_hidden_state_layer_ids"], notes) == (None, [])  # vLLM has no default for these
 
 
 def test_nothing_is_left_to_a_default() -> None:
@@ -118,3 +147,47 @@ def test_vllms_own_reader_takes_every_value_as_written(tmp_path: Path) -> None:
     assert read.rope_parameters["rope_theta"] == config.rope_theta
     assert (read.draft_vocab_size, read.vocab_size) == (20, 50)
     assert (read.head_dim, read.num_key_value_heads, read.hidden_act) == (8, 2, "silu")
+
+
+SERVED = {
+    "peagle": ({"method": "eagle3", "parallel_drafting": True}, "PeagleLlamaForCausalLM"),
+    "dflash": ({"method": "dflash"}, "DFlashDraftModel"),
+}
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("kind", SERVED)
+def test_vllms_own_reader_knows_the_other_kinds(kind: str, tmp_path: Path) -> None:
+    base = pytest.importorskip("vllm.transformers_utils.configs.speculators.base")
+    known, (serve, architecture) = ARCHITECTURES[kind].format, SERVED[kind]
+    config = known.config.for_verifier(tiny.FACTS, tiny.ALGORITHMS[kind])
+    document = localised(to_document(config, 3, HUB), tmp_path)
+    reader = base.SpeculatorsConfig
+    assert known.serve == serve
+    stored = {"method": kind} if kind == "dflash" else serve
+    assert reader.extract_vllm_speculative_config(document) == {**stored, "num_speculative_tokens": 3}
+    read = reader(**reader.extract_transformers_pre_trained_config(copy.deepcopy(document)))
+    assert read.architectures == [architecture]
+    assert read.eagle_aux_hidden_state_layer_ids == [1, 2, 4]
+    mask = read.pard_token if kind == "peagle" else read.dflash_config["mask_token_id"]
+    assert mask == 7
+    if kind == "dflash":
+        assert read.dflash_config["target_layer_ids"] == [0, 1, 3]
+        assert (read.dflash_config["causal"], read.dflash_config["sample_from_anchor"]) == (False, False)
+
+
+@pytest.mark.integration
+def test_vllm_finds_method_and_verifier_of_an_eagle_folder_beside_its_plain_llama_config(
+    tmp_path: Path,
+) -> None:
+    readers = pytest.importorskip("vllm.transformers_utils.config")
+    known = ARCHITECTURES["eagle"].format
+    config = known.config.for_verifier(tiny.FACTS, tiny.ALGORITHMS["eagle"])
+    document = localised(to_document(config, 3, HUB), tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(document))
+    served = readers.maybe_override_with_speculators(str(tmp_path), None, trust_remote_code=False)
+    speculation = {"method": "eagle", "num_speculative_tokens": 3, "model": str(tmp_path)}
+    assert served == (str(tmp_path), str(tmp_path), speculation)
+    plain = readers.get_config(str(tmp_path), trust_remote_code=False)
+    assert (plain.model_type, plain.architectures) == ("llama", ["LlamaForCausalLM"])
+    assert (plain.num_hidden_layers, plain.head_dim, plain.vocab_size) == (1, 8, 50)

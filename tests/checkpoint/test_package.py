@@ -19,6 +19,7 @@ from speculators.errors import StageError
 from speculators.inspection.replay import replay_checkpoint
 from speculators.stages import package, training
 from speculators.stages.documents import StageInput, write_output
+from speculators.training.architectures import ARCHITECTURES
 from tests.models import tiny
 
 VALUES = {"algorithm": tiny.ALGORITHM, "training": tiny.TRAINING, "name": "tiny-eagle3"}
@@ -97,6 +98,28 @@ def test_the_stored_checkpoint_predicts_what_validation_saw(world, trained, pack
     assert figures["speculative_tokens"] == 2
     assert figures["all"]["documents"] == trained[1]["validation"]["documents"] == 4
     assert figures["all"]["drafts"] > 0
+
+
+@pytest.mark.parametrize("kind", ["peagle", "dflash", "eagle", "hass"])
+def test_every_kind_goes_from_states_to_a_checkpoint_that_can_be_replayed(
+    kind: str, world, tmp_path: Path
+) -> None:
+    values = {**VALUES, "algorithm": tiny.ALGORITHMS[kind]}
+    if "aux_layers" not in tiny.ALGORITHMS[kind]:
+        world = tiny.write_world(tmp_path / "world", layers=())
+    result = stage(tmp_path, "training", training, world, values)
+    assert result["validation"]["acceptance_length"] >= 1
+    inputs = {**world, "training": tmp_path / "training"}
+    packed = stage(tmp_path, "package", package, inputs, {**values, "name": kind})
+    assert packed["algorithm"] == ARCHITECTURES[kind].format.stored_as
+    model = tmp_path / "package" / "model"
+    documents = [tiny.document(12 + seed % 4, 4, seed, "validation") for seed in range(0, 16, 4)]
+    if kind in ("eagle", "hass"):
+        documents = [one._replace(hidden_states=one.hidden_states[:, -1:]) for one in documents]
+    figures = replay_checkpoint(model, world["verifier"] / "model", documents)
+    assert (figures["speculative_tokens"], figures["all"]["documents"]) == (3, 4)
+    method = json.dumps({**ARCHITECTURES[kind].format.serve, "model": "DIR", "num_speculative_tokens": 3})
+    assert method in (model / "README.md").read_text()
 
 
 def test_the_digest_does_not_depend_on_where_the_verifier_lies(

@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from speculators.checkpoint.check import failures
-from speculators.checkpoint.config import VerifierName, localised, to_document
+from speculators.checkpoint.config import VerifierName, format_of, localised, to_document
 from speculators.checkpoint.package import assemble, write_checkpoint
 from speculators.checkpoint.validate import is_finite, validate
+from speculators.training.architectures import ARCHITECTURES
 from tests.models import tiny
 
 NAME = VerifierName("local:tiny", "0" * 64, "LlamaForCausalLM")
@@ -28,9 +29,9 @@ def write(folder: Path, verifier: Path, config=tiny.CONFIG) -> Path:
     draft_ids = torch.arange(config.draft_vocab_size) * 2 + 3
     if config.draft_vocab_size == config.vocab_size:
         draft_ids = torch.arange(config.vocab_size)
-    tensors = assemble(
-        tiny.draft(config, dtype=torch.float32).state_dict(), draft_ids, tiny.weights(dtype=torch.bfloat16)
-    )
+    trained = tiny.draft(config, dtype=torch.float32).state_dict()
+    copies = format_of(config).copies
+    tensors = assemble(trained, draft_ids, tiny.weights(dtype=torch.bfloat16), copies)
     write_checkpoint(folder, localised(to_document(config, 3, NAME), verifier), tensors)
     return folder
 
@@ -75,8 +76,72 @@ def test_what_the_package_writes_passes_every_check(tmp_path: Path, verifier: Pa
     assert {check.name for check in checks if not check.ok} == {"head size on CPU"}
 
 
+def write_kind(folder: Path, verifier: Path, kind: str, **changes: object) -> Path:
+    """A random draft of ``kind`` as the package stage leaves it."""
+    objective = tiny.of_kind(kind, 3, torch.float32, **changes)
+    config, ids = objective.draft.config, objective.verifier.draft_ids
+    tensors = assemble(
+        objective.draft.state_dict(), ids, tiny.weights(dtype=torch.bfloat16), format_of(config).copies
+    )
+    write_checkpoint(folder, localised(to_document(config, 3, NAME), verifier), tensors)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_draft_of_every_kind_passes_and_misses_each_of_its_tensors(
+    tmp_path: Path, verifier: Path, kind: str, layers: int
+) -> None:
+    folder = write_kind(tmp_path / "model", verifier, kind, layers=layers)
+    assert failed(folder, verifier) == set()
+    stored = load_file(folder / "model.safetensors")
+    for name in stored.keys() - {"t2d", "embed_tokens.weight"}:
+        save_file({key: stored[key] for key in stored.keys() - {name}}, folder / "model.safetensors")
+        assert "no tensor missing" in failed(folder), name
+
+
+KIND_DEFECTS: dict[str, tuple[str, Callable[[dict], object], str]] = {
+    "no mask token": ("peagle", lambda d: d.pop("mask_token_id"), "mask_token_id written"),
+    "a mask token beyond the vocabulary": (
+        "dflash",
+        lambda d: d.update(mask_token_id=50),
+        "mask token exists",
+    ),
+    "causality left open": ("dflash", lambda d: d.pop("sliding_window_non_causal"), "flags explicit"),
+    "another decoder family": (
+        "dflash",
+        lambda d: d["transformer_layer_config"].update(model_type="llama"),
+        "decoder family",
+    ),
+    "no model type for vLLM's Llama reader": ("eagle", lambda d: d.pop("model_type"), "format recognisable"),
+    "two depths": ("eagle", lambda d: d.update(num_hidden_layers=2), "layer keys at the top"),
+    "an architecture of the speculators format": (
+        "hass",
+        lambda d: d.update(architectures=["EagleDraftModel"]),
+        "architecture",
+    ),
+}
+
+
+@pytest.mark.parametrize("defect", KIND_DEFECTS.values(), ids=KIND_DEFECTS.keys())
+def test_a_defect_of_another_kinds_config_is_found(tmp_path: Path, verifier: Path, defect) -> None:
+    kind, change, check = defect
+    folder = write_kind(tmp_path / "model", verifier, kind)
+    edit_config(folder, change)
+    assert check in failed(folder, verifier)
+
+
+def test_key_gains_that_differ_by_layer_are_a_warning_for_cpus(tmp_path: Path, verifier: Path) -> None:
+    folder = write_kind(tmp_path / "model", verifier, "dflash", layers=2)
+    (warning,) = [check for check in validate(folder, verifier) if check.name == "key norms on CPU"]
+    assert (warning.ok, warning.severity) == (False, "warning")
+    gain = load_file(folder / "model.safetensors")["layers.0.self_attn.k_norm.weight"]
+    edit_tensors(folder, lambda t: t.update({"layers.1.self_attn.k_norm.weight": gain.clone()}))
+    assert all(check.ok for check in validate(folder, verifier) if check.name == "key norms on CPU")
+
+
 CONFIG_DEFECTS: dict[str, tuple[Callable[[dict], object], str]] = {
-    "a flag left open": (lambda d: d.pop("norm_before_residual"), "norm flags explicit"),
+    "a flag left open": (lambda d: d.pop("norm_before_residual"), "flags explicit"),
     "a top-level model_type": (lambda d: d.update(model_type="speculator_model"), "format recognisable"),
     "an auto_map": (lambda d: d.update(auto_map={"": "config.X"}), "format recognisable"),
     "layer ids in another order": (

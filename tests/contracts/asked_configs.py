@@ -9,13 +9,14 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
-from speculators.checkpoint.config import FLAG_DEFAULTS
+from speculators.checkpoint.eagle3 import FORMAT
 from speculators.datagen import capture as our_capture
 from speculators.recipe.engine_check import PARSER_CLASS_MODULES, PARSER_MODULES, _first_import
 from speculators.recipe.engine_rules import OWNED_ARGS
-from speculators.serving.command import METHODS, Speculation, server_arguments
+from speculators.serving.command import Speculation, server_arguments
 from speculators.serving.metrics import SpecCounters, read_spec_counters, read_tokens
 from speculators.serving.offline import SIZES, offline_engine, read_size
+from speculators.training.architectures import FORMATS
 from tests.contracts.answers import Answer
 from tests.contracts.stand_ins import StandIn
 
@@ -56,7 +57,7 @@ SPECULATION_FIELDS = (
     "draft_model_config.hf_config.draft_vocab_size",
     "draft_model_config.hf_config.eagle_aux_hidden_state_layer_ids",
     "draft_model_config.hf_config.target_hidden_size",
-    *(f"draft_model_config.hf_config.{flag}" for flag in FLAG_DEFAULTS),
+    *(f"draft_model_config.hf_config.{flag}" for flag in FORMAT.flags),
 )
 CONNECTOR_FIELDS = ("kv_connector", "kv_role", "kv_connector_module_path")
 GONE = "(no such field)"
@@ -87,12 +88,12 @@ def served(stand_in: StandIn, arm: str) -> Answer:
         missing += _unlike(
             facts["speculative_config"],
             {
-                **METHODS["eagle3"],
+                **FORMAT.serve,
                 "num_speculative_tokens": tokens,
                 "draft_model_config.hf_config.eagle_aux_hidden_state_layer_ids": stand_in.layers[:-1],
                 **{
                     f"draft_model_config.hf_config.{flag}": stand_in.draft_document()[flag]
-                    for flag in FLAG_DEFAULTS
+                    for flag in FORMAT.flags
                 },
             },
         )
@@ -139,20 +140,22 @@ def open_flags(stand_in: StandIn) -> Answer:
     from vllm.transformers_utils.configs.speculators.base import SpeculatorsConfig
 
     document = stand_in.draft_document()
-    bare = {name: value for name, value in document.items() if name not in FLAG_DEFAULTS}
+    bare = {name: value for name, value in document.items() if name not in FORMAT.flags}
     mapped = SpeculatorsConfig.extract_transformers_pre_trained_config(bare)
-    flags = {flag: mapped.get(flag, False) for flag in FLAG_DEFAULTS}
+    flags = {flag: mapped.get(flag, False) for flag in FORMAT.flags}
     missing = [
-        f"{flag}: a missing flag means {value}, we write {FLAG_DEFAULTS[flag]}"
+        f"{flag}: a missing flag means {value}, we write {FORMAT.open_flags[flag]}"
         for flag, value in flags.items()
-        if value != FLAG_DEFAULTS[flag]
+        if value != FORMAT.open_flags[flag]
     ]
     model = argparse.Namespace(layers=[None] * 30)
     layers = list(SupportsEagle3.get_eagle3_default_aux_hidden_state_layers(argparse.Namespace(model=model)))
     if layers != [2, 15, 27]:
         missing.append(f"the default layers of 30 are {layers}, we write [2, 15, 27]")
     missing += [
-        f"no algorithm {name!r} any more" for name in METHODS if name not in SUPPORTED_SPECULATORS_TYPES
+        f"no algorithm {name!r} any more"
+        for name in FORMATS
+        if name not in SUPPORTED_SPECULATORS_TYPES and not FORMATS[name].flat
     ]
     facts = {
         "missing flags mean": flags,

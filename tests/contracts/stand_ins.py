@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from speculators.checkpoint.config import VerifierName, localised, to_document
-from speculators.checkpoint.shape import Eagle3Config
+from speculators.checkpoint.eagle3 import Eagle3Config
 from speculators.documents import write_json
 from speculators.recipe.facts import VerifierFacts, find_facts
 from speculators.recipe.recipe import Recipe, require_recipe

@@ -151,14 +151,14 @@ FAULTS = {
     "norm_before_residual flipped": Fault(
         config(norm_before_residual=False), AS_TRAINED, "norm_before_residual is False"
     ),
-    "norm_before_residual missing": Fault(without("norm_before_residual"), "norm flags explicit"),
+    "norm_before_residual missing": Fault(without("norm_before_residual"), "flags explicit"),
     "norm_before_fc flipped": Fault(config(norm_before_fc=False), AS_TRAINED, "norm_before_fc"),
-    "norm_before_fc missing": Fault(without("norm_before_fc"), "norm flags explicit", "norm_before_fc"),
+    "norm_before_fc missing": Fault(without("norm_before_fc"), "flags explicit", "norm_before_fc"),
     "fc_norm for norm_before_fc": Fault(
         config(norm_before_fc=False, fc_norm=True), "no tensor missing", "fc_norm.0"
     ),
     "norm_output flipped": Fault(config(norm_output=False), AS_TRAINED, "norm_output is False"),
-    "norm_output missing": Fault(without("norm_output"), "norm flags explicit", "norm_output"),
+    "norm_output missing": Fault(without("norm_output"), "flags explicit", "norm_output"),
     "RoPE theta another": Fault(layer(rope_parameters=ROPE), AS_TRAINED, "rope_parameters"),
     "RoPE lost": Fault(
         lambda s: edit_config(s, lambda d: d["transformer_layer_config"].pop("rope_parameters")),
@@ -181,7 +181,7 @@ FAULTS = {
     "overflow of bfloat16": Fault(tensors(overflow), "finite weights", "fc.weight"),
     "a second file": Fault(second_file, "one weight file"),
     "a model_type at the top": Fault(config(model_type="speculator_model"), "format recognisable"),
-    "another algorithm's name": Fault(config(speculators_model_type="eagle"), "algorithm"),
+    "another algorithm's name": Fault(config(speculators_model_type="medusa"), "algorithm"),
     "no tokens to draft": Fault(
         lambda s: edit_config(s, lambda d: d["speculators_config"].update(proposal_methods=[])),
         "proposal and verifier named",

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from speculators.checkpoint.config import VerifierName, to_document
-from speculators.checkpoint.shape import Eagle3Config
-from speculators.checkpoint.tensors import layout
+from speculators.checkpoint.eagle3 import FORMAT, Eagle3Config
 from speculators.errors import RecipeError
 from speculators.models.eagle3 import Eagle3Draft, attend
 from tests.models import tiny
@@ -23,7 +22,7 @@ VARIANTS = [
 def test_parameter_names_are_the_checkpoint_tensors_that_the_flags_call_for(changes) -> None:
     config = tiny.config(**changes)
     shapes = {name: tuple(tensor.shape) for name, tensor in Eagle3Draft(config).state_dict().items()}
-    wanted = layout(to_document(config, 3, VerifierName("local:x", "0", "LlamaForCausalLM"))).required
+    wanted = FORMAT.tensors(to_document(config, 3, VerifierName("local:x", "0", "LlamaForCausalLM"))).required
     frozen = {"lm_head.weight", "d2t"}
     assert shapes == {name: shape for name, shape in wanted.items() if name not in frozen}
 

@@ -32,7 +32,15 @@ def test_servers_listen_on_loopback_without_prefix_cache_and_with_a_fixed_name()
     assert "--trust-remote-code" in server_arguments(8000, ENGINE, None, trust_remote_code=True)
 
 
-@pytest.mark.parametrize(("algorithm", "expected"), [("eagle3", {"method": "eagle3"})])
+@pytest.mark.parametrize(
+    ("algorithm", "expected"),
+    [
+        ("eagle3", {"method": "eagle3"}),
+        ("peagle", {"method": "eagle3", "parallel_drafting": True}),
+        ("dflash", {"method": "dflash"}),
+        ("eagle", {"method": "eagle"}),
+    ],
+)
 def test_speculative_config_names_the_method_that_vllm_knows(
     algorithm: str, expected: dict[str, object]
 ) -> None:

@@ -12,10 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from speculators.checkpoint.shape import Eagle3Config
+from speculators.checkpoint.config import draft_layout
+from speculators.checkpoint.tensors import EMBED_TOKENS
 from speculators.datagen.disk import states_bytes
 from speculators.quantities import byte_count
 from speculators.recipe.facts import VerifierFacts
+from speculators.training.architectures import ARCHITECTURES
 
 FLOAT32_BYTES = 4
 STORED_STATE_BYTES = 2  # bfloat16, as hidden_states packs them
@@ -83,13 +85,10 @@ def verifier_parameters(facts: VerifierFacts) -> int:
 
 
 def draft_parameters(algorithm: Mapping[str, Any], facts: VerifierFacts) -> int:
-    """Parameters of an EAGLE-3 draft without its embedding."""
-    shape = Eagle3Config.for_verifier(facts._asdict(), algorithm)
-    width, head = shape.hidden_size, shape.head_dim
-    queries, keys = shape.num_attention_heads * head, shape.num_key_value_heads * head
-    attention = queries * width + 2 * width * (queries + 2 * keys)  # its input is two states wide
-    layer = attention + 3 * width * shape.intermediate_size
-    return len(shape.aux_layers) * width**2 + shape.layers * layer + shape.draft_vocab_size * width
+    """Parameters of a draft without its embedding."""
+    config = ARCHITECTURES[algorithm["kind"]].format.config.for_verifier(facts._asdict(), algorithm)
+    required = draft_layout(config).required
+    return sum(math.prod(shape) for name, shape in required.items() if name != EMBED_TOKENS)
 
 
 def captured_bytes(data: Mapping[str, Any], facts: VerifierFacts, prompts: Prompts) -> int:
@@ -97,7 +96,7 @@ def captured_bytes(data: Mapping[str, Any], facts: VerifierFacts, prompts: Promp
     tokens = tokens_at_most(data["datagen"], prompts)
     rows = max(1, prompts.rows + data["datagen"]["prompts"]["magpie"]["count"])
     in_flight = math.ceil(tokens * min(1.0, data["datagen"]["rows_per_shard"] / rows))
-    layers = len(data["algorithm"]["aux_layers"]) + 1
+    layers = len(data["algorithm"].get("aux_layers", ())) + 1
     return states_bytes(tokens, layers, facts.hidden_size, STORED_STATE_BYTES) + states_bytes(
         in_flight, layers, facts.hidden_size, ENGINE_STATE_BYTES
     )

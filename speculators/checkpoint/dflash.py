@@ -1,0 +1,95 @@
+"""How DFlash drafts are stored; vLLM: ``model_executor/models/qwen3_dflash.py``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from speculators.checkpoint.check import Check
+from speculators.checkpoint.format import Document, Format
+from speculators.checkpoint.records import DFlashSpeculatorConfig
+from speculators.checkpoint.shape import DraftConfig, aux_layers_fault, mask_token_fault
+from speculators.checkpoint.tensors import (
+    LM_HEAD,
+    Layout,
+    Shape,
+    layer_shapes,
+    shared_ends,
+    target_width,
+    within,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+Config = TypeVar("Config", bound="DFlashConfig")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DFlashConfig(DraftConfig):
+    """``mask_token_id``: whose embedding stands for a token that is not known yet.
+
+    ``block_size``: the known token and the masks behind it, which are drafted in one pass and see
+    each other: a block of another size is another task.
+    """
+
+    mask_token_id: int
+    block_size: int
+
+    def faults(self) -> dict[str, bool]:
+        small = {"a block needs the known token and at least one mask": self.block_size < 2}
+        return super().faults() | aux_layers_fault(self) | mask_token_fault(self, self.mask_token_id) | small
+
+    @classmethod
+    def for_verifier(cls: type[Config], facts: Mapping[str, Any], algorithm: Mapping[str, Any]) -> Config:
+        block = {"block_size": algorithm["speculative_tokens"] + 1}
+        return super().for_verifier(facts, {**algorithm, **block})
+
+
+def tensors(document: Document) -> Layout:
+    """The tensors that ``config.json`` calls for."""
+    layer = document["transformer_layer_config"]
+    hidden, aux = layer["hidden_size"], len(document["aux_hidden_state_layer_ids"])
+    required: dict[str, Shape] = {
+        "fc.weight": (hidden, aux * target_width(document)),
+        "hidden_norm.weight": (hidden,),
+        "norm.weight": (hidden,),
+    }
+    for index in range(layer["num_hidden_layers"]):
+        required |= within(index, layer_shapes(layer, hidden))
+    ends = shared_ends(document)
+    return Layout(required | ends.required, ends.optional)
+
+
+def checks(document: Document, tensor: Callable[[str], torch.Tensor]) -> Iterator[Check]:
+    """Whether vLLM's CPU build computes this draft.
+
+    There ``ops.rms_norm`` takes one row of weights, but ``qwen3_dflash.py`` (``_normalize_context_k``)
+    hands it one for each layer: every layer's context keys are scaled as the first layer's.
+    """
+    count = document["transformer_layer_config"]["num_hidden_layers"]
+    first, *others = (tensor(f"layers.{index}.self_attn.k_norm.weight") for index in range(count))
+    unlike = [index for index, gain in enumerate(others, start=1) if not bool((gain == first).all())]
+    detail = f"layers {unlike} have others than layer 0, whose gains vLLM's CPU build applies to all"
+    yield Check("key norms on CPU", not unlike, detail if unlike else "equal in all layers", "warning")
+
+
+FORMAT = Format(
+    record=DFlashSpeculatorConfig,
+    label="DFlash",
+    config=DFlashConfig,
+    family="qwen3",
+    families=("qwen3",),
+    tensors=tensors,
+    serve={"method": "dflash"},
+    layers_key="aux_hidden_state_layer_ids",
+    # transformers_utils/configs/speculators/algos.py, update_dflash.  Unless sliding_window_non_causal
+    # is true, vLLM makes every layer causal, those with full attention too.
+    flags=("sample_from_anchor", "sliding_window_non_causal"),
+    numbers=("mask_token_id", "block_size"),
+    fixed={"sample_from_anchor": False, "sliding_window_non_causal": True},
+    copies=(LM_HEAD,),
+    windowed=False,
+    checks=checks,
+)
