@@ -131,8 +131,12 @@ class Unroll:
                 past.append(made)
             final = unit_rms(hidden, self.config.rms_norm_eps, self.stream) * self.draft.norm.weight
             normed.append(final)  # [N, H]
-            hidden = final if self.config.norm_output else hidden
+            hidden = self.fed_back(hidden, final)
         return normed
+
+    def fed_back(self, hidden: torch.Tensor, final: torch.Tensor) -> torch.Tensor:
+        """What the next step reads, of this step's residual stream and normed state, all [N, H]."""
+        return final if self.config.norm_output else hidden
 
     def combine(self, states: torch.Tensor) -> torch.Tensor:
         """Verifier states [S, A, H] -> the draft's state of step 0, [S, H]."""

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from safetensors.torch import save_file
 
-from speculators.checkpoint.shape import Eagle3Config
+from speculators.checkpoint.shape import DraftConfig
 from speculators.checkpoint.verifier_weights import load_verifier_weights
 from speculators.checkpoint.vocabulary import coverage, select_draft_ids, token_frequencies
 from speculators.datagen.shards import Document, read_documents, read_index
@@ -92,7 +92,7 @@ def train_draft(step: StageInput, ranks: Ranks) -> dict[str, Any]:
     algorithm, facts = step.values["algorithm"], step.result_of("verifier")["facts"]
     options, say = training_options(step.values), partial(print, flush=True) if ranks.leads else silent
     architecture = ARCHITECTURES[algorithm["kind"]]
-    config = architecture.config.for_verifier(facts, algorithm)
+    config = architecture.format.config.for_verifier(facts, algorithm)
     data = read_data(step, config, facts["num_hidden_layers"], options.sequence_length, say, ranks)
 
     frequencies = token_frequencies(data.train.documents, config.vocab_size)  # [V]
@@ -160,10 +160,14 @@ def followers(step: StageInput, done: int) -> Sequence[Tracker]:
 
 
 def training_options(values: dict[str, Any]) -> TrainingOptions:
-    """The ``training`` block; unless it says other, as many steps are practised as will be drafted."""
+    """The ``training`` block; unless it or the architecture says other, as many steps are practised
+    as will be drafted.
+    """
+    practised = ARCHITECTURES[values["algorithm"]["kind"]].practised
     block = {name: value for name, value in values["training"].items() if name not in HOW}
     block["speculative_tokens"] = values["algorithm"]["speculative_tokens"]
-    block["ttt_steps"] = block.get("ttt_steps") or block["speculative_tokens"]
+    block["anchors"] = values["algorithm"].get("anchors")
+    block["ttt_steps"] = block.get("ttt_steps") or practised or block["speculative_tokens"]
     return TrainingOptions(**block)
 
 
@@ -172,7 +176,7 @@ def silent(_: str) -> None:
 
 
 def read_data(
-    step: StageInput, config: Eagle3Config, depth: int, sequence_length: int, say: Say, ranks: Ranks
+    step: StageInput, config: DraftConfig, depth: int, sequence_length: int, say: Say, ranks: Ranks
 ) -> Data:
     """Both splits, after a check that the captured layers are the ones this draft reads."""
     folder = step.inputs["hidden_states"]
@@ -202,7 +206,7 @@ def read_data(
 
 
 def vocabulary_facts(
-    frequencies: torch.Tensor, draft_ids: torch.Tensor, data: Data, config: Eagle3Config
+    frequencies: torch.Tensor, draft_ids: torch.Tensor, data: Data, config: DraftConfig
 ) -> dict[str, Any]:
     """How much of what was generated the draft can say; the validation figure is the honest one."""
     unseen = token_frequencies(data.validation.documents, config.vocab_size)

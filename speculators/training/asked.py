@@ -13,6 +13,7 @@ fixed shapes and waits for nobody.  Two sets matter (numbers as in ``training.tt
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -62,7 +63,7 @@ def ask(sequence: PackedSequence, steps: int, bucket: int = 1, dense_from: float
     _round_up(asked, bucket)
     if asked.sum() >= dense_from * size:
         asked[:] = True
-    return Asked(_plan(sequence, steps, asked), _taught(guessing, asked))
+    return Asked(_plan(sequence, steps, asked), taught_by(guessing, asked))
 
 
 LOOKED_AT = ("token_ids", "document_ids", "positions", "supervised")
@@ -104,7 +105,8 @@ def _runs(sequence: PackedSequence, rows: torch.Tensor) -> list[Run]:
     return [Run((first, end), (starts[first], int(rows[end - 1]) + 1)) for first, end in pairwise(edges)]
 
 
-def _taught(guessing: list[torch.Tensor], asked: torch.Tensor) -> Taught:
+def taught_by(guessing: Sequence[torch.Tensor], asked: torch.Tensor) -> Taught:
+    """The tokens guessed by ``guessing``, the rows of each step, K x [R], all of them ``asked`` [S] bool."""
     tokens = torch.cat([rows + 2 + step for step, rows in enumerate(guessing)]).unique()  # [M], ascending
     compact = asked.cumsum(0) - 1  # [S]: which asked row a row is
     places = torch.zeros(len(guessing), len(tokens), dtype=torch.int64)

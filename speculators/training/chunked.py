@@ -63,6 +63,18 @@ def taught_gradients(
     return sums, gradients
 
 
+def greedy_tokens(
+    verifier: FrozenVerifier, normed: Sequence[torch.Tensor], taught: Taught, size: int
+) -> torch.Tensor:
+    """The draft's greedy tokens at each of ``size`` rows and step, [S, K] int64; -1 where none is taught."""
+    proposed = taught.opinions.new_full((size, len(normed)), -1)
+    for step, guess in enumerate(verifier.draft_ids[greedy_places(verifier, normed, taught)]):
+        rows = taught.opinions - 1 - step  # [M], may lie before the document or the sequence
+        counted = taught.counted[step] > 0
+        proposed[rows[counted], step] = guess[counted]
+    return proposed
+
+
 def greedy_places(verifier: FrozenVerifier, normed: Sequence[torch.Tensor], taught: Taught) -> torch.Tensor:
     """The draft's greedy guess of each taught token at each step, [K, M], as places of its vocabulary."""
     best = torch.zeros_like(taught.places)  # [K, M]

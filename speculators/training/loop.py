@@ -60,11 +60,12 @@ class TrainingOptions:
     schedule: str = "cosine"
     validations_per_epoch: int = 1
     early_stop: int | None = None
+    anchors: int | None = None
 
     @property
     def teaching(self) -> Teaching:
         """The part that the objective reads."""
-        return Teaching(self.ttt_steps, self.step_decay)
+        return Teaching(self.ttt_steps, self.step_decay, anchors=self.anchors)
 
     def plan(self, lengths: Sequence[int]) -> RunPlan:
         """The plan for documents of ``lengths`` tokens."""

@@ -39,6 +39,7 @@ class Teaching(NamedTuple):
     dtype: torch.dtype | None = None  # of matrix products; None for the parameters' own
     checkpointing: bool = False  # compute layers again in the backward pass instead of keeping them
     row_bucket: int = 1  # round row sets up to a multiple of this, where shapes are compiled
+    anchors: int | None = None  # rows a sequence that are taught at most, where an architecture draws them
 
 
 class Batch(NamedTuple):
@@ -92,6 +93,12 @@ class Objective(Protocol):
         where that is not a generated token of the same document.
         """
         ...
+
+
+def step_means(supervised: torch.Tensor, step_decay: float) -> torch.Tensor:
+    """Each position's mean over its rows, decayed: ``step_decay ** k / rows at k``, [K]."""
+    steps = torch.arange(len(supervised), dtype=torch.float64, device=supervised.device)  # [K]
+    return step_decay**steps / supervised.clamp(min=1)
 
 
 def moved(value: Any, device: torch.device) -> Any:

@@ -29,9 +29,9 @@ from speculators.errors import StageError
 from speculators.models.eagle3 import Eagle3Draft
 from speculators.models.unroll import Precision
 from speculators.training.asked import Asked, ask
-from speculators.training.chunked import greedy_places, taught_gradients
+from speculators.training.chunked import greedy_tokens, taught_gradients
 from speculators.training.losses import Compared, WeightedSum
-from speculators.training.objective import Batch, Teaching, moved
+from speculators.training.objective import Batch, Teaching, moved, step_means
 from speculators.training.packing import PackedSequence
 from speculators.training.verifier import FrozenVerifier
 
@@ -67,9 +67,8 @@ class TrainTimeTest:
         return ask(sequence, positions, self.teaching.row_bucket)
 
     def weights(self, supervised: torch.Tensor) -> torch.Tensor:
-        """Each step's mean over its rows, decayed: ``step_decay ** k / rows at k``, [K]."""
-        steps = torch.arange(len(supervised), dtype=torch.float64, device=supervised.device)  # [K]
-        return self.teaching.step_decay**steps / supervised.clamp(min=1)
+        """Each step's mean over its rows, decayed, [K]."""
+        return step_means(supervised, self.teaching.step_decay)
 
     def backward(self, batch: Batch, weights: torch.Tensor) -> torch.Tensor:
         """Add the batch's gradient; returns the sums of its rows' divergences, [K]."""
@@ -85,13 +84,8 @@ class TrainTimeTest:
         device = sequence.token_ids.device
         asked: Asked = moved(self.ask(sequence, positions), device)
         with torch.no_grad():
-            best = greedy_places(self.verifier, self.unroll(sequence, asked), asked.taught)  # [K, M]
-        proposed = sequence.token_ids.new_full((len(sequence.token_ids), positions), -1)
-        for step, guess in enumerate(self.verifier.draft_ids[best]):
-            rows = asked.taught.opinions - 1 - step  # [M], may lie before the document or the sequence
-            counted = asked.taught.counted[step] > 0
-            proposed[rows[counted], step] = guess[counted]
-        return proposed
+            normed = self.unroll(sequence, asked)  # K x [N, H]
+            return greedy_tokens(self.verifier, normed, asked.taught, len(sequence.token_ids))
 
     def unroll(self, sequence: PackedSequence, asked: Asked) -> list[torch.Tensor]:
         """The draft's normed states at the asked rows, K x [N, H]."""

@@ -9,20 +9,24 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from speculators.checkpoint.shape import Eagle3Config
+from speculators.checkpoint.eagle3 import Eagle3Config
 from speculators.checkpoint.verifier_weights import VerifierWeights
 from speculators.datagen.shards import Document, write_index, write_shard
 from speculators.models.eagle3 import Eagle3Draft
 from speculators.stages.documents import StageInput, write_output
-from speculators.training.objective import Batch, Teaching
+from speculators.training.architectures import ARCHITECTURES
+from speculators.training.objective import Batch, Objective, Teaching
 from speculators.training.packing import PackedSequence, pack
 from speculators.training.ttt import TrainTimeTest
 from speculators.training.verifier import FrozenVerifier
+
+Module = TypeVar("Module", bound=torch.nn.Module)
 
 # Threads that share a matrix of 16 columns only wait for each other.
 torch.set_num_threads(1)
@@ -72,17 +76,48 @@ TRAINING = {
 }  # fmt: skip
 
 
+# The algorithm block of every kind, resolved.
+ALGORITHMS = {
+    "eagle3": ALGORITHM,
+    "peagle": {
+        "kind": "peagle", "speculative_tokens": 3, "aux_layers": [1, 2, 4], "layers": 1,
+        "draft_vocabulary": 20, "norm_before_residual": False, "norm_before_fc": True, "mask_token_id": 7,
+    },
+    "dflash": {
+        "kind": "dflash", "speculative_tokens": 3, "aux_layers": [1, 2, 4], "layers": 1,
+        "draft_vocabulary": 20, "mask_token_id": 7,
+    },
+    "eagle": {"kind": "eagle", "speculative_tokens": 3, "layers": 1},
+    "hass": {"kind": "hass", "speculative_tokens": 3, "layers": 1},
+}  # fmt: skip
+
+
 def config(**changes: object) -> Eagle3Config:
     return replace(CONFIG, **changes)  # type: ignore[arg-type]
 
 
 def draft(shape: Eagle3Config = CONFIG, seed: int = 0, dtype: torch.dtype = torch.float64) -> Eagle3Draft:
-    """A draft with every parameter random, norms included, so that no gain hides behind a one."""
+    """A random EAGLE-3 draft."""
+    return randomised(Eagle3Draft(shape).to(dtype), seed)
+
+
+def randomised(model: Module, seed: int = 0) -> Module:
+    """The model with every parameter random, norms included, so that no gain hides behind a one."""
     torch.manual_seed(seed)
-    model = Eagle3Draft(shape).to(dtype)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, mean=0.5 if parameter.dim() == 1 else 0.0, std=0.3)
     return model
+
+
+def of_kind(kind: str, positions: int, dtype: torch.dtype = torch.float64, **changes: object) -> Objective:
+    """A random draft of ``kind``, taught by this world's verifier; ``changes`` are of its config."""
+    known, (model, objective_of) = ARCHITECTURES[kind].format, ARCHITECTURES[kind].load()
+    shape = replace(known.config.for_verifier(FACTS, ALGORITHMS[kind]), **changes)
+    every = shape.draft_vocab_size == shape.vocab_size
+    verifier = FrozenVerifier.of(weights(dtype=dtype), torch.arange(shape.vocab_size), dtype)
+    return objective_of(
+        randomised(model(shape).to(dtype)), verifier if every else frozen(dtype), Teaching(positions)
+    )
 
 
 def weights(seed: int = 1, dtype: torch.dtype = torch.float64) -> VerifierWeights:
@@ -159,8 +194,8 @@ def write_verifier(folder: Path, tied: bool = False, dtype: torch.dtype = torch.
     return folder
 
 
-def write_world(root: Path) -> dict[str, Path]:
-    """The outputs of the stages before training, by stage name."""
+def write_world(root: Path, layers: tuple[int, ...] = (1, 2, 4)) -> dict[str, Path]:
+    """The outputs of the stages before training, by stage name; ``layers`` are the auxiliary ones."""
     verifier, states = root / "verifier", root / "hidden_states"
     write_verifier(verifier / "model")
     result = {"id": "local:tiny", "digest": "ab" * 32, "facts": FACTS}
@@ -169,6 +204,8 @@ def write_world(root: Path) -> dict[str, Path]:
     documents = [
         document(12 + seed % 4, 4, seed, "validation" if seed % 4 == 0 else "train") for seed in range(16)
     ]
+    count = len(layers) + 1
+    documents = [one._replace(hidden_states=one.hidden_states[:, -count:]) for one in documents]
     shards = [write_shard(states, 0, documents, torch.float32)]
-    write_index(states, [1, 2, 4, DEPTH], CONFIG.hidden_size, "float32", shards)
+    write_index(states, [*layers, DEPTH], CONFIG.hidden_size, "float32", shards)
     return {"verifier": verifier, "hidden_states": states}

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 
-from speculators.checkpoint.shape import Eagle3Config
 from speculators.errors import StageError
 from speculators.models.eagle3 import Eagle3Draft
 from speculators.training.objective import Teaching
@@ -15,6 +12,7 @@ from speculators.training.packing import pack
 from speculators.training.rows import supervised_rows, target_tokens
 from speculators.training.ttt import DenseTrainTimeTest, TrainTimeTest
 from tests.models import tiny
+from tests.models.served import ServedDraft
 
 STEPS = 4
 SHAPES = {
@@ -28,80 +26,6 @@ SHAPES = {
     "a sliding window": {"sliding_window": 5},
     "two layers with a sliding window": {"sliding_window": 5, "layers": 2},
 }
-
-
-class ServedDraft:
-    """One request's draft as an engine runs it: a key-value cache that grows by one row at a time.
-
-    Written after vLLM's module (fused residual and norm, states fed back) and from the stored
-    tensors alone; shares no code with the model under test.
-    """
-
-    def __init__(self, config: Eagle3Config, tensors: dict[str, torch.Tensor]) -> None:
-        self.config, self.tensors = config, tensors
-        self.cache: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in range(config.layers)]
-
-    def norm(self, name: str, x: torch.Tensor) -> torch.Tensor:
-        mean_square = (x @ x) / len(x)
-        return x / torch.sqrt(mean_square + self.config.rms_norm_eps) * self.tensors[f"{name}.weight"]
-
-    def combine(self, aux: torch.Tensor) -> torch.Tensor:
-        if self.config.norm_before_fc:
-            aux = self.norm("input_norm", aux)
-        if self.config.fc_norm:
-            parts = aux.split(self.config.hidden_size)
-            aux = torch.cat([self.norm(f"fc_norm.{index}", part) for index, part in enumerate(parts)])
-        return self.tensors["fc.weight"] @ aux
-
-    def rope(self, heads: torch.Tensor, position: int) -> torch.Tensor:
-        half = self.config.head_dim // 2
-        angles = torch.tensor([position / self.config.rope_theta ** (i / half) for i in range(half)])
-        turned = torch.complex(heads[:, :half], heads[:, half:]) * torch.polar(torch.ones(half), angles)
-        return torch.cat([turned.real, turned.imag], dim=-1)
-
-    def attention(self, layer: int, x: torch.Tensor, position: int) -> torch.Tensor:
-        config, dim = self.config, self.config.head_dim
-        q, k, v = (
-            (self.tensors[f"layers.{layer}.self_attn.{name}_proj.weight"] @ x).view(-1, dim) for name in "qkv"
-        )
-        q, k = self.rope(q, position), self.rope(k, position)
-        self.cache[layer].append((k, v))
-        mixed = []
-        for head in range(config.num_attention_heads):
-            shared = head // (config.num_attention_heads // config.num_key_value_heads)
-            seen = self.cache[layer][-(config.sliding_window or len(self.cache[layer])) :]
-            scores = torch.stack([q[head] @ key[shared] / math.sqrt(dim) for key, _ in seen])
-            values = torch.stack([value[shared] for _, value in seen])
-            mixed.append(scores.softmax(0) @ values)
-        return self.tensors[f"layers.{layer}.self_attn.o_proj.weight"] @ torch.cat(mixed)
-
-    def mlp(self, layer: int, x: torch.Tensor) -> torch.Tensor:
-        gate, up, down = (
-            self.tensors[f"layers.{layer}.mlp.{name}_proj.weight"] for name in ("gate", "up", "down")
-        )
-        gated = gate @ x
-        return down @ (gated / (1 + torch.exp(-gated)) * (up @ x))
-
-    def feed(
-        self, hidden: torch.Tensor, embedding: torch.Tensor, position: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        residual = torch.zeros_like(hidden)
-        for layer in range(self.config.layers):
-            name = f"layers.{layer}"
-            if layer == 0:
-                residual = hidden
-                normed = self.norm(f"{name}.hidden_norm", hidden)
-                if self.config.norm_before_residual:
-                    residual = normed
-                hidden = torch.cat([self.norm(f"{name}.input_layernorm", embedding), normed])
-            else:
-                residual = hidden + residual
-                hidden = self.norm(f"{name}.input_layernorm", residual)
-            residual = residual + self.attention(layer, hidden, position)
-            hidden = self.mlp(layer, self.norm(f"{name}.post_attention_layernorm", residual))
-        residual = hidden + residual
-        normed = self.norm("norm", residual)
-        return (normed if self.config.norm_output else residual), normed
 
 
 @torch.no_grad()

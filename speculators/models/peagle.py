@@ -1,0 +1,113 @@
+"""P-EAGLE: EAGLE-3's decoder drafts all its tokens in one pass.
+
+EAGLE-3 runs K times, because each step reads the state and the token of the one before.  Here every
+step but the first reads stand-ins instead, the same everywhere:
+
+    row t, depth 0 = (aux states of t, embedding of token t+1,   position t)    -> guesses token t+2
+    row t, depth d = (mask_hidden,     embedding of the mask,    position t+d)  -> guesses token t+2+d
+
+so that all depths are rows of one causal pass: depth d of row t sees rows 0..t at depth 0 and depths
+1..d of its own row.  That is the very structure of train-time-test, with other inputs.
+(vLLM: ``v1/spec_decode/llm_base_proposer.py``, ``set_inputs_first_pass``; there ``mask_hidden`` goes
+through norm and ``fc`` like the states it stands for.)
+
+P-EAGLE (arXiv 2602.01469) trains each depth on a thinned sample of rows to save memory; here every
+supervised row is trained at every depth, and what train-time-test leaves out is left out as well
+(``models.unroll``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from speculators.checkpoint.peagle import PEagleConfig
+from speculators.models.eagle3 import INIT_STD, Eagle3Draft, Span
+from speculators.models.unroll import FULL_PRECISION, Choice, Plan, Precision, Unroll
+from speculators.training.asked import Asked
+from speculators.training.packing import PackedSequence
+from speculators.training.ttt import TrainTimeTest
+
+
+class PEagleDraft(Eagle3Draft):
+    """EAGLE-3's modules and the vector that stands for unknown verifier states.
+
+    Both ways of running it read as ``embeddings`` [T + K - 1, H] those of each row's next token, and
+    below them the mask's, once for each depth but the first.
+    """
+
+    config: PEagleConfig
+
+    def __init__(self, config: PEagleConfig) -> None:
+        super().__init__(config)
+        fused = len(config.aux_layers) * config.hidden_size
+        self.mask_hidden = nn.Parameter(INIT_STD * torch.randn(1, 1, fused))  # [1, 1, A*H]
+
+    def unknown(self) -> torch.Tensor:
+        """The state of a token that is not known yet, [1, H]."""
+        return self.combine(self.mask_hidden.flatten(0, 1))
+
+    def dense(
+        self,
+        states: torch.Tensor,
+        embeddings: torch.Tensor,
+        positions: torch.Tensor,
+        documents: Sequence[Span],
+    ) -> list[torch.Tensor]:
+        """All K depths of every row, K x [T, H]: the oracle of ``forward``."""
+        rows, cache, normed = len(positions), self.new_cache(), []
+        hidden, read = self.combine(states.flatten(1)), embeddings[:rows]  # [T, H]
+        for depth in range(len(embeddings) - rows + 1):
+            if depth:
+                hidden, read = self.unknown().expand(rows, -1), embeddings[rows + depth - 1].expand(rows, -1)
+            normed.append(self.step(hidden, read, positions + depth, cache, documents)[1])
+        return normed
+
+    def forward(
+        self,
+        states: torch.Tensor,
+        embeddings: torch.Tensor,
+        plan: Plan,
+        precision: Precision = FULL_PRECISION,
+    ) -> list[torch.Tensor]:
+        """What ``dense`` computes, at the rows ``plan`` asks for only: K x [N, H]."""
+        return Depths(self, masked(plan), precision).run(states, embeddings)
+
+
+class Depths(Unroll):
+    """Train-time-test in which every step but the first reads the stand-ins."""
+
+    draft: PEagleDraft
+
+    def fed_back(self, hidden: torch.Tensor, final: torch.Tensor) -> torch.Tensor:
+        return self.draft.unknown().to(hidden.dtype).expand_as(hidden)  # [N, H]
+
+
+def masked(plan: Plan) -> Plan:
+    """``plan`` with the masks below the S tokens' embeddings: every row reads one at each later step."""
+    size, later = len(plan.positions), plan.steps - 1
+    everyone = torch.arange(size + later, device=plan.positions.device)  # [S + K - 1]
+    rows = everyone[:size] if plan.choice is None else plan.choice.rows  # [N]
+    table = torch.cat([rows, everyone[size:]])  # [N + K - 1]
+    count = len(rows)
+    places = [everyone[:count], *(everyone[count + step].expand(count) for step in range(later))]
+    return plan._replace(choice=Choice(rows, table, torch.stack(places)))
+
+
+class ParallelDepths(TrainTimeTest):
+    """The objective of P-EAGLE: a divergence from the verifier at every supervised row of K depths."""
+
+    draft: PEagleDraft
+
+    def unroll(self, sequence: PackedSequence, asked: Asked) -> list[torch.Tensor]:
+        states, embeddings = sequence.hidden_states[:, :-1], self.embeddings(sequence, asked.plan)
+        normed: list[torch.Tensor] = self.draft(states, embeddings, asked.plan, self.precision)
+        return normed
+
+    def embeddings(self, sequence: PackedSequence, plan: Plan) -> torch.Tensor:
+        """Of each row's next token, and below them the mask's, [S + K - 1, H]."""
+        known = sequence.token_ids[plan.read[: len(plan.positions)]]  # [S]
+        mask = known.new_full((plan.steps - 1,), self.draft.config.mask_token_id)  # [K - 1]
+        return self.verifier.embedding[torch.cat([known, mask])]
