@@ -50,7 +50,18 @@ RULES = (
     ),
     Rule(("algorithm.fc_norm", "algorithm.norm_before_fc"), training_rules.one_norm),
     Rule(
-        ("algorithm.speculative_tokens", "training.ttt_steps", "benchmark.speculative_tokens"),
+        ("algorithm.mask_token_id",),
+        training_rules.mask_exists,
+        "algorithm.mask_token_id against the verifier's vocabulary",
+    ),
+    Rule(("algorithm.kind", "training.ttt_steps"), training_rules.practised_steps),
+    Rule(
+        (
+            "algorithm.kind",
+            "algorithm.speculative_tokens",
+            "training.ttt_steps",
+            "benchmark.speculative_tokens",
+        ),
         training_rules.trained_steps,
     ),
     Rule(("datagen.max_tokens", "training.sequence_length"), training_rules.rows_fit_sequence),

@@ -44,19 +44,35 @@ def load_schema() -> dict[str, Any]:
 def apply_defaults(data: Any, schema: dict[str, Any]) -> Any:
     """``data`` with every missing default filled in, keys in the schema's order.
 
-    Pure and idempotent.  A block without a default of its own (``algorithm``, say) is not invented.
+    Pure and idempotent.  Names that do not fit the block's kind get none.  A block without a default of
+    its own (``algorithm``, say) is not invented.
     """
     properties = schema.get("properties")
     if not isinstance(data, dict) or properties is None:
         return copy.deepcopy(data)
     filled: dict[str, Any] = {}
+    fitting = fitting_names(schema, data)
     for name, child in properties.items():
         if name in data:
             filled[name] = apply_defaults(data[name], child)
-        elif "default" in child:
+        elif "default" in child and name in fitting:
             filled[name] = apply_defaults(child["default"], child)
     unknown = {name: copy.deepcopy(value) for name, value in data.items() if name not in properties}
     return filled | unknown
+
+
+def fitting_names(schema: dict[str, Any], data: dict[str, Any]) -> set[str]:
+    """The properties that fit the values of ``data``: those of every case of ``schema`` that it is."""
+    names = set(schema["properties"])
+    for case in schema.get("allOf", ()):
+        if all(data.get(name) in choices for name, choices in case_values(case).items()):
+            names &= set(case["then"]["propertyNames"]["enum"])
+    return names
+
+
+def case_values(case: dict[str, Any]) -> dict[str, list[Any]]:
+    """What makes a block the case of an ``if``: its names and their possible values."""
+    return {name: value["enum"] for name, value in case["if"]["properties"].items()}
 
 
 def schema_paths(schema: dict[str, Any], prefix: Path = ()) -> Iterator[Path]:

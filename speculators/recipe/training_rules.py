@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from speculators.recipe.diagnostics import Diagnostic
+from speculators.recipe.suggestions import listing
 from speculators.recipe.view import View
+from speculators.training.architectures import ARCHITECTURES
 
 
 def layers_ascend(view: View) -> Iterator[Diagnostic]:
@@ -54,14 +56,44 @@ def one_norm(view: View) -> Iterator[Diagnostic]:
         )
 
 
+def mask_exists(view: View) -> Iterator[Diagnostic]:
+    assert view.facts
+    mask, limit = view.get("algorithm.mask_token_id"), view.facts.vocab_size
+    if mask >= limit:
+        message = f"mask token {mask} is outside 0..{limit - 1}: the verifier has {limit} tokens"
+        yield view.problem("error", "mask-token", "algorithm.mask_token_id", message, notes=_origin(view))
+
+
+def practised_steps(view: View) -> Iterator[Diagnostic]:
+    kind, steps = view.get("algorithm.kind"), view.get("training.ttt_steps")
+    practised = ARCHITECTURES[kind].practised
+    if practised is not None and steps not in (None, practised):
+        others = [
+            f"'{name}'"
+            for name, row in ARCHITECTURES.items()
+            if row.practised is None and row.format is ARCHITECTURES[kind].format
+        ]
+        message = f"kind '{kind}' is trained on {practised} step, training.ttt_steps is {steps}"
+        hint = f"leave ttt_steps out, or choose kind {listing(others, 'or')}"
+        yield view.problem(
+            "error", "untrained-steps", "training.ttt_steps", message, hint, uses=("algorithm.kind",)
+        )
+
+
 def trained_steps(view: View) -> Iterator[Diagnostic]:
+    architecture = ARCHITECTURES[view.get("algorithm.kind")]
     trained = view.get("training.ttt_steps") or view.get("algorithm.speculative_tokens")
     served = view.get("benchmark.speculative_tokens") or view.get("algorithm.speculative_tokens")
-    if trained is None or served <= trained:
-        return
     name = (
         "benchmark.speculative_tokens" if view.get("benchmark.speculative_tokens") else "training.ttt_steps"
     )
+    if architecture.whole_blocks and served != trained:
+        message = f"serving drafts blocks of {served} tokens, but training makes blocks of {trained}"
+        hint = "every guess of a block depends on its size: serve what was trained"
+        yield view.problem("warning", "untrained-steps", name, message, hint)
+        return
+    if trained is None or served <= trained or architecture.practised:
+        return
     message = f"serving proposes {served} tokens a step, but training unrolls only {trained}"
     yield view.problem("warning", "untrained-steps", name, message, "later positions will rarely be accepted")
 

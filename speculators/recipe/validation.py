@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from speculators.recipe.diagnostics import Diagnostic, diagnostic
 from speculators.recipe.positions import Mark, Path, Positions, dotted
-from speculators.recipe.schema import SCHEMA_ID, load_schema, schema_paths
+from speculators.recipe.schema import SCHEMA_ID, case_values, load_schema, schema_at, schema_paths
 from speculators.recipe.suggestions import did_you_mean, listing, nearest
 
 if TYPE_CHECKING:
@@ -78,6 +78,10 @@ def _path(error: ValidationError) -> Path:
     return tuple(error.absolute_path)
 
 
+def _schema_path(error: ValidationError) -> list[str | int]:
+    return list(error.absolute_schema_path)
+
+
 def _within(path: Path, spoiled: Set[Path]) -> bool:
     return any(path[:end] in spoiled for end in range(len(path) + 1))
 
@@ -87,8 +91,8 @@ def _one_per_value(errors: Iterable[ValidationError]) -> list[ValidationError]:
     kept: dict[tuple[Path, bool], ValidationError] = {}
     for error in sorted(errors, key=lambda error: error.validator != "type"):
         if error.validator in EXPLANATIONS:
-            about_keys = error.validator in ("additionalProperties", "propertyNames")
-            place = _path(error) + ((str(error.instance),) if error.validator == "pattern" else ())
+            about_keys = error.validator == "additionalProperties"
+            place = _path(error) + ((str(error.instance),) if "propertyNames" in _schema_path(error) else ())
             kept.setdefault((place, about_keys), error)
     return list(kept.values())
 
@@ -148,6 +152,9 @@ def _wrong_type(error: ValidationError, positions: Positions) -> Iterator[Findin
 
 
 def _bad_enum(error: ValidationError, positions: Positions) -> Iterator[Finding]:
+    if "propertyNames" in _schema_path(error):
+        yield from _unfit_key(error, positions)
+        return
     path = _path(error)
     choices: list[str] = list(error.validator_value)  # type: ignore[arg-type]
     guess = did_you_mean(str(error.instance), choices)
@@ -155,6 +162,28 @@ def _bad_enum(error: ValidationError, positions: Positions) -> Iterator[Finding]
     yield Finding(
         path, positions.value(path), "bad-value", f"{dotted(path)} is {_show(error.instance)}", hint
     )
+
+
+def _unfit_key(error: ValidationError, positions: Positions) -> Iterator[Finding]:
+    """A key that another case of its block has."""
+    block, key = _path(error), str(error.instance)
+    schema = schema_at(load_schema(), block) or {}
+    if key not in schema.get("properties", {}):
+        return  # an unknown key, which is an error of its own
+    before = _schema_path(error)[: _schema_path(error).index("then")]
+    cases: list[dict[str, Any]] = schema["allOf"]
+    case = cases[int(before[-1])]
+    having = [one for one in cases if key in one["then"]["propertyNames"]["enum"]]
+    homes = listing((value for one in having for value in _case_words(one)), "and")
+    known = ", ".join(name for name in case["then"]["propertyNames"]["enum"] if name not in case_values(case))
+    message = f"{dotted(block)} of {listing(_case_words(case), 'or')} has no key '{key}'"
+    hint = f"{homes} {'have' if len(having) > 1 else 'has'} it; known keys: {known}"
+    path = (*block, key)
+    yield Finding(path, positions.key(path), "unfit-key", message, hint)
+
+
+def _case_words(case: dict[str, Any]) -> list[str]:
+    return [f"{name} '{value}'" for name, values in case_values(case).items() for value in values]
 
 
 def _bad_const(error: ValidationError, positions: Positions) -> Iterator[Finding]:
@@ -173,7 +202,7 @@ def _out_of_bounds(error: ValidationError, positions: Positions) -> Iterator[Fin
 
 def _bad_pattern(error: ValidationError, positions: Positions) -> Iterator[Finding]:
     path = _path(error)
-    if "propertyNames" in error.absolute_schema_path:
+    if "propertyNames" in _schema_path(error):
         yield from _bad_key_name(error, positions)
         return
     schema: Any = error.schema

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft7Validator
 
 from speculators.recipe.schema import apply_defaults, load_schema, schema_at, schema_paths
+from speculators.training.architectures import ARCHITECTURES
 
 OPEN_BLOCKS = {"verifier.chat_template_kwargs", "engine.args", "engine.env"}
 SCHEMA = load_schema()
@@ -42,8 +43,30 @@ def test_it_is_valid_draft_7() -> None:
     Draft7Validator.check_schema(SCHEMA)
 
 
-def test_it_has_no_unions() -> None:
-    assert not [key for node in nodes(SCHEMA) for key in ("oneOf", "anyOf", "allOf", "not") if key in node]
+def test_it_has_no_unions_but_cases_of_one_value() -> None:
+    assert not [key for node in nodes(SCHEMA) for key in ("oneOf", "anyOf", "not") if key in node]
+    for block in (node for node in nodes(SCHEMA) if "allOf" in node):
+        for case in block["allOf"]:
+            assert set(case) == {"if", "then"}
+            (selector,) = case["if"]["required"]
+            assert set(case["then"]["propertyNames"]["enum"]) <= set(block["properties"])
+            assert set(case["then"].get("required", ())) <= set(case["then"]["propertyNames"]["enum"])
+            assert set(case["if"]["properties"][selector]["enum"]) <= set(
+                block["properties"][selector]["enum"]
+            )
+
+
+def test_every_kind_has_its_case_and_its_architecture() -> None:
+    block = SCHEMA["properties"]["algorithm"]
+    kinds = [kind for case in block["allOf"] for kind in case["if"]["properties"]["kind"]["enum"]]
+    assert sorted(kinds) == sorted(block["properties"]["kind"]["enum"]) == sorted(ARCHITECTURES)
+
+
+def test_defaults_are_those_of_the_kind() -> None:
+    block = SCHEMA["properties"]["algorithm"]
+    assert apply_defaults({"kind": "eagle"}, block) == {"kind": "eagle", "speculative_tokens": 3, "layers": 1}
+    assert "anchors" in apply_defaults({"kind": "dflash"}, block)
+    assert "anchors" not in apply_defaults({"kind": "eagle3"}, block)
 
 
 @pytest.mark.parametrize("name", PROPERTIES)

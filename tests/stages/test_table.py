@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from speculators.stages.table import (
     BUILD_STAGES,
+    HIDDEN_STATES,
     PACKAGE,
     PROMPTS,
     TRAINING,
@@ -39,6 +40,10 @@ def test_how_the_work_is_done_reaches_the_stage_but_not_its_key():
     assert select(data, TRAINING)["training"] == data["training"]
     assert keyed(data, TRAINING)["training"] == {"epochs": 2}
     assert data["training"]["devices"] == 8
+
+
+def test_a_draft_of_the_last_layer_only_asks_capture_for_no_other():
+    assert select({**DATA, "algorithm": {"kind": "eagle", "layers": 1}}, HIDDEN_STATES).keys() == {"engine"}
 
 
 def test_file_names_are_not_values():
