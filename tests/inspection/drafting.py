@@ -1,0 +1,198 @@
+"""A program: train a small draft of each kind, serve each with the real engine, leave what both say.
+
+One process for all kinds, because an engine's imports take longer than its work here.  Per kind it
+leaves what our own model proposes and predicts, every draft that vLLM made, and vLLM's counters.
+
+    python -m tests.inspection.drafting FOLDER
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from speculators.checkpoint.config import VerifierName, localised, to_document
+from speculators.checkpoint.package import assemble, write_checkpoint
+from speculators.checkpoint.read import read_checkpoint
+from speculators.checkpoint.verifier_weights import load_verifier_weights
+from speculators.checkpoint.vocabulary import select_draft_ids, token_frequencies
+from speculators.datagen.probe import references
+from speculators.datagen.shards import Document
+from speculators.datagen.verifier import facts
+from speculators.documents import write_json
+from speculators.inspection.replay import replay
+from speculators.serving.command import Speculation
+from speculators.serving.offline import offline_engine
+from speculators.stages.training import training_options
+from speculators.training.acceptance import pool
+from speculators.training.architectures import ARCHITECTURES
+from speculators.training.loop import train
+from speculators.training.objective import Objective, Teaching
+from speculators.training.packing import pack
+from speculators.training.resume import Checkpoints
+from speculators.training.validation import prepare
+from speculators.training.verifier import FrozenVerifier
+from tests.models.words import ENGINE_ARGS, WORDS, write_words_model
+
+POSITIONS = 3
+LAYERS = (1, 2, 3)
+STATES = {"aux_layers": list(LAYERS), "draft_vocabulary": 40}
+#: Two layers where an architecture may have several; HASS is served as EAGLE is.
+ALGORITHMS: dict[str, dict[str, Any]] = {
+    "eagle3": {
+        **STATES, "layers": 2, "norm_before_residual": True, "norm_before_fc": False, "fc_norm": True,
+        "norm_output": True,
+    },
+    "peagle": {
+        **STATES, "layers": 2, "norm_before_residual": False, "norm_before_fc": True, "mask_token_id": 3,
+    },
+    "dflash": {**STATES, "layers": 2, "mask_token_id": 3, "anchors": None},
+    "hass": {"layers": 2},
+}  # fmt: skip
+TRAINING = {
+    "sequence_length": 256, "sequences_per_step": 1, "epochs": 12, "learning_rate": 0.01, "weight_decay": 0.0,
+    "warmup_fraction": 0.05, "gradient_clip": 1.0, "step_decay": 1.0, "ttt_steps": None, "seed": 0,
+    "optimizer": "adamw", "schedule": "cosine", "validations_per_epoch": 1, "early_stop": None,
+}  # fmt: skip
+PROMPTS, SERVED = 24, 8  # answers that are learned, and those of them that are drafted
+TOKENS = 32
+
+
+class Drafted(NamedTuple):
+    """One proposal of the engine: the row it drafts from and the tokens it says."""
+
+    row: int
+    tokens: list[int]
+
+
+def answer(folder: Path) -> list[Document]:
+    """The verifier's own greedy answers to all prompts, with the states of every layer, by transformers."""
+    from transformers import AutoModelForCausalLM
+
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    generator = torch.Generator().manual_seed(0)
+    answers = []
+    for number in range(PROMPTS):
+        prompt = torch.randint(4, 4 + len(WORDS), (1, 4 + number % 5), generator=generator)
+        tokens = model.generate(
+            prompt, do_sample=False, max_new_tokens=TOKENS, eos_token_id=None, pad_token_id=0
+        )
+        answers.append(
+            Document(f"p{number}", "g", "train", False, prompt.shape[1], tokens[0], torch.empty(0))
+        )
+    states = [reference.layers.transpose(0, 1) for reference in references(folder, answers)]  # [T, N + 1, H]
+    return [one._replace(hidden_states=layers) for one, layers in zip(answers, states)]
+
+
+def reading(document: Document, layers: Sequence[int]) -> Document:
+    """The document with the states that a draft of ``layers`` reads."""
+    return document._replace(hidden_states=document.hidden_states[:, [*layers, -1]])
+
+
+def make_draft(kind: str, verifier_dir: Path, documents: Sequence[Document], folder: Path) -> None:
+    """Train a draft of ``kind`` and leave its checkpoint in ``folder / "model"``."""
+    algorithm = {"kind": kind, "speculative_tokens": POSITIONS, **ALGORITHMS[kind]}
+    architecture = ARCHITECTURES[kind]
+    config = architecture.format.config.for_verifier(facts(verifier_dir, trust_remote_code=False), algorithm)
+    weights = load_verifier_weights(verifier_dir)
+    ids = select_draft_ids(token_frequencies(documents, config.vocab_size), config.draft_vocab_size)
+    verifier = FrozenVerifier.of(weights, ids)
+    options = training_options({"algorithm": algorithm, "training": TRAINING})
+    torch.manual_seed(0)
+    model, objective_of = architecture.load()
+    objective = objective_of(model(config), verifier, options.teaching)
+    read = [reading(document, config.aux_layers) for document in documents]
+    folder.mkdir()
+    held_out = prepare(verifier, read[:4], options.sequence_length)
+    train(objective, read, held_out, options, folder, Checkpoints(folder / "work"))
+    tensors = assemble(objective.draft.state_dict(), ids, weights, architecture.format.copies)
+    name = VerifierName("local:words", "0" * 64, "LlamaForCausalLM")
+    write_checkpoint(folder / "model", localised(to_document(config, POSITIONS, name), verifier_dir), tensors)
+
+
+@contextmanager
+def watched(engine: Any) -> Iterator[list[Drafted]]:
+    """Every draft that ``engine`` makes while it works on one request at a time."""
+    core = engine.llm_engine.engine_core.engine_core
+    drafter = core.model_executor.driver_worker.worker.model_runner.drafter
+    propose, drafted = drafter.propose, []
+
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        tokens = propose(*args, **kwargs)
+        rejected = kwargs.get("num_rejected_tokens_gpu")
+        last = -1 - (int(rejected[0]) if rejected is not None else 0)
+        drafted.append(Drafted(int(kwargs["target_positions"][last]), tokens[0].tolist()))
+        return tokens
+
+    drafter.propose = noted
+    yield drafted
+
+
+def serve(kind: str, verifier_dir: Path, documents: Sequence[Document], model: Path) -> dict[str, Any]:
+    """Let the engine answer the documents' prompts with the draft, one after the other."""
+    from vllm import SamplingParams
+
+    stored = ARCHITECTURES[kind].format.stored_as
+    sampling = SamplingParams(temperature=0, max_tokens=TOKENS, ignore_eos=True, detokenize=False)
+    rows = []
+    arguments = {**ENGINE_ARGS, "max_num_seqs": 1}
+    speculation = Speculation(model, stored, POSITIONS).config()
+    with (
+        offline_engine(
+            verifier_dir, arguments, seed=0, speculative_config=speculation, disable_log_stats=False
+        ) as engine,
+        watched(engine) as drafted,
+    ):
+        for document in documents:
+            prompt = document.token_ids[: document.prompt_tokens].tolist()
+            (output,) = engine.generate([{"prompt_token_ids": prompt}], sampling, use_tqdm=False)
+            rows.append({"tokens": prompt + list(output.outputs[0].token_ids), "drafts": list(drafted)})
+            drafted.clear()
+        counters = {
+            metric.name: getattr(metric, "values", None) or getattr(metric, "value", None)
+            for metric in engine.get_metrics()
+            if "spec_decode" in metric.name
+        }
+    return {"rows": rows, "counters": counters}
+
+
+def predict(verifier_dir: Path, documents: Sequence[Document], model: Path, kind: str) -> dict[str, Any]:
+    """What our own model proposes on the documents, and the counters that it predicts."""
+    loaded = read_checkpoint(model)
+    verifier = FrozenVerifier.of(load_verifier_weights(verifier_dir), loaded.draft_ids)
+    objective: Objective = ARCHITECTURES[kind].load().objective(loaded.draft, verifier, Teaching(POSITIONS))
+    read = [reading(document, loaded.draft.config.aux_layers) for document in documents]
+    replayed = replay(objective, read, POSITIONS)
+    return {
+        "proposed": [objective.propose(pack([one]), POSITIONS).tolist() for one in read],
+        "counters": pool((one.tally for one in replayed), POSITIONS)._asdict(),
+    }
+
+
+def main(folder: Path) -> None:
+    verifier = folder / "verifier"
+    write_words_model(verifier)
+    answers = answer(verifier)
+    torch.set_num_threads(1)
+    for kind in ALGORITHMS:
+        make_draft(kind, verifier, answers, folder / kind)
+    for kind in ALGORITHMS:
+        model = folder / kind / "model"
+        drafted = answers[:SERVED]
+        known = [{"tokens": one.token_ids.tolist(), "prompt": one.prompt_tokens} for one in drafted]
+        found = {
+            "documents": known,
+            "predicted": predict(verifier, drafted, model, kind),
+            "served": serve(kind, verifier, drafted, model),
+        }
+        write_json(folder / f"{kind}.json", found)
+        print(kind, found["predicted"]["counters"], found["served"]["counters"], flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,77 @@
+"""The strongest claim of the models: they say what vLLM drafts, token by token, and predict its counters.
+
+Small trained drafts of each kind on a small random verifier; see ``tests/inspection/drafting.py``.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from speculators.documents import read_json
+from speculators.serving.environment import engine_environment
+from tests.inspection.drafting import ALGORITHMS, POSITIONS
+
+pytestmark = pytest.mark.integration
+pytest.importorskip("vllm")
+
+#: Guesses of one pass do not depend on the ones before; a chain is comparable up to its first miss.
+ONE_PASS = ("peagle", "dflash")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("drafting")
+    environment = {**os.environ, **engine_environment({})}
+    program = [sys.executable, "-m", "tests.inspection.drafting", str(root)]
+    done = subprocess.run(program, env=environment, timeout=1500, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    return root
+
+
+@pytest.fixture(params=ALGORITHMS)
+def kind(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def found(folder: Path, kind: str) -> dict[str, Any]:
+    document: dict[str, Any] = read_json(folder / f"{kind}.json")
+    return document
+
+
+def test_the_text_is_the_verifiers_own(found: dict[str, Any]) -> None:
+    assert [row["tokens"] for row in found["served"]["rows"]] == [one["tokens"] for one in found["documents"]]
+
+
+def test_every_draft_of_the_engine_is_the_models(found: dict[str, Any], kind: str) -> None:
+    compared = 0
+    for one, row, ours in zip(found["documents"], found["served"]["rows"], found["predicted"]["proposed"]):
+        assert row["drafts"][0][0] == one["prompt"] - 1
+        for place, drafted in row["drafts"]:
+            for position, token in enumerate(drafted):
+                if place >= len(ours) or ours[place][position] < 0:
+                    break  # behind the end of what we know
+                assert ours[place][position] == token, (place, position)
+                compared += 1
+                if kind not in ONE_PASS and token != one["tokens"][place + 2 + position]:
+                    break
+    assert compared > 100
+
+
+def test_the_counters_are_as_predicted(found: dict[str, Any]) -> None:
+    predicted, served = found["predicted"]["counters"], found["served"]["counters"]
+    assert served["vllm:spec_decode_num_drafts"] == predicted["drafts"]
+    assert predicted["drafts"] > 50
+    per_position = served["vllm:spec_decode_num_accepted_tokens_per_pos"]
+    assert len(per_position) == POSITIONS
+    # Served, the last draft of a request may match tokens that are then cut off.
+    surplus = sum(per_position) - sum(predicted["accepted"])
+    assert 0 <= surplus <= predicted["undecided"]
+    assert sum(predicted["accepted"]) > 0.1 * predicted["drafts"]
