@@ -51,6 +51,6 @@ def replay_checkpoint(
     if loaded.embedding is not None:
         verifier = verifier._replace(embedding=loaded.embedding)
     if loaded.head is not None:
-        verifier = verifier._replace(draft_head=loaded.head)
+        verifier = verifier._replace(own_head=loaded.head)
     objective = ARCHITECTURES[loaded.kind].load().objective(loaded.draft, verifier, Teaching(steps))
     return {"speculative_tokens": steps, **summary(replay(objective, documents, steps), steps)}

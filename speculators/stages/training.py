@@ -104,7 +104,7 @@ def train_draft(step: StageInput, ranks: Ranks) -> dict[str, Any]:
 
     device = local_device()
     weights = load_verifier_weights(step.inputs["verifier"] / "model")
-    verifier = FrozenVerifier.of(weights, draft_ids, device=device)
+    verifier = FrozenVerifier.of(weights, draft_ids, options.teaching.dtype, device)
     batches = prepare(verifier, data.validation.documents, options.sequence_length)
     torch.manual_seed(options.seed)
     model, objective_of = architecture.load()

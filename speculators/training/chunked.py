@@ -7,8 +7,8 @@ computed in the forward pass, chunk by chunk, and the logits thrown away: what i
 step.  The trick is known for language models' cross-entropy from Liger (arXiv 2410.10989).
 
 The chunks go by taught token, not by row: the verifier's opinion on a token judges its guesses of all
-K steps, so its logits are computed once, and together with the K guesses' in one matrix product, as
-the draft's head *is* the verifier's.
+K steps, so its logits are computed once; and, as the draft usually speaks through the verifier's own
+head, together with those of the K guesses in one matrix product.
 """
 
 from __future__ import annotations
@@ -42,24 +42,22 @@ def taught_gradients(
     Returns the sums of divergences [K], unweighted, and the gradients of the weighted sum with
     respect to ``normed``, K x [N, H].
     """
-    steps, dtype, head = len(normed), verifier.draft_head.dtype, verifier.draft_head  # [Vd, H]
-    sums = torch.zeros(steps, dtype=torch.promote_types(dtype, torch.float32), device=head.device)
-    gradients = [torch.zeros_like(states) for states in normed]
+    steps, head = len(normed), verifier.spoken_head  # [Vd, H]
+    sums = torch.zeros(steps, dtype=torch.promote_types(head.dtype, torch.float32), device=head.device)
+    gradients = [torch.zeros_like(one) for one in normed]
     counts = taught.counted.to(sums.dtype) * weights.to(sums.dtype)[:, None]  # [K, M]
     with torch.no_grad():
-        for chunk in chunks(verifier, taught, steps):
-            opinions = verifier.normed(states[taught.opinions[chunk]])  # [C, H]
+        for chunk in chunks(verifier, taught):
             places = taught.places[:, chunk]  # [K, C]
-            guesses = [one[place].to(dtype) for one, place in zip(normed, places)]  # K x [C, H]
-            logits = torch.cat([opinions, *guesses]) @ head.T  # [(1 + K) C, Vd]
-            opinion, guess = logits.split([len(opinions), steps * len(opinions)])
-            rows = Compared.of(guess.unflatten(0, (steps, -1)), opinion)  # [K, C, Vd] and [C, Vd]
+            guesses = torch.cat([one[place] for one, place in zip(normed, places)]).to(head.dtype)  # [K C, H]
+            rows = compared(verifier, states[taught.opinions[chunk]], guesses)
             values, by_logits = loss.with_gradient(rows)  # [K, C], [K, C, Vd]
             sums += (values * taught.counted[:, chunk]).sum(dim=1)
             # A row's weight is a factor of its gradient: applied where the row is H wide, not Vd.
-            asked = (by_logits.flatten(0, 1).to(dtype) @ head).unflatten(0, (steps, -1))  # [K, C, H]
-            for gradient, place, one, count in zip(gradients, places, asked, counts[:, chunk]):
-                gradient.index_add_(0, place, (one * count[:, None]).to(gradient.dtype))
+            by_guess = by_logits.flatten(0, 1).to(head.dtype) @ head  # [K C, H]
+            by_guess = by_guess * counts[:, chunk].reshape(-1, 1)
+            for gradient, place, part in zip(gradients, places, by_guess.chunk(steps)):
+                gradient.index_add_(0, place, part.to(gradient.dtype))
     return sums, gradients
 
 
@@ -75,20 +73,29 @@ def greedy_tokens(
     return proposed
 
 
+def compared(verifier: FrozenVerifier, last: torch.Tensor, guesses: torch.Tensor) -> Compared:
+    """The verifier's distributions after its last states [C, H], and the drafts' of [K C, H] normed ones."""
+    opinions = verifier.normed(last).to(guesses.dtype)  # [C, H]
+    if verifier.own_head is None:
+        logits = torch.cat([opinions, guesses]) @ verifier.draft_head.T  # [(1 + K) C, Vd]
+        opinion, guess = logits.split([len(opinions), len(guesses)])
+    else:
+        opinion, guess = opinions @ verifier.draft_head.T, guesses @ verifier.own_head.T
+    return Compared.of(guess.unflatten(0, (-1, len(opinions))), verifier.ends.shaped(opinion))
+
+
 def greedy_places(verifier: FrozenVerifier, normed: Sequence[torch.Tensor], taught: Taught) -> torch.Tensor:
     """The draft's greedy guess of each taught token at each step, [K, M], as places of its vocabulary."""
-    best = torch.zeros_like(taught.places)  # [K, M]
-    for chunk in chunks(verifier, taught, len(normed)):
+    best, head = torch.zeros_like(taught.places), verifier.spoken_head  # [K, M], [Vd, H]
+    for chunk in chunks(verifier, taught):
         for step, (one, place) in enumerate(zip(normed, taught.places[:, chunk])):
-            best[step, chunk] = (one[place].to(verifier.draft_head.dtype) @ verifier.draft_head.T).argmax(
-                dim=-1
-            )
+            best[step, chunk] = (one[place].to(head.dtype) @ head.T).argmax(dim=-1)
     return best
 
 
-def chunks(verifier: FrozenVerifier, taught: Taught, steps: int) -> Iterator[slice]:
-    """Slices of the M taught tokens whose logits of all steps fit into ``CHUNK_BYTES``."""
+def chunks(verifier: FrozenVerifier, taught: Taught) -> Iterator[slice]:
+    """Slices of the M taught tokens whose logits, of the verifier and of all K steps, fit ``CHUNK_BYTES``."""
+    steps, total = taught.places.shape
     size = max(1, CHUNK_BYTES // (4 * len(verifier.draft_head) * (steps + 1)))
-    total = len(taught.opinions)
     for start in range(0, total, size):
         yield slice(start, min(start + size, total))

@@ -11,11 +11,12 @@ interrupted run that continues from its checkpoint (``resume``) gives those bits
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from safetensors.torch import save_file
 from torch import nn
 
@@ -36,6 +37,9 @@ from speculators.training.run_plan import RunPlan, plan_run
 from speculators.training.schedule import learning_rate_factor
 from speculators.training.step import optimiser_step, share_of
 from speculators.training.validation import ValidationBatch, evaluate
+
+#: By the recipe's ``training.precision``.
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -61,11 +65,21 @@ class TrainingOptions:
     validations_per_epoch: int = 1
     early_stop: int | None = None
     anchors: int | None = None
+    losses: Mapping[str, float] = field(default_factory=lambda: {"forward_kl": 1.0})
+    precision: str = "float32"
+    gradient_checkpointing: bool = False
 
     @property
     def teaching(self) -> Teaching:
         """The part that the objective reads."""
-        return Teaching(self.ttt_steps, self.step_decay, anchors=self.anchors)
+        return Teaching(
+            self.ttt_steps,
+            self.step_decay,
+            self.losses,
+            DTYPES[self.precision],
+            self.gradient_checkpointing,
+            anchors=self.anchors,
+        )
 
     def plan(self, lengths: Sequence[int]) -> RunPlan:
         """The plan for documents of ``lengths`` tokens."""

@@ -114,7 +114,7 @@ class DenseTrainTimeTest(TrainTimeTest):
             opinions = self.verifier.draft_logits(last)  # [M, Vd]
         sums = []
         for states, places, counted in zip(self.unroll(batch.sequence, batch.rows), *taught[1:]):
-            logits = states[places] @ self.verifier.draft_head.T  # [M, Vd]
+            logits = states[places] @ self.verifier.spoken_head.T  # [M, Vd]
             sums.append((self.loss.value(Compared.of(logits, opinions)) * counted).sum())
         divergences = torch.stack(sums)  # [K]
         (divergences * weights).sum().backward()

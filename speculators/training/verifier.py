@@ -21,7 +21,8 @@ class FrozenVerifier(NamedTuple):
     embedding: torch.Tensor  # [V, H]
     ends: VerifierWeights
     draft_ids: torch.Tensor  # [Vd] int64, ascending
-    draft_head: torch.Tensor  # [Vd, H]
+    draft_head: torch.Tensor  # [Vd, H], the head's rows of the draft vocabulary
+    own_head: torch.Tensor | None = None  # [Vd, H], what the draft speaks through instead, if it does
 
     @classmethod
     def of(
@@ -38,6 +39,11 @@ class FrozenVerifier(NamedTuple):
     def head(self) -> torch.Tensor:
         """[V, H]"""
         return self.ends.head
+
+    @property
+    def spoken_head(self) -> torch.Tensor:
+        """What the draft speaks through, [Vd, H]."""
+        return self.draft_head if self.own_head is None else self.own_head
 
     def normed(self, last: torch.Tensor) -> torch.Tensor:
         """States before the final norm [M, H] -> after it [M, H]."""

@@ -8,9 +8,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._dynamo.testing import CompileCounter
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from speculators.models.eagle3 import Eagle3Draft
+from speculators.models.unroll import Precision
+from speculators.training.asked import ask
 from speculators.training.losses import LOSSES
-from speculators.training.objective import Teaching
+from speculators.training.objective import Teaching, moved
 from speculators.training.packing import PackedSequence
 from speculators.training.ttt import DenseTrainTimeTest, TrainTimeTest
 from tests.models import tiny
@@ -50,9 +55,15 @@ class Step(NamedTuple):
     gradients: dict[str, torch.Tensor]
 
 
-def step(way: type[TrainTimeTest], shape: Any, sequence: PackedSequence, teaching: Teaching) -> Step:
+def step(
+    way: type[TrainTimeTest],
+    shape: Any,
+    sequence: PackedSequence,
+    teaching: Teaching,
+    verifier_dtype: torch.dtype | None = None,
+) -> Step:
     dtype = sequence.hidden_states.dtype
-    objective = way(tiny.draft(shape, dtype=dtype), tiny.frozen(dtype), teaching)
+    objective = way(tiny.draft(shape, dtype=dtype), tiny.frozen(verifier_dtype or dtype), teaching)
     batch = objective.batch(sequence, torch.Generator())
     weights = objective.weights(torch.tensor(batch.supervised))
     sums = objective.backward(batch, weights)
@@ -91,3 +102,65 @@ def test_in_double_precision(shape, sequence, steps, losses, checkpointing, buck
 def test_in_single_precision(shape, sequence, steps) -> None:
     teaching = Teaching(steps)
     assert_equal(*(step(way, shape, sequence, teaching) for way in WAYS), 1e-5)
+
+
+# Half the digits of float32 are left: what is compared are sums of a few hundred products.
+BF16_LOSS, BF16_GRADIENT = 0.02, 0.06
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("norm_output", [False, True])
+def test_in_half_precision_within_bounds_and_with_single_precision_gradients(
+    layers: int, norm_output: bool
+) -> None:
+    shape = tiny.config(layers=layers, norm_output=norm_output)
+    sequence = tiny.packed([tiny.document(40, 20, 1), tiny.document(60, 40, 2)])
+    exact = step(DenseTrainTimeTest, shape, sequence, Teaching(3))
+    half = step(TrainTimeTest, shape, sequence, Teaching(3, dtype=torch.bfloat16), torch.bfloat16)
+    assert half.loss == pytest.approx(exact.loss, rel=BF16_LOSS)
+    for name, gradient in exact.gradients.items():
+        assert half.gradients[name].dtype == torch.float32
+        assert (half.gradients[name] - gradient).norm() <= BF16_GRADIENT * gradient.norm(), name
+
+
+class NothingAsked(TorchDispatchMode):
+    """Fails where a tensor is asked for a number, or for a size that depends on its values."""
+
+    ASKING = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "is_nonzero", "equal", "bincount")
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        assert not name.startswith(self.ASKING), f"{name} waits for the device"
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("prompt", [2, 30], ids=["all rows asked", "some rows asked"])
+def test_a_step_asks_no_tensor_for_a_number(prompt: int) -> None:
+    objective = tiny.objective(tiny.draft(tiny.config(layers=2)), 3)
+    (batch,) = tiny.batches(objective, [tiny.document(40, prompt, 1), tiny.document(50, prompt, 2)])
+    weights = objective.weights(torch.tensor(batch.supervised))
+    assert (batch.rows.plan.choice is None) == (prompt == 2)
+    with NothingAsked():
+        objective.backward(batch, weights)
+
+
+def test_one_compilation_serves_documents_of_any_number_and_length() -> None:
+    compiled = CompileCounter()
+    device = torch.device("meta")
+    draft = Eagle3Draft(tiny.config()).to(device)
+
+    def unroll(states, embeddings, plan):
+        return draft(states, embeddings, plan, Precision(torch.bfloat16))
+
+    torch._dynamo.reset()
+    fast = torch.compile(unroll, fullgraph=True, backend=compiled, dynamic=True)
+    for number in (4, 5, 7):
+        sequence = tiny.packed([tiny.document(30 + 7 * seed, 11 + seed, seed) for seed in range(number)])
+        plan = moved(ask(sequence, 2, bucket=16).plan, device)
+        size = len(sequence.token_ids)
+        normed = fast(
+            *(torch.empty(*shape, device=device) for shape in ((size, 3, 16), (size + 1, 16))), plan
+        )
+        torch.autograd.backward(normed, [torch.empty_like(one) for one in normed])
+        assert draft.fc.weight.grad.shape == draft.fc.weight.shape
+    assert compiled.frame_count == 1
