@@ -16,6 +16,7 @@ import typer
 from speculators import __version__
 from speculators.cli.bundle import bundle
 from speculators.cli.cache import cache
+from speculators.cli.certify import certify
 from speculators.cli.check import check
 from speculators.cli.compare import compare
 from speculators.cli.convert import convert
@@ -88,7 +89,7 @@ def build_app() -> typer.Typer:
     )
     app.callback(epilog=EPILOG)(root)
     recipes_and_runs = (check, doctor, plan, run, report, compare, lock)
-    for verb in (*recipes_and_runs, bundle, verify, publish, render, convert, inspect, schema):
+    for verb in (*recipes_and_runs, certify, bundle, verify, publish, render, convert, inspect, schema):
         app.command(verb.__name__)(verb)
     app.add_typer(cache(), name="cache")
     app.add_typer(images, name="images")

@@ -69,7 +69,7 @@ def make(run: Run, stage: Stage, planned: StagePlan) -> tuple[Path, str]:
     folder = run.record.stage_folder(stage.name)
     write_json(folder / KEY_NAME, dict(planned.parts))
     inputs = {name: run.outputs[name] for name in stage.inputs if name in run.outputs}
-    files = stage_files(run.recipe, stage)
+    files = stage_files(run.recipe, stage) | run.given.get(stage.name, {})
     with run.store.filling(stage.name, planned.key) as partial:
         step = StageInput(stage.name, select(run.recipe.data, stage), inputs, files, partial)
         adopted = is_sealed(step)

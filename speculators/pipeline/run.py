@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 from speculators.benchmark.checks import broken
 from speculators.benchmark.measurement import Measurement
 from speculators.checkpoint.config import localised
-from speculators.documents import read_json, write_json
+from speculators.documents import known_json, read_json, write_json
 from speculators.errors import MACHINE_ERRNOS, SpeculatorsError, StageError, storage_error
 from speculators.pipeline.build import build, require_whole
+from speculators.pipeline.certificate import Ground, certify_first
 from speculators.pipeline.choice import Choice
 from speculators.pipeline.console import Console
 from speculators.pipeline.measure import INPUTS, forget_rounds, measure
@@ -29,7 +30,7 @@ from speculators.pipeline.running import Run
 from speculators.pipeline.store import Store, default_home
 from speculators.recipe.recipe import Recipe
 from speculators.report.document import write_report
-from speculators.stages.table import build_stages
+from speculators.stages.table import TRAINING, build_stages
 
 #: Rules whose hint says already how to go on; the plain command would only fail again.
 OWN_WAY_ON = ("damaged", "comparison", "not-comparable")
@@ -92,6 +93,8 @@ def run_recipe(recipe: Recipe, options: Options, console: Console) -> dict[str, 
     )
     console.say("run", f"{recipe.name} · {'continues ' if record.continued else ''}{record.folder}")
     with booked(run):
+        if any((one.name, one.action) == (TRAINING.name, RUN) for one in planned):
+            trust_machine(run, home)
         for stage in build_stages(recipe.data):
             if choice.needs(stage.name):
                 run.outputs[stage.name] = build(run, stage)
@@ -104,6 +107,19 @@ def roles(recipe: Recipe, choice: Choice) -> set[str]:
     """The roles of the stages that may run."""
     build = {stage.role for stage in build_stages(recipe.data) if choice.includes(stage.name)}
     return build | ({"engine", "bench"} if choice.includes(BENCHMARK) else set())
+
+
+def trust_machine(run: Run, home: Path) -> None:
+    """Before anything is spent on a training: does it compute right on this machine's GPUs?
+
+    Raises:
+        SpeculatorsError: the question could not be asked.
+    """
+    ground = Ground(run.executor, run.where, home, lambda line: run.console.say("certify", line))
+    if path := certify_first(ground, run.recipe):
+        run.given[TRAINING.name] = {"certificate": [path]}
+        run.record.document["certificate"] = known_json(path)["result"]
+        run.record.write()
 
 
 @contextmanager

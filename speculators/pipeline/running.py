@@ -46,6 +46,9 @@ class Run:
     where: Surroundings = HERE
     baseline: Measurement | None = None  # what the benchmark is gated against
     outputs: dict[str, Path] = field(default_factory=dict)  # finished stage outputs by stage name
+    given: dict[str, dict[str, list[Path]]] = field(
+        default_factory=dict
+    )  # files that no recipe names, by stage
     whole: set[str] = field(default_factory=set)  # stages whose output was compared with its digests
     locks: dict[Path, Lock] = field(default_factory=dict)  # of the outputs in use, by their place
 

@@ -112,6 +112,12 @@ REPLAY = Stage(
     gpus=True,
 )
 
+#: No stages of a recipe: what a machine is asked before it is trusted (``pipeline/certificate.py``).
+CERTIFY_TRAINER = Stage(
+    "certify_trainer", reads=("device",), packages=TORCH_PACKAGES, role="trainer", gpus=True
+)
+CERTIFY_ENGINE = Stage("certify_engine", reads=("device",), packages=ENGINE_PACKAGES, engine=True, gpus=True)
+
 #: Recipe paths whose values say where files lie on this machine.
 FILES = frozenset(file for stage in (VERIFIER, PROMPTS, PACKAGE) for file in stage.files)
 

@@ -20,10 +20,14 @@ if TYPE_CHECKING:
 
 
 class Implementation(NamedTuple):
-    """The part of an architecture that needs torch; the model is made from its config record."""
+    """The part of an architecture that needs torch; the model is made from its config record.
+
+    ``oracle``: an objective that is slow and obviously right, where ``objective`` is a fast one.
+    """
 
     model: Callable[[Any], nn.Module]
     objective: type[Objective]
+    oracle: type[Objective] | None = None
 
 
 class Architecture(NamedTuple):
@@ -41,9 +45,9 @@ class Architecture(NamedTuple):
 
 def _eagle3() -> Implementation:
     from speculators.models.eagle3 import Eagle3Draft
-    from speculators.training.ttt import TrainTimeTest
+    from speculators.training.ttt import DenseTrainTimeTest, TrainTimeTest
 
-    return Implementation(Eagle3Draft, TrainTimeTest)
+    return Implementation(Eagle3Draft, TrainTimeTest, DenseTrainTimeTest)
 
 
 def _peagle() -> Implementation:

@@ -27,11 +27,11 @@ class RunPlan(NamedTuple):
         return bisect_right(self.validations, steps)
 
     def epochs_done(self, steps: int) -> float:
-        """How many epochs ``steps`` steps are: 1.5 in the middle of the second."""
+        """How many epochs ``steps`` steps are: 2 after the second, 1.5 in its middle."""
         finished = bisect_right(self.epoch_ends, steps)
-        if finished == len(self.epoch_ends):
-            return float(finished)
         start = self.epoch_ends[finished - 1] if finished else 0
+        if steps == start:
+            return finished  # whole, also for who reads the figures
         return finished + (steps - start) / (self.epoch_ends[finished] - start)
 
 
