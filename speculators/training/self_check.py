@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from speculators.checkpoint.shape import Eagle3Config
+from speculators.checkpoint.eagle3 import Eagle3Config
 from speculators.checkpoint.verifier_weights import VerifierWeights
 from speculators.datagen.shards import Document
 from speculators.training.architectures import ARCHITECTURES
