@@ -199,16 +199,23 @@ def _write_layer(file: BinaryIO, layer: Layer) -> tuple[str, int]:
     start = file.tell()
     file.write(bytes(tarfile.BLOCKSIZE))
     sink = _Hashing(file)
-    # The stubs do not know copybufsize, which TarFile has taken since Python 3.5.
-    with tarfile.open(fileobj=sink, mode="w", format=tarfile.GNU_FORMAT, copybufsize=CHUNK) as tar:  # type: ignore[call-overload]
-        for place in sorted(layer.entries):
-            _write_entry(tar, place, layer.entries[place])
+    write_tar(sink, layer)
     file.write(_padding(sink.size))
     end = file.tell()
     file.seek(start)
     file.write(_header(_blob(sink.digest), sink.size))
     file.seek(end)
     return sink.digest, sink.size
+
+
+def write_tar(file: Any, layer: Layer) -> None:
+    """Write the files of ``layer`` to ``file`` as a plain tar, in the order of their names."""
+    # The stubs do not know copybufsize, which TarFile has taken since Python 3.5.
+    with tarfile.open(  # type: ignore[call-overload]
+        fileobj=file, mode="w|", bufsize=CHUNK, format=tarfile.GNU_FORMAT, copybufsize=CHUNK
+    ) as tar:
+        for place in sorted(layer.entries):
+            _write_entry(tar, place, layer.entries[place])
 
 
 def _write_entry(tar: tarfile.TarFile, place: str, entry: Entry) -> None:

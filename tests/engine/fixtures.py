@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
 
 from tests.engine import images
-from tests.engine.archive import Built
+from tests.engine.archive import Built, Layer, write_tar
 from tests.engine.daemon import client, running_engine
 from tests.engine.newer import newer_root, running_newer_engine, running_newer_podman
 from tests.engine.packages import AbsentError
@@ -101,9 +103,34 @@ def podman_image(podman_engine: str, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture(scope="session")
-def whole_image(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
-    """The whole environment of this test session at its own path (``sys.prefix``), loaded; gigabytes."""
-    yield from _loaded(engine, images.environment_image, tmp_path_factory.mktemp("environment"))
+def whole_image(engine: str) -> Iterator[str]:
+    """The whole environment of this test session at its own path (``sys.prefix``), by its name; gigabytes."""
+    name = f"{images.REPOSITORY}/environment:whole"
+    import_layer(engine, name, images.environment_layer())
+    yield name
+    _remove(engine, name)
+
+
+def import_layer(base_url: str, name: str, layer: Layer) -> None:
+    """Make an image of ``layer`` in the engine while the layer is written: nothing lies on the disk twice."""
+    reader, writer = os.pipe()
+
+    def write() -> None:
+        with os.fdopen(writer, "wb") as file:
+            write_tar(file, layer)
+
+    repository, _, tag = name.partition(":")
+    with (
+        closing(client(base_url, LOAD_SECONDS)) as docker,
+        os.fdopen(reader, "rb") as file,
+        ThreadPoolExecutor() as pool,
+    ):
+        writing = pool.submit(write)
+        try:
+            docker.api.import_image(file, repository, tag, changes=images.CHANGES, stream_src=True)
+        finally:
+            file.close()  # else a writer would wait for an engine that has given up
+        writing.result()
 
 
 def load(base_url: str, built: Built) -> str:
@@ -118,14 +145,16 @@ def load(base_url: str, built: Built) -> str:
 
 
 def _loaded(base_url: str, write: Callable[[Path], Built], folder: Path) -> Iterator[Built]:
-    import docker
-
     built = write(folder / "image.tar")
     load(base_url, built)
     # The engine has it now; the largest of them is gigabytes.
     built.archive.unlink()
     yield built
-    engine = client(base_url, LOAD_SECONDS)
-    with suppress(docker.errors.APIError):
-        engine.images.remove(built.reference, force=True)
-    engine.close()
+    _remove(base_url, built.reference)
+
+
+def _remove(base_url: str, name: str) -> None:
+    import docker
+
+    with closing(client(base_url, LOAD_SECONDS)) as engine, suppress(docker.errors.APIError):
+        engine.images.remove(name, force=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import shutil
 import subprocess
@@ -27,6 +28,12 @@ SETTINGS: dict[str, Any] = {
     "Cmd": ["/bin/sh"],
     "WorkingDir": "/",
 }
+#: The same in the words of a Dockerfile.
+CHANGES = [
+    *(f"ENV {variable}" for variable in SETTINGS["Env"]),
+    f"CMD {json.dumps(SETTINGS['Cmd'])}",
+    f"WORKDIR {SETTINGS['WorkingDir']}",
+]
 PROGRAMS = (
     *("sh", "bash", "cat", "chmod", "chown", "cp", "cut", "date", "dd", "df", "du", "echo", "env", "expr"),
     *("false", "find", "grep", "head", "hostname", "id", "ldconfig", "ln", "ls", "lscpu", "mkdir", "mkfifo"),
@@ -54,17 +61,15 @@ def python_image(archive: Path, add: Iterable[Added] = ()) -> Built:
     return write_image(archive, f"{REPOSITORY}/python", [*layers, *_folders(add)], SETTINGS)
 
 
-def environment_image(archive: Path, add: Iterable[Added] = ()) -> Built:
+def environment_layer() -> Layer:
     """The virtual environment that runs the tests, at its path on the host and where our image has it."""
-    layers = [_system(), _interpreter(), _environment(Path(sys.prefix))]
-    return write_image(archive, f"{REPOSITORY}/environment", [*layers, *_folders(add)], SETTINGS)
+    whole = Layer()
+    for part in (_system(), _interpreter(), _environment(Path(sys.prefix))):
+        whole.entries |= part.entries
+    return whole
 
 
-IMAGES: dict[str, Callable[[Path], Built]] = {
-    "small": small_image,
-    "python": python_image,
-    "environment": environment_image,
-}
+IMAGES: dict[str, Callable[[Path], Built]] = {"small": small_image, "python": python_image}
 
 
 def _system() -> Layer:

@@ -71,10 +71,10 @@ class Repeated(NamedTuple):
 
 @pytest.fixture(scope="module")
 def repeated(
-    engine: str, whole_image: Built, undisturbed: World, tmp_path_factory: pytest.TempPathFactory
+    engine: str, whole_image: str, undisturbed: World, tmp_path_factory: pytest.TempPathFactory
 ) -> Repeated:
     with closing(client(engine)) as docker:
-        docker.api.tag(whole_image.reference, *cpu_image(), force=True)
+        docker.api.tag(whole_image, *cpu_image(), force=True)
     published = undisturbed.folder / "runs" / "faults" / "latest"
     folder = tmp_path_factory.mktemp("repeated")
     place = Place(folder, engine, folder / "home")
