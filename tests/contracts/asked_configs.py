@@ -57,6 +57,7 @@ SPECULATION_FIELDS = (
     "draft_model_config.hf_config.draft_vocab_size",
     "draft_model_config.hf_config.eagle_aux_hidden_state_layer_ids",
     "draft_model_config.hf_config.target_hidden_size",
+    "draft_model_config.hf_config.dflash_config",
     *(f"draft_model_config.hf_config.{flag}" for flag in FORMAT.flags),
 )
 CONNECTOR_FIELDS = ("kv_connector", "kv_role", "kv_connector_module_path")
@@ -74,7 +75,8 @@ class _Reached(BaseException):  # not an Exception: no handler on the way may st
 def served(stand_in: StandIn, arm: str) -> Answer:
     """The command line of one arm through both start commands and the configuration classes."""
     tokens = stand_in.speculative_tokens
-    speculation = Speculation(stand_in.draft, "eagle3", tokens) if arm == "draft" else None
+    stored = stand_in.format
+    speculation = Speculation(stand_in.draft, stored.stored_as, tokens) if arm == "draft" else None
     line = server_arguments(PORT, stand_in.engine_args, speculation)
     model = str(stand_in.draft if arm == "folder" else stand_in.verifier)
     by_module = _module_parser().parse_args(["--model", model, *line])
@@ -85,21 +87,28 @@ def served(stand_in: StandIn, arm: str) -> Answer:
     config = _engine_config(by_module)
     facts = _facts(config)
     if arm != "plain":
-        missing += _unlike(
-            facts["speculative_config"],
-            {
-                **FORMAT.serve,
-                "num_speculative_tokens": tokens,
-                "draft_model_config.hf_config.eagle_aux_hidden_state_layer_ids": stand_in.layers[:-1],
-                **{
-                    f"draft_model_config.hf_config.{flag}": stand_in.draft_document()[flag]
-                    for flag in FORMAT.flags
-                },
-            },
-        )
+        wanted = {**stored.serve, "num_speculative_tokens": tokens}
+        wanted |= {f"draft_model_config.hf_config.{name}": one for name, one in _drafted(stand_in).items()}
+        missing += _unlike(facts["speculative_config"], wanted)
     if arm == "folder" and str(config.model_config.model) != str(stand_in.verifier):
         missing.append("the verifier named in the draft's config.json is not the model that is served")
     return Answer(facts, tuple(missing))
+
+
+def _drafted(stand_in: StandIn) -> dict[str, Any]:
+    """What the draft's class must find in its configuration, by vLLM's names."""
+    document, stored = stand_in.draft_document(), stand_in.format
+    found: dict[str, Any] = {flag: document[flag] for flag in stored.flags if flag in FORMAT.flags}
+    if stored.layers_key:
+        found["eagle_aux_hidden_state_layer_ids"] = document[stored.layers_key]
+    if stored.stored_as == "dflash":  # whose flags vLLM renames and counts otherwise
+        found["dflash_config"] = {
+            "mask_token_id": document["mask_token_id"],
+            "target_layer_ids": [layer - 1 for layer in document[stored.layers_key or ""]],
+            "sample_from_anchor": document["sample_from_anchor"],
+            "causal": not document["sliding_window_non_causal"],
+        }
+    return found
 
 
 def generation(stand_in: StandIn) -> Answer:
@@ -290,6 +299,8 @@ def _plain(value: Any) -> Any:
         return getattr(value, "name", value)
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(name): _plain(item) for name, item in value.items()}
     return getattr(value, "name", None) or str(value)
 
 

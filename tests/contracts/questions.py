@@ -28,6 +28,12 @@ def questions(scratch: Path) -> list[Question]:
 
 def _of_recipe(stand_in: StandIn) -> list[Question]:
     name, configs = stand_in.recipe.name, asked_configs
+    alone = Question(
+        f"{name}: draft folder alone",
+        "'vllm serve DRAFT' finds verifier, method and number of tokens in the folder's config.json",
+        "checkpoint/config.py, report/model_card.py",
+        partial(configs.served, stand_in, "folder"),
+    )
     return [
         Question(
             f"{name}: plain arm",
@@ -41,12 +47,8 @@ def _of_recipe(stand_in: StandIn) -> list[Question]:
             "serving/command.py, checkpoint/config.py",
             partial(configs.served, stand_in, "draft"),
         ),
-        Question(
-            f"{name}: draft folder alone",
-            "'vllm serve DRAFT' finds verifier, method and number of tokens in the folder's config.json",
-            "checkpoint/config.py, report/model_card.py",
-            partial(configs.served, stand_in, "folder"),
-        ),
+        # vLLM has no reader of the speculators format for kinds that are stored flat.
+        *([] if stand_in.format.flat else [alone]),
         Question(
             f"{name}: generation",
             "vllm.LLM takes the arguments of generation",

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from speculators.checkpoint.config import VerifierName, localised, to_document
-from speculators.checkpoint.eagle3 import Eagle3Config
+from speculators.checkpoint.format import Format
 from speculators.documents import write_json
 from speculators.recipe.facts import VerifierFacts, find_facts
 from speculators.recipe.recipe import Recipe, require_recipe
+from speculators.training.architectures import ARCHITECTURES
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 DIGEST = "0" * 64
@@ -42,33 +43,20 @@ class StandIn:
         return tokens
 
     @property
+    def format(self) -> Format:
+        """How drafts of the recipe's kind are stored and served."""
+        return ARCHITECTURES[self.recipe.data["algorithm"]["kind"]].format
+
+    @property
     def layers(self) -> list[int]:
         """The layers that capture asks for: the draft's, and the last (``stages/hidden_states.py``)."""
-        return [*self.recipe.data["algorithm"]["aux_layers"], self.facts.num_hidden_layers]
+        return [*self.recipe.data["algorithm"].get("aux_layers", ()), self.facts.num_hidden_layers]
 
     def draft_document(self) -> dict[str, Any]:
         """``config.json`` of the packaged draft, its verifier local."""
+        config = self.format.config.for_verifier(self.facts._asdict(), self.recipe.data["algorithm"])
         name = VerifierName(self.recipe.name, DIGEST, self.facts.architecture)
-        return localised(to_document(self._shape(), self.speculative_tokens, name), self.verifier)
-
-    def _shape(self) -> Eagle3Config:
-        algorithm, facts = self.recipe.data["algorithm"], self.facts
-        flags = ("norm_before_residual", "norm_before_fc", "fc_norm", "norm_output")
-        return Eagle3Config(
-            hidden_size=facts.hidden_size,
-            intermediate_size=facts.intermediate_size,
-            num_attention_heads=facts.num_attention_heads,
-            num_key_value_heads=facts.num_key_value_heads,
-            head_dim=facts.head_dim,
-            rms_norm_eps=facts.rms_norm_eps,
-            rope_theta=facts.rope_parameters["rope_theta"],
-            max_position_embeddings=facts.max_position_embeddings,
-            layers=algorithm["layers"],
-            aux_layers=tuple(algorithm["aux_layers"]),
-            vocab_size=facts.vocab_size,
-            draft_vocab_size=algorithm["draft_vocabulary"],
-            **{flag: algorithm[flag] for flag in flags},
-        )
+        return localised(to_document(config, self.speculative_tokens, name), self.verifier)
 
     def _verifier(self) -> dict[str, Any]:
         facts = self.facts._asdict()
