@@ -104,7 +104,7 @@ def make_draft(kind: str, verifier_dir: Path, documents: Sequence[Document], fol
     verifier = FrozenVerifier.of(weights, ids)
     options = training_options({"algorithm": algorithm, "training": TRAINING})
     torch.manual_seed(0)
-    model, objective_of = architecture.load()
+    model, objective_of, _ = architecture.load()
     objective = objective_of(model(config), verifier, options.teaching)
     read = [reading(document, config.aux_layers) for document in documents]
     folder.mkdir()

@@ -111,7 +111,7 @@ def randomised(model: Module, seed: int = 0) -> Module:
 
 def of_kind(kind: str, positions: int, dtype: torch.dtype = torch.float64, **changes: object) -> Objective:
     """A random draft of ``kind``, taught by this world's verifier; ``changes`` are of its config."""
-    known, (model, objective_of) = ARCHITECTURES[kind].format, ARCHITECTURES[kind].load()
+    known, (model, objective_of, _) = ARCHITECTURES[kind].format, ARCHITECTURES[kind].load()
     shape = replace(known.config.for_verifier(FACTS, ALGORITHMS[kind]), **changes)
     every = shape.draft_vocab_size == shape.vocab_size
     verifier = FrozenVerifier.of(weights(dtype=dtype), torch.arange(shape.vocab_size), dtype)

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from speculators.errors import StageError
-from speculators.training.objective import Teaching
+from speculators.training.architectures import ARCHITECTURES
+from speculators.training.objective import Objective, Teaching
 from speculators.training.optimiser import Optimiser
-from speculators.training.parallel import part, spread, whole, whole_draft
+from speculators.training.parallel import KINDS, part, spread, whole, whole_draft
 from speculators.training.ranks import ALONE, Ranks, balanced
 from speculators.training.step import Share, optimiser_step, share_of
 from speculators.training.ttt import DenseTrainTimeTest, TrainTimeTest
@@ -51,6 +52,13 @@ def learn(
     """Two windows, the second with fewer sequences than ranks: losses, draft, and gradients of the second."""
     draft = tiny.draft(dtype=dtype)
     taught = kind(draft, tiny.frozen(dtype), Teaching(3, 0.9))
+    return taught_together(ranks, taught, parallelism, optimizer, dtype)
+
+
+def taught_together(
+    ranks: Ranks, taught: Objective, parallelism: str, optimizer: str, dtype: torch.dtype
+) -> tuple[list[Any], dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    draft = taught.draft
     taught.draft = spread(draft, parallelism, ranks)
     optimiser = Optimiser(draft, optimizer, 0.1)
     figures = []
@@ -86,6 +94,21 @@ def test_eight_ranks_learn_what_one_does(tmp_path: Path, parallelism: str, dtype
             assert (found[2][name] - gradient).norm() <= tolerance * gradient.norm(), name
         for name, tensor in draft.items():
             assert (found[1][name] - tensor).norm() <= tolerance * tensor.norm(), name
+
+
+def learn_kind(ranks: Ranks, kind: str) -> list[Any]:
+    """In both ways of holding the draft."""
+    return [taught_together(ranks, tiny.of_kind(kind, 3), way, "adamw", torch.float64) for way in KINDS]
+
+
+@pytest.mark.parametrize("kind", sorted(set(ARCHITECTURES) - {"eagle3"}))
+def test_every_architecture_is_taught_by_ranks_as_by_one(tmp_path: Path, kind: str) -> None:
+    figures, draft, _ = learn_kind(ALONE, kind)[0]
+    for ways in together(2, tmp_path, learn_kind, kind):
+        for found, tensors, _ in ways:
+            assert [row[0] for row in found] == pytest.approx([row[0] for row in figures], rel=1e-12)
+            for name, tensor in draft.items():
+                assert (tensors[name] - tensor).norm() <= 1e-12 * tensor.norm(), name
 
 
 @pytest.mark.parametrize("parallelism", ["ddp", "fsdp"])
