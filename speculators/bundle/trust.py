@@ -15,7 +15,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from speculators.errors import RecipeError
+from speculators.recipe.recipe import DRAFTS
 from speculators.recipe.source_rules import COMMIT, REPOSITORY_AT
+from speculators.recipe.view import named
 
 #: Variables by which the dynamic loader and Python run what they name: never from a bundle.
 FORBIDDEN = re.compile(r"(LD_|DYLD_|PYTHON).*", re.IGNORECASE)
@@ -115,9 +117,12 @@ def _models(recipe: Mapping[str, Any]) -> Iterator[Concern]:
     """A bundle holds no models, so a folder is always one of this machine."""
     if path := recipe["verifier"].get("path"):
         yield Concern("verifier.path", f"{path!r}: a folder outside of the bundle")
-    draft = recipe.get("draft")
-    if draft and not (REPOSITORY_AT.fullmatch(draft) and COMMIT.fullmatch(draft.rpartition("@")[2])):
-        yield Concern("draft", f"{draft!r}: no commit of a repository, but a name that this machine resolves")
+    for name in DRAFTS:
+        draft = named(recipe, name)
+        if draft and not (REPOSITORY_AT.fullmatch(draft) and COMMIT.fullmatch(draft.rpartition("@")[2])):
+            yield Concern(
+                name, f"{draft!r}: no commit of a repository, but a name that this machine resolves"
+            )
 
 
 def _prompts(recipe: Mapping[str, Any]) -> Iterator[Concern]:

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from speculators.checkpoint.config import CONFIG_NAME, format_of, from_document
+from speculators.checkpoint.config import CONFIG_NAME, completed, format_of, from_document
 from speculators.checkpoint.tensors import EMBED_TOKENS, LM_HEAD, canonical_name
 from speculators.checkpoint.vocabulary import from_offsets
 from speculators.documents import read_json
@@ -31,14 +31,20 @@ class LoadedDraft(NamedTuple):
     embedding: torch.Tensor | None  # [V, H]
 
 
-def read_checkpoint(folder: Path, dtype: torch.dtype = torch.float32) -> LoadedDraft:
+def read_checkpoint(
+    folder: Path, dtype: torch.dtype = torch.float32, verifier_layers: int | None = None
+) -> LoadedDraft:
     """Load the draft in ``folder`` in ``dtype``.
+
+    ``verifier_layers``: the verifier's depth, for a checkpoint that may leave to vLLM what it does not write.
 
     Raises:
         StageError: there is not exactly one weight file, a tensor is missing, or the draft is of a
             kind that our own model does not compute.
     """
     document = read_json(folder / CONFIG_NAME)
+    if verifier_layers is not None:
+        document, _ = completed(document, verifier_layers)
     config = from_document(document)
     files = sorted(folder.glob("*.safetensors"))
     if len(files) != 1:

@@ -98,6 +98,11 @@ class DraftConfig:
         )
 
 
+def from_json(kind: type[Config], values: Mapping[str, Any]) -> Config:
+    """The config record of ``kind`` whose fields went through JSON."""
+    return kind(**{**values, "aux_layers": tuple(values["aux_layers"])})
+
+
 def aux_layers_fault(config: DraftConfig) -> dict[str, bool]:
     """A fault of architectures that read auxiliary layers."""
     return {"aux_layers must name at least one layer": not config.aux_layers}

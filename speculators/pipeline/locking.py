@@ -48,6 +48,7 @@ CHOSEN_BY: dict[PinPath, tuple[str, ...]] = {
         f"verifier.{name}" for name in ("path", "repository", "revision", "package", "file")
     ),
     ("models", "draft"): ("draft",),
+    ("models", "init_from"): ("training.init_from",),
     ("prompts", "train"): ("datagen.prompts.files",),
     ("prompts", "benchmark"): ("benchmark.prompts",),
     ("images",): ("container.images",),

@@ -26,7 +26,7 @@ from speculators.pipeline.machine.sources import hub_finding, package_finding, v
 from speculators.pipeline.tool import is_checkout, source_digest
 from speculators.recipe.hub_cache import snapshots
 from speculators.recipe.positions import Path as PinPath
-from speculators.recipe.recipe import Recipe
+from speculators.recipe.recipe import DRAFTS, Recipe
 from speculators.recipe.source_rules import COMMIT
 from speculators.stages.table import BUILD_STAGES, REPLAY, VERIFIER
 
@@ -65,7 +65,7 @@ def gather(recipe: Recipe, home: Path, image_pins: Mapping[str, ImagePin] | None
         TOOL_DIGEST: source_digest(PACKAGE_ROOT),
     }
     hidden: Hidden = {}
-    for found, unseen in (_verifier(recipe, home, image_pins), _draft(recipe, home)):
+    for found, unseen in (_verifier(recipe, home, image_pins), _drafts(recipe, home)):
         values |= found
         hidden |= unseen
     values |= _prompts(recipe, home)
@@ -134,15 +134,18 @@ def _verifier(recipe: Recipe, home: Path, image_pins: Mapping[str, ImagePin] | N
     return values, hidden
 
 
-def _draft(recipe: Recipe, home: Path) -> tuple[Values, Hidden]:
-    at = ("models", "draft")
+def _drafts(recipe: Recipe, home: Path) -> tuple[Values, Hidden]:
     values: Values = {}
     hidden: Hidden = {}
-    if recipe.hub_draft:
-        finding = hub_finding("draft", *recipe.hub_draft, os.environ)
-        values, hidden = _repository(*recipe.hub_draft, at, finding)
-    for folder in recipe.files().get("draft", []):
-        values |= _files(folder, at, DRAFT_FILES, home)
+    named, on_hub = recipe.files(), recipe.hub_drafts()
+    for name in DRAFTS:
+        at = ("models", name.rpartition(".")[2])
+        if source := on_hub.get(name):
+            found, unseen = _repository(*source, at, hub_finding(name, *source, os.environ))
+            values |= found
+            hidden |= unseen
+        for folder in named.get(name, []):
+            values |= _files(folder, at, DRAFT_FILES, home)
     return values, hidden
 
 

@@ -24,9 +24,13 @@ from speculators.recipe.positions import Path as KeyPath
 from speculators.recipe.rules import run_rules
 from speculators.recipe.schema import apply_defaults, load_schema
 from speculators.recipe.validation import validate
-from speculators.recipe.view import View
+from speculators.recipe.view import View, named
+from speculators.recipe.warm_start import inherit
 from speculators.recipe.yaml_loader import load_yaml
 from speculators.recipe.yaml_writer import dump_yaml
+
+#: Recipe paths that name a trained draft: a folder, or repository@revision on the hub.
+DRAFTS = ("draft", "training.init_from")
 
 
 @dataclass(frozen=True)
@@ -42,19 +46,19 @@ class Recipe:
 
     def files(self) -> dict[str, list[Path]]:
         """The files and folders that the recipe names, absolute, by their dotted recipe path."""
-        named = {
+        written = {
             "verifier.path": [self.data["verifier"].get("path")],
-            "draft": [self.data.get("draft")],
+            **{name: [named(self.data, name)] for name in DRAFTS},
             "datagen.prompts.files": self.data.get("datagen", {}).get("prompts", {}).get("files", []),
             "benchmark.prompts": [self.data["benchmark"]["prompts"]],
         }
         folder = self.path.absolute().parent
         found = {
             name: [Path(os.path.normpath(folder / file)) for file in files if file]
-            for name, files in named.items()
+            for name, files in written.items()
         }
-        if self.hub_draft:
-            found["draft"] = list(snapshots(*self.hub_draft, os.environ))[:1]
+        for name, source in self.hub_drafts().items():
+            found[name] = list(snapshots(*source, os.environ))[:1]
         return {name: paths for name, paths in found.items() if paths}
 
     def verifier_source(self) -> dict[str, str]:
@@ -74,14 +78,14 @@ class Recipe:
         except importlib.metadata.PackageNotFoundError:
             return {}
 
-    @property
-    def hub_draft(self) -> tuple[str, str] | None:
-        """Repository and revision of a draft on the hub; None when there is none, or it is a folder."""
-        draft = self.data.get("draft")
-        if not draft or (self.path.absolute().parent / draft).exists():
-            return None
-        repository, _, revision = draft.rpartition("@")
-        return repository, revision
+    def hub_drafts(self) -> dict[str, tuple[str, str]]:
+        """Repository and revision of each draft that the recipe takes from the hub, by its recipe path."""
+        folder, drafts = self.path.absolute().parent, {name: named(self.data, name) for name in DRAFTS}
+        return {
+            name: (draft.rpartition("@")[0], draft.rpartition("@")[2])
+            for name, draft in drafts.items()
+            if draft and not (folder / draft).exists()
+        }
 
     def resolved_yaml(self) -> str:
         """The recipe with all defaults and overrides written out; loads to the same ``data``."""
@@ -116,8 +120,9 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Loaded:
         return _unreadable(file, error.strerror or str(error))
     document = load_yaml(text, file)
     merged = apply_overrides(document.data, document.positions, tuple(overrides))
-    checked = validate(merged.data, merged.positions, document.spoiled)
-    resolved = apply_defaults(merged.data, load_schema())
+    data = inherit(merged.data, path.parent, os.environ)
+    checked = validate(data, merged.positions, document.spoiled)
+    resolved = apply_defaults(data, load_schema())
     sound = without(resolved, checked.bad)
     found = [*document.diagnostics, *merged.diagnostics, *checked.diagnostics]
     if isinstance(sound, dict):

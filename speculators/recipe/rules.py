@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from speculators.recipe import engine_rules, source_rules, training_rules
+from speculators.recipe import engine_rules, source_rules, training_rules, warm_start
 from speculators.recipe.diagnostics import Diagnostic
 from speculators.recipe.view import View
 
@@ -32,6 +32,8 @@ RULES = (
     Rule(("verifier.path",), source_rules.verifier_folder),
     Rule(("draft",), source_rules.draft_or_training),
     Rule(("draft",), source_rules.draft_exists),
+    Rule(("training.init_from",), source_rules.start_exists),
+    Rule(("training.init_from", "algorithm.kind"), warm_start.start_fits),
     Rule(("datagen.prompts.files",), source_rules.training_files),
     Rule(("datagen.prompts.files", "datagen.prompts.magpie.count"), source_rules.some_prompts),
     Rule(("datagen.responses", "datagen.prompts.magpie.count"), source_rules.kept_responses),

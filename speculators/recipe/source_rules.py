@@ -67,15 +67,24 @@ def draft_or_training(view: View) -> Iterator[Diagnostic]:
 
 
 def draft_exists(view: View) -> Iterator[Diagnostic]:
-    draft = view.get("draft")
+    yield from _draft_exists(view, "draft")
+
+
+def start_exists(view: View) -> Iterator[Diagnostic]:
+    if view.get("training.init_from") is not None:
+        yield from _draft_exists(view, "training.init_from")
+
+
+def _draft_exists(view: View, name: str) -> Iterator[Diagnostic]:
+    draft = view.get(name)
     if REPOSITORY_AT.fullmatch(draft) and not os.path.exists(view.folder / draft):
         if not COMMIT.fullmatch(draft.rpartition("@")[2]):
             message = f"draft '{draft}' is not pinned to a commit: it can change between runs"
-            yield view.problem("warning", "mutable-revision", "draft", message)
+            yield view.problem("warning", "mutable-revision", name, message)
     elif not os.path.isdir(view.folder / draft):
         message = f"draft folder '{draft}' does not exist beside the recipe"
         hint = "give an existing folder, or repository@revision for a draft on the hub"
-        yield view.problem("error", "missing-file", "draft", message, hint)
+        yield view.problem("error", "missing-file", name, message, hint)
 
 
 def verifier_folder(view: View) -> Iterator[Diagnostic]:

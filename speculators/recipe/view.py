@@ -12,6 +12,14 @@ from speculators.recipe.facts import VerifierFacts
 from speculators.recipe.positions import Path, Positions, split_path
 
 
+def named(data: Any, dotted: str) -> Any:
+    """The value at a dotted path of a recipe's data, sound or not; None where there is none."""
+    value: Any = data
+    for part in dotted.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
 class View(NamedTuple):
     """``data`` has its defaults and lacks every value that the schema check refused.
 

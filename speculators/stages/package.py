@@ -22,6 +22,7 @@ from speculators.checkpoint.config import (
     to_document,
 )
 from speculators.checkpoint.package import assemble, checkpoint_digest, write_checkpoint
+from speculators.checkpoint.shape import from_json
 from speculators.checkpoint.validate import validate
 from speculators.checkpoint.verifier_weights import load_verifier_weights
 from speculators.checkpoint.weights_file import WEIGHTS_NAME
@@ -30,7 +31,7 @@ from speculators.errors import StageError
 from speculators.report.model_card import CardFacts, model_card
 from speculators.stages.documents import StageInput
 from speculators.training.architectures import ARCHITECTURES, FORMATS
-from speculators.training.files import DRAFT_NAME, VOCABULARY_NAME
+from speculators.training.files import DRAFT_NAME, SHAPE_NAME, VOCABULARY_NAME
 
 CARD_NAME = "README.md"
 
@@ -65,11 +66,11 @@ def build_draft(
     step: StageInput, model_dir: Path, verifier: VerifierName, verifier_dir: Path
 ) -> dict[str, Any]:
     """Assemble the trained draft into ``model_dir``; returns its canonical config document."""
-    algorithm, facts = step.values["algorithm"], step.result_of("verifier")["facts"]
+    algorithm = step.values["algorithm"]
     trained = load_file(step.inputs["training"] / DRAFT_NAME)
     draft_ids = load_file(step.inputs["training"] / VOCABULARY_NAME)["draft_ids"]
     known = ARCHITECTURES[algorithm["kind"]].format
-    config = known.config.for_verifier(facts, algorithm)
+    config = from_json(known.config, read_json(step.inputs["training"] / SHAPE_NAME))
     document = to_document(config, algorithm["speculative_tokens"], verifier)
     weights = load_verifier_weights(verifier_dir)
     write_checkpoint(model_dir, document, assemble(trained, draft_ids, weights, known.copies))

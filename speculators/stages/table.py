@@ -89,6 +89,7 @@ HIDDEN_STATES = Stage(
 TRAINING = Stage(
     "training",
     reads=("algorithm", "training"),
+    files=("training.init_from",),
     how=("training.devices", "training.parallelism", "training.trackers"),
     inputs=("verifier", "hidden_states"),
     packages=TORCH_PACKAGES,
@@ -119,7 +120,7 @@ CERTIFY_TRAINER = Stage(
 CERTIFY_ENGINE = Stage("certify_engine", reads=("device",), packages=ENGINE_PACKAGES, engine=True, gpus=True)
 
 #: Recipe paths whose values say where files lie on this machine.
-FILES = frozenset(file for stage in (VERIFIER, PROMPTS, PACKAGE) for file in stage.files)
+FILES = frozenset(file for stage in (VERIFIER, PROMPTS, TRAINING, PACKAGE) for file in stage.files)
 
 #: The stages whose outputs are kept and reused, in order.  Benchmark and replay are measured anew.
 BUILD_STAGES = (VERIFIER, PROMPTS, RESPONSES, HIDDEN_STATES, TRAINING, PACKAGE)

@@ -10,6 +10,7 @@ its checkpoint.  The result is then that of an undisturbed run; only times and s
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,12 +21,12 @@ from speculators.checkpoint.shape import DraftConfig
 from speculators.checkpoint.verifier_weights import load_verifier_weights
 from speculators.checkpoint.vocabulary import coverage, select_draft_ids, token_frequencies
 from speculators.datagen.shards import Document, read_documents, read_index
-from speculators.documents import read_json
+from speculators.documents import read_json, write_json
 from speculators.errors import MachineError, StageError
 from speculators.stages.documents import StageInput
 from speculators.training.architectures import ARCHITECTURES
 from speculators.training.baselines import bigram_matches, bigram_successors
-from speculators.training.files import VOCABULARY_NAME
+from speculators.training.files import SHAPE_NAME, VOCABULARY_NAME
 from speculators.training.interrupts import deferred_interrupts, orphaned
 from speculators.training.launch import launch
 from speculators.training.loop import TrainingOptions, train
@@ -35,12 +36,13 @@ from speculators.training.packing import Fitted, fit
 from speculators.training.parallel import KINDS
 from speculators.training.ranks import ALONE, Ranks, joined, local_device
 from speculators.training.resume import Checkpoints
+from speculators.training.start import find_start, load_into, require_same_ends
 from speculators.training.validation import ValidationBatch, agreement, evaluate, judge, prepare
 from speculators.training.verifier import FrozenVerifier
 
 CONTINUES = True
 #: Of the ``training`` block: where and how it is done, which is no part of what is learned.
-HOW = ("devices", "parallelism", "trackers")
+HOW = ("devices", "parallelism", "trackers", "init_from")
 
 
 Say = Callable[[str], None]
@@ -100,64 +102,88 @@ def in_rank(step: StageInput) -> dict[str, Any]:
         return train_draft(step, ranks)
 
 
+class Taught(NamedTuple):
+    """All that the loop needs, and what is told of it."""
+
+    objective: Objective
+    documents: list[Document]
+    held_out: list[ValidationBatch]
+    facts: dict[str, Any]  # of the result: what was known before the first step
+
+
 def train_draft(step: StageInput, ranks: Ranks) -> dict[str, Any]:
     """Everything from the captured states to the trained draft; each of the ``ranks`` does it."""
-    algorithm, facts = step.values["algorithm"], step.result_of("verifier")["facts"]
     options, say = training_options(step.values), partial(print, flush=True) if ranks.leads else silent
-    architecture = ARCHITECTURES[algorithm["kind"]]
-    config = architecture.format.config.for_verifier(facts, algorithm)
-    data = read_data(step, config, facts["num_hidden_layers"], options.sequence_length, say, ranks)
-
-    frequencies = token_frequencies(data.train.documents, config.vocab_size)  # [V]
-    draft_ids = select_draft_ids(frequencies, config.draft_vocab_size)  # [Vd]
-    if ranks.leads:
-        save_file({"draft_ids": draft_ids}, step.output / VOCABULARY_NAME)
-    covered = vocabulary_facts(frequencies, draft_ids, data, config)
-    say(f"draft vocabulary: {len(draft_ids)} tokens cover {covered['train_coverage']:.2%} of responses")
-
-    device = local_device()
-    weights = load_verifier_weights(step.inputs["verifier"] / "model")
-    verifier = FrozenVerifier.of(weights, draft_ids, options.teaching.dtype, device)
-    batches = prepare(verifier, data.validation.documents, options.sequence_length)
-    torch.manual_seed(options.seed)
-    implementation, trusted = architecture.load(), certificate(step)
-    draft = implementation.model(config).to(device)
-    oracle = implementation.oracle if trusted["objective"] == "oracle" else None
-    objective = (oracle or implementation.objective)(draft, verifier, options.teaching)
-    parameters = sum(parameter.numel() for parameter in draft.parameters())
-    documents = data.train.documents
-    baselines = baseline_rows(objective, documents, batches, options.speculative_tokens, say, ranks)
-    say(
-        f"training {parameters / 1e6:.1f}M parameters on {device.type} with {torch.get_num_threads()} threads"
-        + (f" in each of {ranks.count} processes" if ranks.count > 1 else "")
-    )
-
+    taught = prepare_draft(step, options, say, ranks)
     checkpoints, parallelism = Checkpoints(step.work), step.values["training"]["parallelism"]
     with deferred_interrupts() as interrupted:
         trained = train(
-            objective, documents, batches, options, step.output, checkpoints,
+            taught.objective, taught.documents, taught.held_out, options, step.output, checkpoints,
             say, lambda: interrupted() or orphaned(), ranks, parallelism, partial(followers, step),
         )  # fmt: skip
     return {
+        **taught.facts,
         "best_epoch": trained.course.best_epoch,
         "epochs": options.epochs,
         "optimiser_steps": trained.optimiser_steps,
         "stopped_early": trained.stopped_early,
-        "parameters": parameters,
-        "objective": "oracle" if oracle else "fast",
-        "mismatches": [check["name"] for check in trusted["checks"] if not check["ok"]],
         "validation": trained.course.best,
         "forecast": trained.course.outcome(),
-        "verifier_agreement": agreement(batches),
-        "baselines": baselines,
-        "vocabulary": covered,
-        "data": {"train": data_facts(data.train), "validation": data_facts(data.validation)},
         "tokens_per_second": trained.tokens / max(trained.training_seconds, 1e-9),
         "training_seconds": trained.training_seconds,
         # Recorded: sums differ in their last bits with both.
         "threads": torch.get_num_threads(),
         "devices": ranks.count,
     }
+
+
+def prepare_draft(step: StageInput, options: TrainingOptions, say: Say, ranks: Ranks) -> Taught:
+    """The draft before its first step, with its data; leaves vocabulary and shape in the output."""
+    algorithm, facts = step.values["algorithm"], step.result_of("verifier")["facts"]
+    architecture = ARCHITECTURES[algorithm["kind"]]
+    folder = next(iter(step.files.get("training.init_from", ())), None)
+    wanted = architecture.format.config.for_verifier(facts, algorithm)
+    start = find_start(folder, wanted, algorithm["kind"], facts["num_hidden_layers"])
+    data = read_data(step, start.config, facts["num_hidden_layers"], options.sequence_length, say, ranks)
+
+    frequencies = token_frequencies(data.train.documents, wanted.vocab_size)  # [V]
+    selected = start.loaded.draft_ids if start.loaded else None
+    if selected is None:
+        selected = select_draft_ids(frequencies, wanted.draft_vocab_size)
+    if ranks.leads:
+        save_file({"draft_ids": selected}, step.output / VOCABULARY_NAME)
+        write_json(step.output / SHAPE_NAME, asdict(start.config))
+    covered = vocabulary_facts(frequencies, selected, data, start.config)
+    say(f"draft vocabulary: {len(selected)} tokens cover {covered['train_coverage']:.2%} of responses")
+
+    device = local_device()
+    weights = load_verifier_weights(step.inputs["verifier"] / "model")
+    verifier = FrozenVerifier.of(weights, selected, options.teaching.dtype, device)
+    batches = prepare(verifier, data.validation.documents, options.sequence_length)
+    torch.manual_seed(options.seed)
+    implementation, trusted = architecture.load(), certificate(step)
+    draft = implementation.model(start.config).to(device)
+    if start.loaded:
+        require_same_ends(start.loaded, verifier)
+        load_into(draft, start.loaded)
+    oracle = implementation.oracle if trusted["objective"] == "oracle" else None
+    objective = (oracle or implementation.objective)(draft, verifier, options.teaching)
+    parameters = sum(parameter.numel() for parameter in draft.parameters())
+    told = {
+        "parameters": parameters,
+        "started_from": start.digest,
+        "objective": "oracle" if oracle else "fast",
+        "mismatches": [check["name"] for check in trusted["checks"] if not check["ok"]],
+        "verifier_agreement": agreement(batches),
+        "baselines": baseline_rows(objective, data, batches, options, start.name, say, ranks),
+        "vocabulary": covered,
+        "data": {"train": data_facts(data.train), "validation": data_facts(data.validation)},
+    }
+    say(
+        f"training {parameters / 1e6:.1f}M parameters on {device.type} with {torch.get_num_threads()} threads"
+        + (f" in each of {ranks.count} processes" if ranks.count > 1 else "")
+    )
+    return Taught(objective, data.train.documents, batches, told)
 
 
 def followers(step: StageInput, done: int) -> Sequence[Tracker]:
@@ -250,19 +276,21 @@ def data_facts(fitted: Fitted) -> dict[str, int]:
 
 def baseline_rows(
     objective: Objective,
-    documents: Sequence[Document],
+    data: Data,
     batches: Sequence[ValidationBatch],
-    steps: int,
+    options: TrainingOptions,
+    start: str,
     say: Say,
     ranks: Ranks,
 ) -> list[dict[str, Any]]:
-    """Validation figures of what costs no training: a bigram table, and the draft as initialised."""
+    """Validation figures of what costs no training: a bigram table, and the draft at its ``start``."""
     if not batches:
         return []
-    successors = bigram_successors(documents, len(objective.verifier.head))
+    steps = options.speculative_tokens
+    successors = bigram_successors(data.train.documents, len(objective.verifier.head))
     rows = [
         {"name": "bigram", **judge(batches, bigram_matches(successors, batches, steps), steps).figures},
-        {"name": "untrained", **evaluate(objective, batches, steps, ranks).figures},
+        {"name": start, **evaluate(objective, batches, steps, ranks).figures},
     ]
     for row in rows:
         say(f"baseline {row['name']}: acceptance length {row['acceptance_length']:.3f}")

@@ -4,4 +4,5 @@ from __future__ import annotations
 
 DRAFT_NAME = "draft.safetensors"  # trained tensors, float32, checkpoint names, without the frozen ends
 VOCABULARY_NAME = "vocabulary.safetensors"  # draft_ids [Vd] int64
+SHAPE_NAME = "shape.json"  # the draft's config record
 METRICS_NAME = "metrics.jsonl"

@@ -58,7 +58,7 @@ def packaged(world, trained, tmp_path_factory) -> tuple[Path, dict]:
 def test_the_training_stage_reports_what_it_measured(trained) -> None:
     folder, result = trained
     assert {path.name for path in folder.iterdir()} == {
-        "draft.safetensors", "vocabulary.safetensors", "metrics.jsonl", "output.json",
+        "draft.safetensors", "vocabulary.safetensors", "shape.json", "metrics.jsonl", "output.json",
     }  # fmt: skip
     assert [row["name"] for row in result["baselines"]] == ["bigram", "untrained"]
     assert 1 <= result["validation"]["acceptance_length"] <= 3

@@ -18,15 +18,14 @@ TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 def source_findings(
     recipe: Recipe, environ: Mapping[str, str], *, packages_here: bool = True
 ) -> list[Finding]:
-    """The verifier's, and that of a draft the recipe brings from the hub.
+    """The verifier's, and those of drafts that the recipe takes from the hub.
 
     ``packages_here``: whether a model that a package ships is this environment's affair, not an image's.
     """
-    draft = draft_finding(recipe, environ)
     verifier = [verifier_finding(recipe, environ)]
     if "package" in recipe.data["verifier"] and not packages_here:
         verifier = []
-    return [*verifier, *([draft] if draft else [])]
+    return [*verifier, *draft_findings(recipe, environ)]
 
 
 def run_findings(recipe: Recipe, environ: Mapping[str, str], *, makes_verifier: bool) -> list[Finding]:
@@ -34,15 +33,14 @@ def run_findings(recipe: Recipe, environ: Mapping[str, str], *, makes_verifier: 
 
     ``makes_verifier``: whether the verifier's stage is to run; its stored output needs no cache any more.
     """
-    found = [draft_finding(recipe, environ)]
-    if makes_verifier and "repository" in recipe.data["verifier"]:
-        found.insert(0, verifier_finding(recipe, environ))
-    return [one for one in found if one]
+    needs_verifier = makes_verifier and "repository" in recipe.data["verifier"]
+    verifier = [verifier_finding(recipe, environ)] if needs_verifier else []
+    return [*verifier, *draft_findings(recipe, environ)]
 
 
-def draft_finding(recipe: Recipe, environ: Mapping[str, str]) -> Finding | None:
-    """None when the recipe brings no draft from the hub."""
-    return hub_finding("draft", *recipe.hub_draft, environ) if recipe.hub_draft else None
+def draft_findings(recipe: Recipe, environ: Mapping[str, str]) -> list[Finding]:
+    """One for each draft that the recipe takes from the hub."""
+    return [hub_finding(name, *source, environ) for name, source in recipe.hub_drafts().items()]
 
 
 def verifier_finding(recipe: Recipe, environ: Mapping[str, str]) -> Finding:

@@ -1,0 +1,122 @@
+"""A draft to train further: what it brings to a recipe, and where the two disagree.
+
+Read from its ``config.json`` alone, so that ``check`` and ``plan`` know as much as training will.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from speculators.checkpoint.config import completed, from_document, stored_format
+from speculators.checkpoint.format import Format
+from speculators.errors import SpeculatorsError
+from speculators.recipe.diagnostics import Diagnostic
+from speculators.recipe.facts import find_facts
+from speculators.recipe.hub_cache import snapshots
+from speculators.recipe.schema import fitting_names, load_schema
+from speculators.recipe.view import View, named
+from speculators.training.architectures import ARCHITECTURES
+
+INIT_FROM = "training.init_from"
+
+
+class Start(NamedTuple):
+    """What a checkpoint's config says, in the recipe's words.
+
+    ``values`` are those of the ``algorithm`` block; ``keys`` the config's own names of them.  ``problem``:
+    why it cannot be trained further.
+    """
+
+    source: str
+    stored_as: str = ""
+    values: Mapping[str, Any] = {}
+    keys: Mapping[str, str] = {}
+    problem: str = ""
+
+
+def inherit(data: Any, folder: Path, environ: Mapping[str, str]) -> Any:
+    """A recipe's data with what its ``algorithm`` block leaves to the draft that training starts from.
+
+    Data that has no such draft, or none that can be read here, comes back as it is.
+    """
+    start = find_start(data, folder, environ)
+    if start is None or start.problem:
+        return data
+    algorithm = data["algorithm"]
+    fitting = fitting_names(load_schema()["properties"]["algorithm"], algorithm)
+    missing = {name: value for name, value in start.values.items() if name in fitting - set(algorithm)}
+    return {**data, "algorithm": {**algorithm, **copy.deepcopy(missing)}}
+
+
+def find_start(data: Any, folder: Path, environ: Mapping[str, str]) -> Start | None:
+    """What ``training.init_from`` brings; None when nothing is named, or it is not at hand."""
+    name = named(data, INIT_FROM)
+    if not isinstance(named(data, "algorithm"), Mapping) or not isinstance(name, str) or not name:
+        return None
+    place = folder / name
+    if not os.path.isdir(place):
+        repository, _, revision = name.rpartition("@")
+        found = next(snapshots(repository, revision, environ), None) if repository else None
+        if found is None:
+            return None
+        place = found
+    verifier = named(data, "verifier")
+    facts = find_facts(verifier, folder, environ) if isinstance(verifier, Mapping) else None
+    return read_start(place, name, facts.num_hidden_layers if facts else 0)
+
+
+def read_start(folder: Path, name: str, verifier_layers: int) -> Start:
+    """The config of the draft in ``folder``, which the recipe calls ``name``."""
+    source = f"{name}/config.json"
+    try:
+        document, _ = completed(json.loads((folder / "config.json").read_text("utf-8")), verifier_layers)
+        known = stored_format(document)
+        config = from_document(document)
+    except SpeculatorsError as error:
+        return Start(source, problem=error.message)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        return Start(source, problem=f"not the config of a draft ({type(error).__name__}: {error})")
+    assert known is not None  # from_document refused it otherwise
+    keys = config_keys(known)
+    fields = {"aux_layers": list(config.aux_layers), "draft_vocabulary": config.draft_vocab_size}
+    values = {field: fields[field] if field in fields else getattr(config, field) for field in keys}
+    return Start(source, known.stored_as, values, keys)
+
+
+def config_keys(known: Format) -> dict[str, str]:
+    """The config's names of what a recipe says of drafts of this format."""
+    layers = {"aux_layers": known.layers_key} if known.layers_key else {}
+    flags = [flag for flag in known.flags if flag not in known.fixed]
+    return {
+        "layers": "transformer_layer_config.num_hidden_layers",
+        "draft_vocabulary": "draft_vocab_size",
+        **layers,
+        **{name: name for name in (*flags, *known.numbers)},
+    }
+
+
+def start_fits(view: View) -> Iterator[Diagnostic]:
+    start = find_start(view.data, view.folder, os.environ)
+    if start is None:
+        return
+    if start.problem:
+        message = f"{start.source}: {start.problem}"
+        yield view.problem("error", "init-from", INIT_FROM, message, "name a draft in the speculators format")
+        return
+    kind = view.get("algorithm.kind")
+    if ARCHITECTURES[kind].format.stored_as != start.stored_as:
+        message = f"kind is '{kind}', but {start.source} has speculators_model_type '{start.stored_as}'"
+        yield view.problem("error", "init-from", "algorithm.kind", message, "train a draft of its own kind")
+        return
+    for name, value in start.values.items():
+        dotted = f"algorithm.{name}"
+        if view.has(dotted) and view.get(dotted) != value:
+            written, stored = json.dumps(view.get(dotted)), json.dumps(value)
+            message = f"{name} is {written}, but {start.source} has {start.keys[name]} {stored}"
+            hint = f"leave {name} out to inherit it, or training.init_from to start from random weights"
+            yield view.problem("error", "init-from", dotted, message, hint)

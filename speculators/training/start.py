@@ -1,0 +1,109 @@
+"""What a training starts from: random weights, or a published draft that is trained further.
+
+A draft trained further keeps what its weights were made for: vocabulary, layers, norms, RoPE.  Only the
+verifier's ends are not its own: this trainer teaches against the verifier's embedding and head, so a
+draft that has others would start as another function than the one that was published.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import fields
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from speculators.checkpoint.config import CONFIG_NAME
+from speculators.checkpoint.read import LoadedDraft, read_checkpoint
+from speculators.checkpoint.shape import DraftConfig
+from speculators.documents import file_digest
+from speculators.errors import StageError
+from speculators.training.architectures import ARCHITECTURES
+from speculators.training.verifier import FrozenVerifier
+
+#: What a published draft decides by itself; a recipe has no word for it.
+INHERITED = ("rope_theta", "rope_scaling", "sliding_window", "max_position_embeddings")
+#: Half types round; anything beyond that is another matrix.
+ENDS_BOUND = 1e-2
+
+
+class Start(NamedTuple):
+    """``loaded`` and the ``digest`` of its weights are None where a training starts from random ones."""
+
+    config: DraftConfig
+    loaded: LoadedDraft | None = None
+    digest: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What the draft is before its first step."""
+        return "untrained" if self.loaded is None else "as published"
+
+
+def find_start(folder: Path | None, wanted: DraftConfig, kind: str, verifier_layers: int) -> Start:
+    """The draft in ``folder``, or the ``wanted`` one of random weights where there is none.
+
+    ``wanted``: what recipe and verifier ask for, of which ``kind``.
+
+    Raises:
+        StageError: the draft is of another kind or shape; the message names recipe and config.
+    """
+    if folder is None:
+        return Start(wanted)
+    place = folder / CONFIG_NAME
+    loaded = read_checkpoint(folder, verifier_layers=verifier_layers)
+    stored_as = ARCHITECTURES[kind].format.stored_as
+    if loaded.kind != stored_as:
+        raise _conflict([f"algorithm.kind is {kind!r}, {place} has speculators_model_type {loaded.kind!r}"])
+    config: DraftConfig = loaded.draft.config
+    names = [field.name for field in fields(wanted) if field.name not in INHERITED]
+    differing = [name for name in names if getattr(wanted, name) != getattr(config, name)]
+    if differing:
+        raise _conflict(
+            f"recipe and verifier ask for {name} {getattr(wanted, name)}, {place} has {getattr(config, name)}"
+            for name in differing
+        )
+    return Start(config, loaded, file_digest(next(folder.glob("*.safetensors"))))
+
+
+def require_same_ends(loaded: LoadedDraft, verifier: FrozenVerifier) -> None:
+    """Refuse a draft that was trained with another embedding or head than its verifier's.
+
+    Raises:
+        StageError: naming the tensor and how far it is from the verifier's.
+    """
+    own = {name for name, _ in loaded.draft.named_parameters()}
+    pairs = {
+        "lm_head.weight": (loaded.head, verifier.draft_head),
+        "embed_tokens.weight": (loaded.embedding, verifier.embedding),
+    }
+    for name, (stored, expected) in pairs.items():
+        if stored is None or name in own:  # the verifier's by agreement, or trained by us as well
+            continue
+        reference = expected.float().cpu()
+        error = float((stored.float() - reference).norm() / reference.norm())
+        if not error <= ENDS_BOUND:
+            raise StageError(
+                f"training.init_from: its {name} differs from the verifier's by {error:.2g} of its norm",
+                hint="it was made for another verifier, or trained with ends of its own: it can be served "
+                "and benchmarked (draft:), but not trained further here",
+                rule="init-from",
+            )
+
+
+def load_into(draft: nn.Module, loaded: LoadedDraft) -> None:
+    """Give ``draft`` the published weights."""
+    held = draft.state_dict()
+    with torch.no_grad():
+        for name, tensor in loaded.draft.state_dict().items():
+            held[name].copy_(tensor)
+
+
+def _conflict(differences: Iterable[str]) -> StageError:
+    return StageError(
+        f"training.init_from: {'; '.join(differences)}",
+        hint="leave the recipe's value out to inherit the draft's, or training.init_from to start anew",
+        rule="init-from",
+    )

@@ -1,0 +1,123 @@
+"""A published draft trained further: it keeps what its weights were made for, or is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from speculators.checkpoint.config import VerifierName, to_document
+from speculators.checkpoint.eagle3 import FORMAT
+from speculators.checkpoint.package import assemble, write_checkpoint
+from speculators.checkpoint.read import read_checkpoint
+from speculators.documents import read_json, write_json
+from speculators.stages.__main__ import main
+from speculators.stages.documents import ERROR_NAME, OUTPUT_NAME, StageInput
+from speculators.training.files import DRAFT_NAME, VOCABULARY_NAME
+from tests.models import tiny
+
+VERIFIER = VerifierName("local:tiny", "ab" * 32, "LlamaForCausalLM")
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
+#: A vocabulary that these few documents would never choose.
+DRAFT_IDS = torch.arange(tiny.CONFIG.draft_vocab_size) * 2 + 1
+SHAPE = tiny.config(norm_output=True, rope_scaling=YARN, rope_theta=5e5)
+
+
+def publish(folder: Path, dtype: torch.dtype = torch.bfloat16, **ends: torch.Tensor) -> Path:
+    """A draft as somebody else published it, in half precision; ``ends`` replace the verifier's."""
+    folder.mkdir()
+    draft, weights = tiny.draft(SHAPE, seed=7, dtype=torch.float32), tiny.weights(dtype=torch.bfloat16)
+    weights = weights._replace(**ends)
+    tensors = assemble(draft.state_dict(), DRAFT_IDS, weights, FORMAT.copies)
+    halves = {name: part.to(dtype) if part.is_floating_point() else part for name, part in tensors.items()}
+    write_checkpoint(folder, to_document(SHAPE, 2, VERIFIER), halves)
+    return folder
+
+
+def train(root: Path, start: Path, stage: str = "training", **algorithm: Any) -> dict[str, Any]:
+    """The stage's sealed result, or its error."""
+    world = tiny.write_world(root / "world")
+    block = {**tiny.ALGORITHM, "norm_output": True, **algorithm}
+    values = {"algorithm": block, "training": {**tiny.TRAINING, "learning_rate": 1e-9}, "name": "x"}
+    inputs, files = world, {"training.init_from": [start]}
+    for name in ("training", "package")[: 2 if stage == "package" else 1]:
+        step = StageInput(name, values, inputs, files if name == "training" else {}, root / name)
+        write_json(root / f"{name}.json", step.document())
+        if main(str(root / f"{name}.json")):
+            return read_json(root / name / ERROR_NAME)
+        inputs = {**world, name: root / name}
+    return read_json(root / stage / OUTPUT_NAME)["result"]
+
+
+@pytest.fixture(scope="module")
+def further(tmp_path_factory) -> tuple[Path, Path, dict[str, Any]]:
+    root = tmp_path_factory.mktemp("further")
+    start = publish(root / "published")
+    return root, start, train(root, start, "package")
+
+
+def test_it_starts_with_the_published_weights_and_vocabulary(further) -> None:
+    root, start, _ = further
+    published, trained = read_checkpoint(start), load_file(root / "training" / DRAFT_NAME)
+    for name, tensor in published.draft.state_dict().items():  # a rate of nearly nothing moves nothing
+        torch.testing.assert_close(trained[name], tensor, atol=1e-6, rtol=1e-6)
+    assert torch.equal(load_file(root / "training" / VOCABULARY_NAME)["draft_ids"], DRAFT_IDS)
+    result = read_json(root / "training" / OUTPUT_NAME)["result"]
+    assert [row["name"] for row in result["baselines"]] == ["bigram", "as published"]
+    assert len(result["started_from"]) == 64
+
+
+def test_the_package_keeps_the_published_rope_and_norms(further) -> None:
+    root, start, _ = further
+    before, after = (read_json(folder / "config.json") for folder in (start, root / "package" / "model"))
+    ours, theirs = after["transformer_layer_config"], before["transformer_layer_config"]
+    assert ours["rope_parameters"] == theirs["rope_parameters"]
+    assert ours["rope_parameters"]["rope_type"] == "yarn"
+    assert after["norm_output"] is True
+    assert read_checkpoint(root / "package" / "model").draft.config == SHAPE
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"norm_output": False}, "norm_output False, {place} has True"),
+        ({"layers": 2}, "layers 2, {place} has 1"),
+        ({"draft_vocabulary": 10}, "draft_vocab_size 10, {place} has 20"),
+        (
+            {"kind": "peagle", "mask_token_id": 3, "norm_output": False},
+            "algorithm.kind is 'peagle', {place} has",
+        ),
+    ],
+)
+def test_a_conflict_is_refused_with_both_places(tmp_path: Path, changes, words: str) -> None:
+    start = publish(tmp_path / "published")
+    error = train(tmp_path, start, **changes)
+    assert error["rule"] == "init-from"
+    assert words.format(place=start / "config.json") in error["message"]
+    assert "leave the recipe's value out to inherit" in error["hint"]
+
+
+def test_ends_that_are_not_the_verifier_s_are_refused(tmp_path: Path) -> None:
+    other = torch.randn(tiny.CONFIG.vocab_size, tiny.CONFIG.hidden_size)
+    start = publish(tmp_path / "published", head=other.bfloat16())
+    error = train(tmp_path, start)
+    assert error["rule"] == "init-from"
+    assert "its lm_head.weight differs from the verifier's by" in error["message"]
+
+
+def test_a_draft_that_leaves_its_flags_open_is_read_as_vllm_reads_it(tmp_path: Path) -> None:
+    start = publish(tmp_path / "published")
+    document = read_json(start / "config.json")
+    for name in ("norm_output", "norm_before_fc"):
+        del document[name]
+    tensors = load_file(start / "model.safetensors")
+    del tensors["input_norm.weight"]
+    save_file(tensors, start / "model.safetensors")
+    write_json(start / "config.json", document)
+    error = train(tmp_path / "refused", start)
+    assert "norm_before_fc True" in error["message"]
+    result = train(tmp_path / "agreed", start, norm_output=False, norm_before_fc=False)
+    assert result["optimiser_steps"] > 0
