@@ -97,7 +97,7 @@ def recipe(rounds: int) -> dict[str, Any]:
             "rounds": rounds,
             "warmup_requests": 1,
         },
-        "engine": {"args": ENGINE_ARGS, "env": ENGINE_ENV, "stall_timeout": 60},
+        "engine": {"args": ENGINE_ARGS, "env": ENGINE_ENV, "stall_timeout": 200},
         "executor": "local",
     }
 
