@@ -1,4 +1,8 @@
-"""Several ranks within a test: forked from it, so that nobody imports torch again, meeting over loopback."""
+"""Several ranks within a test, meeting over loopback.
+
+They are forked from a process that has done nothing but import torch, so that nobody imports it again.
+Forked from the test's own, they would inherit the locks of threads that earlier tests had started.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +36,8 @@ def together(count: int, folder: Path, work: Callable[..., Any], *values: Any) -
     folder.mkdir(parents=True, exist_ok=True)
     store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     arguments = (count, store.port, work, values, folder)
-    multiprocessing.start_processes(_rank, args=arguments, nprocs=count, start_method="fork")
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["torch.distributed.fsdp"])
+    multiprocessing.start_processes(_rank, args=arguments, nprocs=count, start_method="forkserver")
     return [torch.load(folder / f"{index}.pt", weights_only=False) for index in range(count)]
 
 
