@@ -28,6 +28,7 @@ from torch import nn
 from speculators.checkpoint.dflash import DFlashConfig
 from speculators.models.eagle3 import INIT_STD, MLP, rms_norm
 from speculators.models.rope import Rope, turn
+from speculators.models.unroll import FULL_PRECISION, Precision
 from speculators.training.asked import Taught, taught_by
 from speculators.training.chunked import greedy_tokens, taught_gradients
 from speculators.training.losses import WeightedSum
@@ -72,7 +73,8 @@ class BlockAttention(nn.Module):
     def keys_values(self, x: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Of rows x [R, H] at positions [R]: two of [R, Hkv, D]."""
         shape = (len(x), self.config.num_key_value_heads, self.config.head_dim)
-        keys = turn(self.k_norm(self.k_proj(x).view(shape)), *self.angles(positions, x))
+        keys = self.k_norm(self.k_proj(x).view(shape).to(x.dtype))  # [R, Hkv, D]
+        keys = turn(keys, *self.angles(positions, x))
         return keys, self.v_proj(x).view(shape)
 
     def angles(self, positions: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -91,7 +93,7 @@ class BlockAttention(nn.Module):
         config, (count, size, _) = self.config, x.shape
         rows, places = x.flatten(0, 1), block_positions.flatten()  # [N*B, H], [N*B]
         heads, dim = config.num_key_value_heads, config.head_dim
-        queries = self.q_norm(self.q_proj(rows).view(count * size, -1, dim))  # [N*B, Hq, D]
+        queries = self.q_norm(self.q_proj(rows).view(count * size, -1, dim).to(x.dtype))  # [N*B, Hq, D]
         queries = turn(queries, *self.angles(places, rows))
         queries = queries.view(count, size, heads, -1, dim)  # [N, B, Hkv, G, D]
         shape = (count, size, heads, dim)
@@ -165,16 +167,21 @@ class DFlashDraft(nn.Module):
                 nn.init.normal_(matrix, std=INIT_STD)
 
     def forward(
-        self, aux: torch.Tensor, embeddings: torch.Tensor, positions: torch.Tensor, blocks: Blocks
+        self,
+        aux: torch.Tensor,
+        embeddings: torch.Tensor,
+        positions: torch.Tensor,
+        blocks: Blocks,
+        precision: Precision = FULL_PRECISION,
     ) -> torch.Tensor:
         """aux [S, A*H] at positions [S], embeddings [N, B, H] -> normed states [N, B, H]."""
-        context = self.hidden_norm(self.fc(aux))  # [S, H]
-        size = embeddings.shape[1]
-        offsets = torch.arange(1, size + 1, device=positions.device)  # [B]
+        offsets = torch.arange(1, embeddings.shape[1] + 1, device=positions.device)  # [B]
         block_positions = positions[blocks.anchors, None] + offsets  # [N, B]
         x = embeddings
-        for layer in self.layers:
-            x = layer(x, context, positions, block_positions, blocks)  # [N, B, H]
+        with precision.products(aux.device):
+            context = self.hidden_norm(self.fc(aux).to(aux.dtype))  # [S, H]
+            for layer in self.layers:
+                x = precision.run(layer, x, context, positions, block_positions, blocks)  # [N, B, H]
         return self.norm(x)
 
 
@@ -191,6 +198,7 @@ class BlockDrafting:
     def __init__(self, draft: DFlashDraft, verifier: FrozenVerifier, teaching: Teaching) -> None:
         self.draft, self.verifier, self.teaching = draft, verifier, teaching
         self.loss = WeightedSum(teaching.losses)
+        self.precision = Precision(teaching.dtype, teaching.checkpointing)
 
     def batch(self, sequence: PackedSequence, generator: torch.Generator) -> Batch:
         """Draw the anchors: rows whose first guess is a generated token, at most ``teaching.anchors``."""
@@ -247,7 +255,7 @@ class BlockDrafting:
         masks = mask.expand(len(known), positions, -1)  # [N, K, H]
         embeddings = torch.cat([known[:, None], masks], dim=1)  # [N, 1 + K, H]
         aux = sequence.hidden_states[:, :-1].flatten(1)  # [S, A*H]
-        states = self.draft(aux, embeddings, sequence.positions, blocks)  # [N, 1 + K, H]
+        states = self.draft(aux, embeddings, sequence.positions, blocks, self.precision)  # [N, 1 + K, H]
         return list(states[:, 1:].unbind(dim=1))
 
 

@@ -20,7 +20,8 @@ from torch import nn
 from torch.nn import functional
 
 from speculators.checkpoint.eagle import EagleConfig
-from speculators.models.eagle3 import INIT_STD, MLP, Attention, LayerCache, Span, rms_norm
+from speculators.models.eagle3 import INIT_STD, MLP, Attention, KeysValues, LayerCache, Span, rms_norm
+from speculators.models.unroll import FULL_PRECISION, Precision
 from speculators.training.asked import Asked, ask
 from speculators.training.chunked import taught_gradients
 from speculators.training.objective import Batch
@@ -41,11 +42,17 @@ class EagleLayer(nn.Module):
         self.mlp = MLP(config)
 
     def forward(
-        self, hidden: torch.Tensor, positions: torch.Tensor, cache: LayerCache, documents: Sequence[Span]
-    ) -> torch.Tensor:
+        self,
+        hidden: torch.Tensor,
+        positions: torch.Tensor,
+        past: Sequence[KeysValues],
+        documents: Sequence[Span],
+    ) -> tuple[torch.Tensor, KeysValues]:
+        """The layer's output [T, H], and the keys and values that it adds to those of the ``past`` steps."""
+        cache: LayerCache = list(past)
         x = self.input_layernorm(hidden)  # [T, H]
         hidden = hidden + self.self_attn(x, positions, cache, documents)  # [T, H]
-        return hidden + self.mlp(self.post_attention_layernorm(hidden))  # [T, H]
+        return hidden + self.mlp(self.post_attention_layernorm(hidden)), cache[-1]
 
 
 class EagleDraft(nn.Module):
@@ -66,6 +73,7 @@ class EagleDraft(nn.Module):
         embeddings: torch.Tensor,
         positions: torch.Tensor,
         documents: Sequence[Span],
+        precision: Precision = FULL_PRECISION,
     ) -> list[torch.Tensor]:
         """All K steps: features [T, H] (the verifier's normed states), embeddings [T + K - 1, H] (row t
         reads t + k at step k), positions [T] of step 0.
@@ -76,9 +84,11 @@ class EagleDraft(nn.Module):
         rows, hidden, states = len(features), features, []
         for step in range(len(embeddings) - rows + 1):
             read = embeddings[step : step + rows]  # [T, H]
-            hidden = self.fc(torch.cat([read, hidden], dim=-1))  # [T, H]
-            for layer, cache in zip(self.layers, caches):
-                hidden = layer(hidden, positions + step, cache, documents)  # [T, H]
+            with precision.products(features.device):
+                hidden = self.fc(torch.cat([read, hidden], dim=-1)).to(features.dtype)  # [T, H]
+                for layer, cache in zip(self.layers, caches):
+                    hidden, made = precision.run(layer, hidden, positions + step, tuple(cache), documents)
+                    cache.append(made)
             states.append(hidden)
         return states
 
@@ -120,6 +130,8 @@ class FeatureRegression(TrainTimeTest):
     def unroll(self, sequence: PackedSequence, asked: Asked) -> list[torch.Tensor]:
         features = self.verifier.normed(sequence.hidden_states[:, -1])  # [S, H]
         embeddings = self.verifier.embedding[sequence.token_ids[asked.plan.read]]  # [S + K - 1, H]
-        states: list[torch.Tensor] = self.draft(features, embeddings, sequence.positions, sequence.documents)
+        states: list[torch.Tensor] = self.draft(
+            features, embeddings, sequence.positions, sequence.documents, self.precision
+        )
         choice = asked.plan.choice
         return states if choice is None else [one[choice.rows] for one in states]

@@ -18,7 +18,9 @@ Equal to ``Eagle3Draft.dense`` in loss and gradient.  What it leaves out, and wh
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch.nn import functional
@@ -56,6 +58,20 @@ class Precision(NamedTuple):
 
     dtype: torch.dtype | None = None  # of matrix products and attention; None for the parameters' own
     checkpointing: bool = False  # compute each layer again in the backward pass instead of keeping it
+
+    def products(self, device: torch.device) -> AbstractContextManager[object]:
+        """Within the block, matrix products of models in plain torch have this dtype."""
+        halves = self.dtype not in (None, torch.float32, torch.float64)
+        context: AbstractContextManager[object] = (
+            torch.autocast(device.type, self.dtype) if halves else nullcontext()
+        )
+        return context
+
+    def run(self, layer: Callable[..., Any], *inputs: Any) -> Any:
+        """``layer(*inputs)``, kept for the backward pass or not; ``layer`` must change none of its inputs."""
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(layer, *inputs, use_reentrant=False)
+        return layer(*inputs)
 
 
 FULL_PRECISION = Precision()
@@ -98,7 +114,7 @@ class Unroll:
         self.draft, self.plan, self.config = draft, plan, draft.config
         self.stream = draft.fc.weight.dtype
         self.dtype = precision.dtype or self.stream
-        self.checkpointing = precision.checkpointing and torch.is_grad_enabled()
+        self.precision = precision
         self.kernel: Kernel = kernel_for(draft.fc.weight.device, self.dtype)
         first, width = draft.layers[0], self.config.hidden_size
         self.layers = [Joined.of(layer, width, self.dtype) for layer in draft.layers]
@@ -123,11 +139,7 @@ class Unroll:
         said = functional.linear(chosen, self.embedding)  # [E, P]
         for step in range(self.plan.steps):
             for index, past in enumerate(self.past):
-                inputs = (index, step, hidden, said, units, *past)
-                if self.checkpointing:
-                    hidden, made = checkpoint(self.layer, *inputs, use_reentrant=False)
-                else:
-                    hidden, made = self.layer(*inputs)
+                hidden, made = self.precision.run(self.layer, index, step, hidden, said, units, *past)
                 past.append(made)
             final = unit_rms(hidden, self.config.rms_norm_eps, self.stream) * self.draft.norm.weight
             normed.append(final)  # [N, H]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch.nn import functional
@@ -186,6 +188,29 @@ def test_loss_and_gradient_are_those_of_every_row_by_itself(kind: str) -> None:
     assert found.loss == pytest.approx(loss.item(), rel=1e-9)
     for name, parameter in objective.draft.named_parameters():
         torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-8, atol=1e-10)
+
+
+def gradient(objective: Objective, **teaching: Any) -> tuple[float, torch.Tensor]:
+    """Loss and gradient of both documents in one window, the objective taught so."""
+    taught = type(objective)(objective.draft, objective.verifier, Teaching(STEPS, **teaching))
+    objective.draft.zero_grad(set_to_none=True)
+    loss = backward(taught, tiny.batches(taught, DOCUMENTS)).loss
+    return loss, torch.cat([one.grad.flatten() for one in objective.draft.parameters()])
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_layers_that_are_computed_again_give_the_same_gradient(kind: str) -> None:
+    objective = tiny.of_kind(kind, STEPS, layers=2)
+    torch.testing.assert_close(gradient(objective, checkpointing=True), gradient(objective))
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_bfloat16_products_are_near_the_full_ones_and_not_them(kind: str) -> None:
+    objective = tiny.of_kind(kind, STEPS, torch.float32, layers=2)
+    (loss, full), (other, half) = gradient(objective), gradient(objective, dtype=torch.bfloat16)
+    assert other == pytest.approx(loss, rel=0.05)
+    assert other != loss
+    assert (half - full).norm() < 0.25 * full.norm()
 
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)
