@@ -55,6 +55,8 @@ def _run(step: StageInput) -> None:
     stage = importlib.import_module(f"speculators.stages.{step.stage}")
     _prepare(step.output, continues=getattr(stage, "CONTINUES", False))
     result = stage.run(step)
+    if result is None:  # of a stage that torchrun runs in several processes, one seals the output
+        return
     write_output(step, result, time.monotonic() - started)
     # Only now: a kill before the seal must find the work again.
     shutil.rmtree(step.work, ignore_errors=True)

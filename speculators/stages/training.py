@@ -9,6 +9,7 @@ its checkpoint.  The result is then that of an undisturbed run; only times and s
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import save_file
+from torch.distributed import is_torchelastic_launched
 
 from speculators.checkpoint.shape import DraftConfig
 from speculators.checkpoint.verifier_weights import load_verifier_weights
@@ -55,8 +57,15 @@ class Data(NamedTuple):
     validation: Fitted
 
 
-def run(step: StageInput) -> dict[str, Any]:
-    """Train the recipe's draft on the captured states, on as many devices as the recipe asks for."""
+def run(step: StageInput) -> dict[str, Any] | None:
+    """Train the recipe's draft on the captured states, on as many devices as the recipe asks for.
+
+    By hand, ``torchrun --nproc-per-node N -m speculators.stages INPUT`` decides how many there are; then
+    only the first process has a result.
+    """
+    if is_torchelastic_launched():
+        result = in_rank(step)
+        return result if int(os.environ["RANK"]) == 0 else None
     block, trusted = step.values["training"], certificate(step)
     count = rank_count(block["devices"], block["sequences_per_step"], torch.cuda.device_count())
     if count > 1 and block["parallelism"] not in trusted["parallelism"]:

@@ -73,7 +73,8 @@ class Course(NamedTuple):
             stalled = self.stalled + 1 if found is not None and found.is_noise else 0
             course = course._replace(points=(*self.points, Point(share, length, error)), stalled=stalled)
         if self.expected is None and HALF <= share < 1:
-            course = course._replace(expected=forecast(course.points, ceiling))
+            early = [point for point in course.points if point.share <= HALF]
+            course = course._replace(expected=forecast(early, ceiling))
         if kept:
             course = course._replace(best_epoch=epoch, best=judged.figures, best_counts=judged.counts)
         return Verdict(course, kept, found)

@@ -87,7 +87,8 @@ def too_large(tokens: int, device: torch.device, error: RuntimeError) -> Machine
     return MachineError(
         f"a training step on the longest sequence, {tokens} tokens, does not fit the memory of {device}: "
         f"{str(error).splitlines()[0]}",
-        hint="lower training.sequence_length; sequences_per_step costs no memory, so raise it by as much",
+        hint="turn training.gradient_checkpointing on, or lower training.sequence_length; sequences_per_step "
+        "costs no memory, so raise it by as much",
         rule="out-of-memory",
     )
 

@@ -219,7 +219,7 @@ class _Run(NamedTuple):
         progress.say(validation_line(epoch, self.options.epochs, figures, gain, kept))
         if course.expected and not before.expected:
             progress.say(
-                f"expected at the end, from the course so far: acceptance length "
+                f"expected at the end, from the first half: acceptance length "
                 f"{course.expected.length:.3f} +- {course.expected.error:.3f}"
             )
         if course.stalls(self.options.early_stop) and progress.steps < progress.total_steps:

@@ -95,7 +95,8 @@ def balanced(costs: Sequence[int], count: int) -> list[list[int]]:
     to whom has the least so far, which is at most a third above the best possible.  Equal costs give
     equal shares on every machine: ties go to the lower number.
     """
-    loads, shares = [0] * count, [[] for _ in range(count)]  # type: list[int], list[list[int]]
+    loads = [0] * count
+    shares: list[list[int]] = [[] for _ in range(count)]
     for number in sorted(range(len(costs)), key=lambda one: (-costs[one], one)):
         rank = min(range(count), key=lambda one: (loads[one], one))
         loads[rank] += costs[number]

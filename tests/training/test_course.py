@@ -72,6 +72,18 @@ def test_the_end_is_foretold_at_half_of_the_run_and_held_against_what_came() -> 
     assert outcome["held"] == halfway.expected.holds(outcome["came"])
 
 
+def test_only_the_first_half_foretells() -> None:
+    course = Course()
+    for share, row in ((0.3, POOR), (0.6, FAIR), (0.9, GOOD)):
+        course = course.after(row, share, 1.0, 4.0).course
+    assert course.expected is None  # one point lies in the first half
+    late = Course()
+    for share, row in ((0.2, POOR), (0.4, FAIR), (0.6, GOOD)):
+        late = late.after(row, share, 1.0, 4.0).course
+    assert late.expected is not None
+    assert late.expected.points == 2
+
+
 def test_a_run_that_stops_before_its_end_leaves_the_forecast_open() -> None:
     course = Course()
     for share, row in ((0.25, POOR), (0.5, FAIR), (0.75, ALIKE)):

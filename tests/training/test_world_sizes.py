@@ -16,7 +16,6 @@ from safetensors.torch import load_file
 
 from speculators.documents import read_json, write_json
 from speculators.errors import EXIT_INTERRUPTED
-from speculators.stages.__main__ import main
 from speculators.stages.documents import OUTPUT_NAME, StageInput
 from speculators.training.files import DRAFT_NAME, METRICS_NAME
 from speculators.training.loop import TrainingOptions, train
@@ -85,11 +84,11 @@ def test_a_run_continues_at_another_world_size(tmp_path: Path, parallelism, opti
         assert (found[name] - tensor).norm() <= 1e-4 * tensor.norm(), name
 
 
-def test_a_stage_on_two_devices_is_interrupted_and_continues_on_one(tmp_path: Path) -> None:
+def test_a_stage_on_two_devices_is_interrupted_and_continues_under_torchrun(tmp_path: Path) -> None:
     world = tiny.write_world(tmp_path / "world")
     output, documents = tmp_path / "output", {}
-    for name, changes in {"two": {"devices": 2}, "one": {}}.items():
-        training = {**tiny.TRAINING, "epochs": 80, "sequences_per_step": 2, **changes}
+    for name, changes in {"two": {"devices": 2}, "auto": {}}.items():
+        training = {**tiny.TRAINING, "epochs": 30, "sequences_per_step": 2, **changes}
         values = {"algorithm": tiny.ALGORITHM, "training": training}
         documents[name] = tmp_path / f"{name}.json"
         write_json(documents[name], StageInput("training", values, world, {}, output).document())
@@ -112,9 +111,12 @@ def test_a_stage_on_two_devices_is_interrupted_and_continues_on_one(tmp_path: Pa
         process.kill()
     assert seen.count("training 0.0M parameters on cpu with 1 threads in each of 2 processes") == 1
     assert seen.count("; checkpoint written") == 1
-    assert main(str(documents["one"])) == 0
+    again = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    again += ["--local-addr", "127.0.0.1", "-m", "speculators.stages", str(documents["auto"])]
+    subprocess.run(again, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, timeout=300)
     result = read_json(output / OUTPUT_NAME)["result"]
-    assert (result["devices"], result["epochs"]) == (1, 80)
+    assert (result["devices"], result["epochs"]) == (2, 30)
+    assert not (output / "work").exists()
     rows = [json.loads(line) for line in (output / METRICS_NAME).read_text().splitlines()]
     steps = [row["step"] for row in rows if row["kind"] == "step"]
     assert steps == list(range(1, result["optimiser_steps"] + 1))
