@@ -104,7 +104,7 @@ def podman_image(podman_engine: str, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="session")
 def whole_image(engine: str) -> Iterator[str]:
-    """The whole environment of this test session at its own path (``sys.prefix``), by its name; gigabytes."""
+    """The whole environment of this test session at /opt/venv, by its name; gigabytes."""
     name = f"{images.REPOSITORY}/environment:whole"
     import_layer(engine, name, images.environment_layer())
     yield name

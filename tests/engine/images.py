@@ -16,7 +16,7 @@ from typing import Any
 import tomllib
 from packaging.requirements import Requirement
 
-from tests.engine.archive import SHARED, Built, Folder, HostFile, Layer, Link, Text, write_image
+from tests.engine.archive import EXECUTABLE, SHARED, Built, Folder, HostFile, Layer, Link, Text, write_image
 from tests.engine.libraries import libraries
 
 CHECKOUT = Path(__file__).parents[2]
@@ -62,7 +62,7 @@ def python_image(archive: Path, add: Iterable[Added] = ()) -> Built:
 
 
 def environment_layer() -> Layer:
-    """The virtual environment that runs the tests, at its path on the host and where our image has it."""
+    """The virtual environment that runs the tests, where our image has it."""
     whole = Layer()
     for part in (_system(), _interpreter(), _environment(Path(sys.prefix))):
         whole.entries |= part.entries
@@ -128,12 +128,21 @@ def _light_packages() -> Layer:
 
 
 def _environment(prefix: Path) -> Layer:
+    """The tree of ``prefix`` where our image has it, whatever its place here.
+
+    A checkout below /tmp must do too, and a stage's own /tmp hides all that an image has there; so nothing
+    in the layer may lead back to ``prefix``.
+    """
     layer = Layer()
-    layer.add_tree(prefix)
+    layer.add_tree(prefix, str(OUR_ENVIRONMENT))
+    for script in (prefix / "bin").iterdir():
+        # The interpreter itself begins with other bytes, and a link to it must stay a link.
+        if script.is_file() and not script.is_symlink():
+            content = script.read_bytes()
+            if content.startswith(b"#!"):
+                moved = content.replace(os.fsencode(prefix), os.fsencode(OUR_ENVIRONMENT))
+                layer.put(str(OUR_ENVIRONMENT / "bin" / script.name), Text(moved, EXECUTABLE))
     _add_libraries(layer)
-    if prefix != OUR_ENVIRONMENT:
-        layer.put(str(OUR_ENVIRONMENT.parent), Folder())
-        layer.put(str(OUR_ENVIRONMENT), Link(str(prefix)))
     return layer
 
 
