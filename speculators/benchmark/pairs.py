@@ -37,13 +37,13 @@ class Pair(NamedTuple):
         return self._replace(plain=without(self.plain, looping), draft=without(self.draft, looping))
 
 
-def pair_up(samples: Iterable[Sample], speculating: str = DRAFT) -> list[Pair]:
+def pair_up(samples: Iterable[Sample], speculating: str = DRAFT, plain: str = PLAIN) -> list[Pair]:
     """The samples as pairs, by round and concurrency; a load without its partner is left out."""
     by_place = {(one["round"], one["concurrency"], one["arm"]): one for one in samples}
     return [
         Pair(number, concurrency, one, by_place[number, concurrency, speculating])
         for (number, concurrency, arm), one in by_place.items()
-        if arm == PLAIN and (number, concurrency, speculating) in by_place
+        if arm == plain and (number, concurrency, speculating) in by_place
     ]
 
 

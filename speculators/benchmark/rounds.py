@@ -12,6 +12,12 @@ from typing import NamedTuple
 PLAIN = "plain"
 DRAFT = "draft"
 ARMS = (PLAIN, DRAFT)
+#: The same on a quantised copy of the verifier.
+QUANTISED_PLAIN = "quantised-plain"
+QUANTISED_DRAFT = "quantised-draft"
+QUANTISED_ARMS = (QUANTISED_PLAIN, QUANTISED_DRAFT)
+PLAIN_ARMS = (PLAIN, QUANTISED_PLAIN)
+DRAFT_ARMS = (DRAFT, QUANTISED_DRAFT)
 #: Arms that speculate without a draft, and the package that the engine needs for it.
 FREE_ARMS: Mapping[str, str] = {"ngram": "", "suffix": "arctic-inference"}
 

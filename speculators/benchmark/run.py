@@ -12,7 +12,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from speculators.benchmark.rounds import DRAFT, FREE_ARMS, PLAIN, Launch, schedule
+from speculators.benchmark.rounds import (
+    DRAFT,
+    FREE_ARMS,
+    PLAIN,
+    QUANTISED_ARMS,
+    QUANTISED_DRAFT,
+    QUANTISED_PLAIN,
+    Launch,
+    schedule,
+)
 from speculators.datagen.chat import template_arguments, thinking_modes
 from speculators.datagen.chat_template import chat_template
 from speculators.documents import read_json, write_text
@@ -34,6 +43,8 @@ SCHEMA = "speculators/benchmark/v1"
 STAGE = "benchmark_round"
 RESULT_NAME = "result.json"
 CLIENT = "client"
+#: Values of the recipe's ``benchmark`` that say where something lies on this machine.
+FILES = ("prompts", "quantised")
 SERVER = Needs("engine", gpus=True)
 #: What the client of a launch reads of the recipe's ``benchmark``.
 CLIENT_READS = ("requests", "max_tokens", "concurrency", "warmup_requests")
@@ -58,9 +69,9 @@ class Bench(NamedTuple):
     def launcher(self) -> Launcher:
         return self.interior.require_launcher()
 
-    @property
-    def verifier(self) -> Path:
-        return self.inputs["verifier"] / "model"
+    def verifier(self, arm: str) -> Path:
+        """The model that the arm serves."""
+        return self.inputs["quantised" if arm in QUANTISED_ARMS else "verifier"] / "model"
 
     @property
     def speculation(self) -> Speculation:
@@ -94,9 +105,9 @@ def run_benchmark(
     by default the recipe's rounds are measured.
 
     ``values``: ``benchmark``, ``engine`` and ``verifier`` of the recipe, and ``speculative_tokens``.
-    ``inputs``: the outputs of ``verifier``, ``prompts`` and ``package``.  Servers' and clients' logs,
-    documents and GuideLLM's reports go below ``folder``, one folder a launch.  ``on_line`` hears what is
-    worth showing, ``on_client_line`` every line of a client; ``holds`` goes to every server and client.
+    ``inputs``: the outputs of ``verifier``, ``prompts`` and ``package``; ``quantised`` where there is one.
+    Servers' and clients' logs, documents and GuideLLM's reports go below ``folder``, one folder a launch.
+    ``on_line`` hears what is worth showing, ``on_client_line`` every line of a client; ``holds`` goes to every server and client.
 
     Raises:
         MachineError: no engine here.
@@ -121,7 +132,7 @@ def run_benchmark(
 
 def _document(bench: Bench, launches: Sequence[dict[str, Any]], rounds: int) -> dict[str, Any]:
     """The benchmark document of the ``launches`` so far, which make so many ``rounds``."""
-    benchmark = {name: value for name, value in bench.values["benchmark"].items() if name != "prompts"}
+    benchmark = {name: value for name, value in bench.values["benchmark"].items() if name not in FILES}
     return {
         "schema": SCHEMA,
         "launcher": {
@@ -166,6 +177,8 @@ def _prepare(
     wanted = values["benchmark"].get("extra_arms", ())
     left_out = missing_packages(wanted, interior)
     arms: dict[str, Speculation | None] = {PLAIN: None, DRAFT: speculation}
+    if "quantised" in inputs:
+        arms |= {QUANTISED_PLAIN: None, QUANTISED_DRAFT: speculation}
     arms |= {arm: Speculation(None, arm, speculation.tokens) for arm in wanted if arm not in left_out}
     return Bench(
         values, inputs, folder, executor, on_line, on_client_line, holds, interior, arms, left_out, body
@@ -210,10 +223,11 @@ def _measure(bench: Bench, launch: Launch, rounds: int) -> dict[str, Any]:
     """One launch from server start to its result document; ``rounds``: how many are to be measured now."""
     folder = bench.folder / launch.folder
     shutil.rmtree(folder, ignore_errors=True)  # what an interrupted attempt left
+    verifier = bench.verifier(launch.arm)
     environment = server_environment(bench.interior.environment(bench.values["engine"]["env"]))
 
     def command(port: int) -> list[str]:
-        return server_argv(bench.launcher.start, bench.verifier, _arguments(bench, launch.arm, port))
+        return server_argv(bench.launcher.start, verifier, _arguments(bench, launch.arm, port))
 
     service = Service(
         f"{launch.arm} round {launch.round}",
@@ -221,7 +235,7 @@ def _measure(bench: Bench, launch: Launch, rounds: int) -> dict[str, Any]:
         environment,
         folder / "server.log",
         bench.holds,
-        replace(SERVER, reads=[bench.verifier, bench.inputs["package"] / "model"]),
+        replace(SERVER, reads=[verifier, bench.inputs["package"] / "model"]),
     )
     label = f"round {launch.round}/{rounds} {launch.arm}"
     bench.say(f"{label}: server starting")

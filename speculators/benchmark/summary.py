@@ -12,7 +12,7 @@ from typing import Any
 from speculators.benchmark.checks import possible, run_checks, same_work
 from speculators.benchmark.load import LATENCIES
 from speculators.benchmark.pairs import Pair, Sample, counters_of, pair_up, request_counters
-from speculators.benchmark.rounds import ARMS, DRAFT, PLAIN
+from speculators.benchmark.rounds import ARMS, DRAFT, PLAIN, QUANTISED_ARMS, QUANTISED_DRAFT, QUANTISED_PLAIN
 from speculators.benchmark.statistics import geometric_mean, match_rate, mean_ratio, relative_difference
 from speculators.serving.metrics import SpecCounters, pooled
 
@@ -42,14 +42,16 @@ def summarise(benchmark: dict[str, Any], replay: dict[str, Any] | None = None) -
         "exact_match": _exact_match(benchmark["samples"], pairs, calm),
         "outputs": _outputs(benchmark),
         "extra_arms": [_extra_arm(benchmark, pairs, arm) for arm in extra_arms(benchmark)],
+        "quantised": _quantised(benchmark),
         "left_out": benchmark.get("left_out", {}),
     }
     return summary | {"checks": run_checks(benchmark, pairs, summary)}
 
 
 def extra_arms(benchmark: dict[str, Any]) -> list[str]:
-    """The arms besides plain and draft, in the order they were first measured."""
-    return [arm for arm in dict.fromkeys(one["arm"] for one in benchmark["samples"]) if arm not in ARMS]
+    """The arms that need no training, in the order they were first measured."""
+    known = (*ARMS, *QUANTISED_ARMS)
+    return [arm for arm in dict.fromkeys(one["arm"] for one in benchmark["samples"]) if arm not in known]
 
 
 def _extra_arm(benchmark: dict[str, Any], drafts: list[Pair], arm: str) -> dict[str, Any]:
@@ -73,6 +75,28 @@ def _extra_arm(benchmark: dict[str, Any], drafts: list[Pair], arm: str) -> dict[
         "acceptance": _figures([counters_of(pair.draft) for pair in pairs]),
         "exact_match": _match([(pair.plain, pair.draft) for pair in pairs]),
         "checks": [same_work(pairs), possible(speed, served)],
+    }
+
+
+def _quantised(benchmark: dict[str, Any]) -> dict[str, Any] | None:
+    """The draft on a quantised copy of its verifier, over that copy alone; None if there was none.
+
+    ``quantising``: the copy alone over the verifier alone; ``both``: copy and draft over the verifier alone.
+    Those two compare different answers, so they say what is faster, not that the same is said faster.
+    """
+    pairs = pair_up(benchmark["samples"], QUANTISED_DRAFT, QUANTISED_PLAIN)
+    if not pairs:
+        return None
+    concurrencies = benchmark["benchmark"]["concurrency"]
+    speed = [{"concurrency": one, **_speed(pairs, one)} for one in concurrencies]
+    return {
+        "speed": speed,
+        "overall_speedup": _overall(pairs),
+        "quantising": _overall(pair_up(benchmark["samples"], QUANTISED_PLAIN)),
+        "both": _overall(pair_up(benchmark["samples"], QUANTISED_DRAFT)),
+        "acceptance": _figures([counters_of(pair.draft) for pair in pairs]),
+        "exact_match": _match([(pair.plain, pair.draft) for pair in pairs]),
+        "checks": [same_work(pairs), possible(speed, _served(pairs))],
     }
 
 

@@ -20,7 +20,7 @@ from speculators.documents import file_digest, known_json, read_json, value_dige
 from speculators.errors import RecipeError
 from speculators.pipeline.record import RECORD_NAME
 from speculators.pipeline.store import default_home
-from speculators.recipe.recipe import DRAFTS
+from speculators.recipe.recipe import BROUGHT_MODELS
 from speculators.recipe.source_rules import REPOSITORY_AT
 from speculators.recipe.view import named
 from speculators.recipe.yaml_loader import load_yaml
@@ -231,7 +231,7 @@ def needs(run: Path, recipe: dict[str, Any]) -> dict[str, str | None]:
     }
     for key in sorted(run.glob("stages/*/key.json")):
         for path, digests in read_json(key).get("files", {}).items():
-            on_hub = path in DRAFTS and REPOSITORY_AT.fullmatch(str(named(recipe, path)))
+            on_hub = path in BROUGHT_MODELS and REPOSITORY_AT.fullmatch(str(named(recipe, path)))
             if path not in prompts and digests and not on_hub:
                 found[path] = digests[0] if len(digests) == 1 else value_digest(digests)
     return found

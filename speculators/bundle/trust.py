@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from speculators.errors import RecipeError
-from speculators.recipe.recipe import DRAFTS
+from speculators.recipe.recipe import BROUGHT_MODELS
 from speculators.recipe.source_rules import COMMIT, REPOSITORY_AT
 from speculators.recipe.view import named
 
@@ -117,7 +117,7 @@ def _models(recipe: Mapping[str, Any]) -> Iterator[Concern]:
     """A bundle holds no models, so a folder is always one of this machine."""
     if path := recipe["verifier"].get("path"):
         yield Concern("verifier.path", f"{path!r}: a folder outside of the bundle")
-    for name in DRAFTS:
+    for name in BROUGHT_MODELS:
         draft = named(recipe, name)
         if draft and not (REPOSITORY_AT.fullmatch(draft) and COMMIT.fullmatch(draft.rpartition("@")[2])):
             yield Concern(

@@ -12,7 +12,7 @@ import copy
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import speculators
 from speculators.checkpoint.format import Format
@@ -20,6 +20,9 @@ from speculators.checkpoint.shape import ROPE_KINDS, DraftConfig
 from speculators.checkpoint.tensors import Layout
 from speculators.errors import StageError
 from speculators.training.architectures import FORMATS
+
+if TYPE_CHECKING:
+    from speculators.checkpoint.tokenizer import Tokenizer
 
 CONFIG_NAME = "config.json"
 SLIDING = "sliding_attention"  # of ``layer_types``
@@ -34,6 +37,7 @@ class VerifierName(NamedTuple):
     id: str  # canonical, such as "Qwen/Qwen3-8B@<commit>"
     digest: str  # sha256 over its files
     architecture: str  # such as "LlamaForCausalLM"
+    tokenizer: Tokenizer | None = None
 
 
 def hub_repository(verifier_id: str) -> str | None:
@@ -56,7 +60,8 @@ def to_document(config: DraftConfig, speculative_tokens: int, verifier: Verifier
     """The stored ``config.json``, naming the verifier canonically.
 
     ``name_or_path`` is the hub repository where there is one, because engines load it by that key;
-    ``id`` and ``digest`` say exactly which files were meant (readers ignore keys they do not know).
+    ``id`` and ``digest`` say exactly which files were meant, ``tokenizer`` and ``chat_template`` by which
+    tokens it was trained (readers ignore keys they do not know).
     """
     layer = layer_document(config)
     return {
@@ -81,6 +86,7 @@ def to_document(config: DraftConfig, speculative_tokens: int, verifier: Verifier
                 "architectures": [verifier.architecture],
                 "id": verifier.id,
                 "digest": verifier.digest,
+                **(verifier.tokenizer.recorded() if verifier.tokenizer else {}),
             },
         },
         "transformer_layer_config": layer,

@@ -7,7 +7,7 @@ numerical checks read tensors.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from json import JSONDecodeError
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,12 +19,25 @@ from speculators.checkpoint.check import Check, failures
 from speculators.checkpoint.config import CONFIG_NAME, stored_format
 from speculators.checkpoint.config_checks import config_checks
 from speculators.checkpoint.format import Format
-from speculators.checkpoint.tensors import EMBED_TOKENS, LM_HEAD, Shape, canonical_name, is_reduced
+from speculators.checkpoint.tensors import (
+    EMBED_TOKENS,
+    LM_HEAD,
+    Shape,
+    canonical_name,
+    is_reduced,
+    target_width,
+)
+from speculators.checkpoint.tokenizer import recorded_tokenizer, token_differences, tokenizer_of
 from speculators.checkpoint.verifier_layout import text_config
-from speculators.checkpoint.verifier_weights import load_verifier_weights, read_tensor
+from speculators.checkpoint.verifier_weights import VerifierWeights, load_verifier_weights, read_tensor
 from speculators.checkpoint.vocabulary import from_offsets
 from speculators.documents import read_json
 from speculators.errors import StageError
+
+ROWS_AT_ONCE = 4096
+
+#: Distance of two rows that are one, over their length: rounding to four bits and fine-tuning stay below.
+NEAR = 0.4
 
 
 class Subject(NamedTuple):
@@ -56,11 +69,7 @@ def validate(folder: Path, verifier_dir: Path | None = None, *, own_ends: bool =
     known = stored_format(document)
     if failures(checks) or known is None:
         return checks
-    (weights,) = folder.glob("*.safetensors")
-    with safe_open(weights, framework="pt") as file:
-        stored = {canonical_name(name): name for name in list(file.keys())}
-        shapes = {name: tuple(file.get_slice(key).get_shape()) for name, key in stored.items()}
-    subject = Subject(folder, known, document, weights, shapes, stored)
+    subject = subject_of(folder, document, known)
     checks += shape_checks(subject)
     if failures(checks):
         return checks
@@ -68,6 +77,15 @@ def validate(folder: Path, verifier_dir: Path | None = None, *, own_ends: bool =
     if verifier_dir is not None and not failures(checks):
         checks += verifier_checks(subject, verifier_dir, "warning" if own_ends else "error")
     return checks
+
+
+def subject_of(folder: Path, document: dict[str, Any], known: Format) -> Subject:
+    """The checkpoint in ``folder``, whose files have been found readable."""
+    (weights,) = folder.glob("*.safetensors")
+    with safe_open(weights, framework="pt") as file:
+        stored = {canonical_name(name): name for name in list(file.keys())}
+        shapes = {name: tuple(file.get_slice(key).get_shape()) for name, key in stored.items()}
+    return Subject(folder, known, document, weights, shapes, stored)
 
 
 def file_checks(folder: Path) -> Iterator[Check]:
@@ -153,34 +171,103 @@ def vocabulary_checks(subject: Subject) -> Iterator[Check]:
 
 
 def verifier_checks(subject: Subject, verifier_dir: Path, severity: str) -> Iterator[Check]:
-    """Widths, layers, embedding and head rows against the verifier's own files."""
-    config, document = read_json(verifier_dir / "config.json"), subject.document
-    facts = text_config(config)
-    layer = document["transformer_layer_config"]
-    depth, ids = facts["num_hidden_layers"], subject.format.aux_layers(document)
-    yield Check("aux layers exist", max(ids, default=0) <= depth, f"{list(ids)} of {depth} layers")
-    target = document.get("target_hidden_size") or layer["hidden_size"]
-    yield Check("verifier width", target == facts["hidden_size"], f"{target} against {facts['hidden_size']}")
-    same = layer["vocab_size"] == facts["vocab_size"]
-    yield Check("verifier vocabulary", same, f"{layer['vocab_size']} against {facts['vocab_size']}")
-    if not same or layer["hidden_size"] != facts["hidden_size"]:
+    """Widths, layers, tokenizer, embedding and head rows against the verifier's own files."""
+    facts = text_config(read_json(verifier_dir / CONFIG_NAME))
+    fits = list(fit_checks(subject.format, subject.document, facts))
+    yield from fits
+    yield from tokenizer_checks(subject.folder, subject.document, verifier_dir)
+    same_width = subject.document["transformer_layer_config"]["hidden_size"] == facts["hidden_size"]
+    if not same_width or any(not check.ok for check in fits if check.name == "verifier vocabulary"):
         return
     try:
         verifier = load_verifier_weights(verifier_dir)
     except StageError as error:
         yield Check("verifier's ends readable", False, error.message, severity)
         return
+    for end in ends(subject, verifier):
+        yield rows_check(end, severity)
+
+
+def fit_checks(known: Format, document: Mapping[str, Any], facts: Mapping[str, Any]) -> Iterator[Check]:
+    """Depth, width and vocabulary of a draft against its verifier's text config ``facts``."""
+    layer = document["transformer_layer_config"]
+    depth, ids = facts["num_hidden_layers"], known.aux_layers(document)
+    yield Check("aux layers exist", max(ids, default=0) <= depth, f"{list(ids)} of {depth} layers")
+    target = target_width(document)
+    yield Check("verifier width", target == facts["hidden_size"], f"{target} against {facts['hidden_size']}")
+    same = layer["vocab_size"] == facts["vocab_size"]
+    yield Check("verifier vocabulary", same, f"{layer['vocab_size']} against {facts['vocab_size']}")
+
+
+def tokenizer_checks(folder: Path, document: Mapping[str, Any], verifier_dir: Path) -> Iterator[Check]:
+    """The tokenizer that the draft was trained with, where it says so, against its verifier's.
+
+    It says so in its config, or by a tokenizer of its own beside it.
+    """
+    try:
+        known, given = recorded_tokenizer(document) or tokenizer_of(folder), tokenizer_of(verifier_dir)
+    except StageError as error:
+        yield Check("tokenizer readable", False, error.message, "warning")
+        return
+    if given is None or known is None:
+        return
+    same = known.tokens == given.tokens
+    detail = token_differences(folder, verifier_dir) or "other token ids or merges than it was trained with"
+    yield Check("tokenizer is the verifier's", same, "the same" if same else detail)
+    if known.template:
+        agrees = known.template == given.template
+        detail = "the same" if agrees else "another than the draft was trained with"
+        yield Check("chat template is the verifier's", agrees, detail, "warning")
+
+
+class End(NamedTuple):
+    """A stored embedding or head, and the verifier's rows that it should hold: [N, H] each."""
+
+    name: str
+    stored: torch.Tensor
+    rows: torch.Tensor
+    trained: bool  # on purpose, as the config says
+
+    def parts(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Some rows of both at a time, in float32: the whole of an embedding would be gigabytes."""
+        for stored, rows in zip(self.stored.split(ROWS_AT_ONCE), self.rows.split(ROWS_AT_ONCE)):
+            yield stored.float(), rows.to(self.stored.dtype).float()
+
+    @property
+    def equal(self) -> bool:
+        return all(torch.equal(stored, rows) for stored, rows in self.parts())
+
+    def distances(self) -> torch.Tensor:
+        """How far each stored row lies from its own, as a part of that one's length [N]."""
+        found = [
+            (stored - rows).norm(dim=-1) / rows.norm(dim=-1).clamp_min(1e-12) for stored, rows in self.parts()
+        ]
+        return torch.cat(found)
+
+
+def ends(subject: Subject, verifier: VerifierWeights) -> Iterator[End]:
+    """Embedding and head as far as the draft stores them."""
+    document = subject.document
     head = verifier.head[from_offsets(subject.tensor("d2t"))] if is_reduced(document) else verifier.head
-    pairs = {EMBED_TOKENS: verifier.embedding, LM_HEAD: head}
-    for name, rows in pairs.items():
+    trained = {EMBED_TOKENS: document.get("embed_requires_grad") is True}
+    for name, rows in ((EMBED_TOKENS, verifier.embedding), (LM_HEAD, head)):
         if name in subject.shapes:
-            yield rows_check(name, subject.tensor(name), rows, severity)
+            yield End(name, subject.tensor(name), rows, trained.get(name, False))
 
 
-def rows_check(name: str, stored: torch.Tensor, rows: torch.Tensor, severity: str) -> Check:
-    """Whether frozen rows equal the verifier's; if not, how far they point another way."""
-    if torch.equal(stored.float(), rows.to(stored.dtype).float()):
-        return Check(f"{name} is the verifier's", True, "equal")
-    cosine = torch.nn.functional.cosine_similarity(stored.float(), rows.float(), dim=-1).median().item()
-    detail = f"differs; median cosine of rows {cosine:.3f} (a trained copy stays near 1, a wrong one near 0)"
-    return Check(f"{name} is the verifier's", False, detail, severity)
+def rows_check(end: End, severity: str) -> Check:
+    """Whether frozen rows equal the verifier's; if not, how many point another way.
+
+    Rows that are merely near are a warning: rounded to another type, of a quantised or fine-tuned copy of the
+    verifier, or trained further.
+    """
+    name = f"{end.name} is the verifier's"
+    if end.equal:
+        return Check(name, True, "equal")
+    distances = end.distances()
+    strange = int((distances > NEAR).sum())
+    detail = (
+        f"differs; median distance of rows {float(distances.median()):.3f}, {strange} of {len(distances)} "
+        f"above {NEAR} (a trained or rounded copy stays near 0, another row lies about 1 away)"
+    )
+    return Check(name, False, detail, "warning" if end.trained or not strange else severity)

@@ -29,6 +29,7 @@ from speculators.cli.plan import plan
 from speculators.cli.publish import publish
 from speculators.cli.render import render
 from speculators.cli.report import report
+from speculators.cli.retarget import retarget
 from speculators.cli.run import run
 from speculators.cli.schema import schema
 from speculators.cli.verify import verify
@@ -89,7 +90,18 @@ def build_app() -> typer.Typer:
     )
     app.callback(epilog=EPILOG)(root)
     recipes_and_runs = (check, doctor, plan, run, report, compare, lock)
-    for verb in (*recipes_and_runs, certify, bundle, verify, publish, render, convert, inspect, schema):
+    for verb in (
+        *recipes_and_runs,
+        certify,
+        bundle,
+        verify,
+        publish,
+        render,
+        convert,
+        retarget,
+        inspect,
+        schema,
+    ):
         app.command(verb.__name__)(verb)
     app.add_typer(cache(), name="cache")
     app.add_typer(images, name="images")

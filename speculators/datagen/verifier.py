@@ -21,6 +21,7 @@ __all__ = [
     "Source",
     "eos_token_ids",
     "facts",
+    "from_brought",
     "from_folder",
     "from_hub",
     "template_digest",
@@ -96,6 +97,21 @@ def from_hub(
     identity = f"{repository}@{snapshot.name}"
     # The hub's client never changes a blob that it has written.
     return _filled(snapshot, target, identity, _link, trust_remote_code)
+
+
+def from_brought(source: Path, target: Path, *, trust_remote_code: bool = False) -> Source:
+    """Fill ``target`` from a folder that a recipe names, or from a snapshot in the hub's cache.
+
+    Raises:
+        RecipeError: ``source`` is no folder, or lacks config, weights or tokenizer.
+    """
+    kept = source.parent.parent.name
+    if source.parent.name != "snapshots" or not kept.startswith("models--"):
+        return from_folder(
+            source, target, identity=f"local:{source.name}", trust_remote_code=trust_remote_code
+        )
+    identity = f"{kept.removeprefix('models--').replace('--', '/', 1)}@{source.name}"
+    return _filled(source, target, identity, _link, trust_remote_code)
 
 
 def facts(folder: Path, *, trust_remote_code: bool = False) -> dict[str, Any]:

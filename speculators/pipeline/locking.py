@@ -49,6 +49,7 @@ CHOSEN_BY: dict[PinPath, tuple[str, ...]] = {
     ),
     ("models", "draft"): ("draft",),
     ("models", "init_from"): ("training.init_from",),
+    ("models", "quantised"): ("benchmark.quantised",),
     ("prompts", "train"): ("datagen.prompts.files",),
     ("prompts", "benchmark"): ("benchmark.prompts",),
     ("images",): ("container.images",),

@@ -26,7 +26,7 @@ from speculators.stages.documents import OUTPUT_NAME, StageInput, read_output
 from speculators.stages.table import ENGINE_PACKAGES, REPLAY, select
 
 CODE = (f"speculators.stages.{STAGE}", "speculators.benchmark.run", "speculators.serving.launcher")
-INPUTS = ("verifier", "prompts", "package")
+INPUTS = ("verifier", "prompts", "package", "quantised")
 #: What of a machine a speed depends on.
 MACHINE = ("processor", "cores", "memory_bytes", "gpus", "driver")
 REPLAY_NAME = "replay.json"
@@ -80,7 +80,7 @@ def benchmark_parts(run: Run, values: dict[str, Any]) -> dict[str, Any]:
     here = machine()
     return {
         "values": values,
-        "inputs": {name: contents_digest(run.outputs[name]) for name in INPUTS},
+        "inputs": {name: contents_digest(run.outputs[name]) for name in INPUTS if name in run.outputs},
         "environment": run.where.of(("engine", "bench"), (*ENGINE_PACKAGES, "guidellm")),
         "machine": {name: here[name] for name in MACHINE if name in here},
         "code": {name: module_digest(name) for entry in CODE for name in imported_modules(entry)},

@@ -26,7 +26,7 @@ from speculators.pipeline.machine.sources import hub_finding, package_finding, v
 from speculators.pipeline.tool import is_checkout, source_digest
 from speculators.recipe.hub_cache import snapshots
 from speculators.recipe.positions import Path as PinPath
-from speculators.recipe.recipe import DRAFTS, Recipe
+from speculators.recipe.recipe import BROUGHT_MODELS, Recipe
 from speculators.recipe.source_rules import COMMIT
 from speculators.stages.table import BUILD_STAGES, REPLAY, VERIFIER
 
@@ -137,8 +137,8 @@ def _verifier(recipe: Recipe, home: Path, image_pins: Mapping[str, ImagePin] | N
 def _drafts(recipe: Recipe, home: Path) -> tuple[Values, Hidden]:
     values: Values = {}
     hidden: Hidden = {}
-    named, on_hub = recipe.files(), recipe.hub_drafts()
-    for name in DRAFTS:
+    named, on_hub = recipe.files(), recipe.hub_models()
+    for name in BROUGHT_MODELS:
         at = ("models", name.rpartition(".")[2])
         if source := on_hub.get(name):
             found, unseen = _repository(*source, at, hub_finding(name, *source, os.environ))

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from speculators.benchmark.rounds import ARMS
+from speculators.benchmark.rounds import ARMS, QUANTISED_ARMS
 from speculators.documents import value_digest
 from speculators.errors import RecipeError, StageError
 from speculators.pipeline.choice import Choice
@@ -154,7 +154,7 @@ def plan_benchmark(recipe: Recipe, choice: Choice) -> StagePlan:
     if not choice.includes(BENCHMARK):
         return StagePlan(BENCHMARK, SKIP, (Reason("asked", f"--only {choice.only}"),))
     wanted = recipe.data["benchmark"]
-    arms = len(ARMS) + len(wanted["extra_arms"])
+    arms = len(ARMS) + len(wanted["extra_arms"]) + (len(QUANTISED_ARMS) if wanted["quantised"] else 0)
     counts = {"round": wanted["rounds"], "arm": arms, "load": len(wanted["concurrency"])}
     work = " × ".join(f"{count} {name}{'s' if count > 1 else ''}" for name, count in counts.items())
     return StagePlan(BENCHMARK, MEASURE, (Reason("measure", f"measured anew in every run: {work}"),))

@@ -86,7 +86,7 @@ def perform(run: Run, stage: Stage, step: StageInput) -> None:
 def hub_folders(recipe: Recipe, stage: Stage) -> list[Path]:
     """Cached repositories that the stage takes a model from: their snapshots are links into them."""
     named = [recipe.data["verifier"].get("repository")] if stage.names_verifier else []
-    named += [source[0] for name, source in recipe.hub_drafts().items() if name in stage.files]
+    named += [source[0] for name, source in recipe.hub_models().items() if name in stage.files]
     return [repository_folder(name, os.environ) for name in named if name]
 
 

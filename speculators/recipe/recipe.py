@@ -29,8 +29,8 @@ from speculators.recipe.warm_start import inherit
 from speculators.recipe.yaml_loader import load_yaml
 from speculators.recipe.yaml_writer import dump_yaml
 
-#: Recipe paths that name a trained draft: a folder, or repository@revision on the hub.
-DRAFTS = ("draft", "training.init_from")
+#: Recipe paths that name a model besides the verifier: a folder, or repository@revision on the hub.
+BROUGHT_MODELS = ("draft", "training.init_from", "benchmark.quantised")
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Recipe:
         """The files and folders that the recipe names, absolute, by their dotted recipe path."""
         written = {
             "verifier.path": [self.data["verifier"].get("path")],
-            **{name: [named(self.data, name)] for name in DRAFTS},
+            **{name: [named(self.data, name)] for name in BROUGHT_MODELS},
             "datagen.prompts.files": self.data.get("datagen", {}).get("prompts", {}).get("files", []),
             "benchmark.prompts": [self.data["benchmark"]["prompts"]],
         }
@@ -57,7 +57,7 @@ class Recipe:
             name: [Path(os.path.normpath(folder / file)) for file in files if file]
             for name, files in written.items()
         }
-        for name, source in self.hub_drafts().items():
+        for name, source in self.hub_models().items():
             found[name] = list(snapshots(*source, os.environ))[:1]
         return {name: paths for name, paths in found.items() if paths}
 
@@ -78,13 +78,16 @@ class Recipe:
         except importlib.metadata.PackageNotFoundError:
             return {}
 
-    def hub_drafts(self) -> dict[str, tuple[str, str]]:
-        """Repository and revision of each draft that the recipe takes from the hub, by its recipe path."""
-        folder, drafts = self.path.absolute().parent, {name: named(self.data, name) for name in DRAFTS}
+    def hub_models(self) -> dict[str, tuple[str, str]]:
+        """Repository and revision of each ``BROUGHT_MODELS`` that comes from the hub, by its recipe path."""
+        folder, brought = (
+            self.path.absolute().parent,
+            {name: named(self.data, name) for name in BROUGHT_MODELS},
+        )
         return {
-            name: (draft.rpartition("@")[0], draft.rpartition("@")[2])
-            for name, draft in drafts.items()
-            if draft and not (folder / draft).exists()
+            name: (model.rpartition("@")[0], model.rpartition("@")[2])
+            for name, model in brought.items()
+            if model and not (folder / model).exists()
         }
 
     def resolved_yaml(self) -> str:

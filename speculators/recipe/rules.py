@@ -38,6 +38,7 @@ RULES = (
     Rule(("datagen.prompts.files", "datagen.prompts.magpie.count"), source_rules.some_prompts),
     Rule(("datagen.responses", "datagen.prompts.magpie.count"), source_rules.kept_responses),
     Rule(("benchmark.prompts",), source_rules.benchmark_file),
+    Rule(("benchmark.quantised",), source_rules.quantised_exists),
     Rule(("benchmark.prompts", "benchmark.requests"), source_rules.enough_requests),
     Rule(("algorithm.aux_layers",), training_rules.layers_ascend),
     Rule(

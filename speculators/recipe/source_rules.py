@@ -67,23 +67,28 @@ def draft_or_training(view: View) -> Iterator[Diagnostic]:
 
 
 def draft_exists(view: View) -> Iterator[Diagnostic]:
-    yield from _draft_exists(view, "draft")
+    yield from _model_exists(view, "draft", "draft")
 
 
 def start_exists(view: View) -> Iterator[Diagnostic]:
     if view.get("training.init_from") is not None:
-        yield from _draft_exists(view, "training.init_from")
+        yield from _model_exists(view, "training.init_from", "draft")
 
 
-def _draft_exists(view: View, name: str) -> Iterator[Diagnostic]:
-    draft = view.get(name)
-    if REPOSITORY_AT.fullmatch(draft) and not os.path.exists(view.folder / draft):
-        if not COMMIT.fullmatch(draft.rpartition("@")[2]):
-            message = f"draft '{draft}' is not pinned to a commit: it can change between runs"
+def quantised_exists(view: View) -> Iterator[Diagnostic]:
+    if view.get("benchmark.quantised") is not None:
+        yield from _model_exists(view, "benchmark.quantised", "model")
+
+
+def _model_exists(view: View, name: str, what: str) -> Iterator[Diagnostic]:
+    model = view.get(name)
+    if REPOSITORY_AT.fullmatch(model) and not os.path.exists(view.folder / model):
+        if not COMMIT.fullmatch(model.rpartition("@")[2]):
+            message = f"{what} '{model}' is not pinned to a commit: it can change between runs"
             yield view.problem("warning", "mutable-revision", name, message)
-    elif not os.path.isdir(view.folder / draft):
-        message = f"draft folder '{draft}' does not exist beside the recipe"
-        hint = "give an existing folder, or repository@revision for a draft on the hub"
+    elif not os.path.isdir(view.folder / model):
+        message = f"{what} folder '{model}' does not exist beside the recipe"
+        hint = f"give an existing folder, or repository@revision for a {what} on the hub"
         yield view.problem("error", "missing-file", name, message, hint)
 
 

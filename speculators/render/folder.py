@@ -75,7 +75,7 @@ def with_files_beside(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Path]]:
     data["executor"] = "local"  # a job is already inside its container
     copies: dict[str, Path] = {}
     for dotted, paths in recipe.files().items():
-        if dotted in recipe.hub_drafts():
+        if dotted in recipe.hub_models():
             continue
         names = [f"{FILES_NAME}/{dotted}/{number}-{path.name}" for number, path in enumerate(paths)]
         copies |= dict(zip(names, paths))

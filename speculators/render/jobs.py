@@ -133,7 +133,7 @@ def gpu_count(recipe: Recipe, images: Mapping[str, Image]) -> int:
 
 def uses_hub(recipe: Recipe) -> bool:
     """Whether a stage takes a model from the hub's cache."""
-    return "repository" in recipe.data["verifier"] or bool(recipe.hub_drafts())
+    return "repository" in recipe.data["verifier"] or bool(recipe.hub_models())
 
 
 def require_plain(flag: str, value: str) -> None:

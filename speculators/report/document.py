@@ -64,6 +64,7 @@ def report_document(
         "recipe": record["recipe"],
         "verdict": verdict(summary),
         "verifier": results.get("verifier", {}).get("id"),
+        "quantised": results.get("quantised", {}).get("id"),
         "summary": summary,
         "data": _data(results),
         "probe": results.get("hidden_states", {}).get("probe"),

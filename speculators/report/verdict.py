@@ -21,7 +21,8 @@ def verdict(summary: dict[str, Any]) -> str:
         return "No verdict: no load gave a throughput in both arms."
     parts = [f"{word} at {requests(one['concurrency'])}: {figure(one['speedup'])}" for one, word in judged]
     text = "; ".join(parts)
-    return text[0].upper() + text[1:] + "." + advice([word for _, word in judged]) + against_free(summary)
+    beside = against_free(summary) + on_quantised(summary)
+    return text[0].upper() + text[1:] + "." + advice([word for _, word in judged]) + beside
 
 
 def judgement(one: dict[str, Any]) -> str:
@@ -80,6 +81,22 @@ def against_free(summary: dict[str, Any]) -> str:
         elif over:
             text += f" {compared(over)} {arm}, which needs no training: {over['mean']:.2f} times its speed."
     return text
+
+
+def on_quantised(summary: dict[str, Any]) -> str:
+    """What the draft does for a quantised copy of the verifier; nothing when that was not measured."""
+    one = summary.get("quantised")
+    if not one:
+        return ""
+    if failed := [check for check in one["checks"] if check["ok"] is False]:
+        return f" Nothing can be said of it on the quantised verifier ({failed[0]['name']})."
+    own, both = one["overall_speedup"], one["both"]
+    if not own or not both:
+        return ""
+    return (
+        f" On the quantised verifier it gives {own['mean']:.2f} times that one's own plain speed; both "
+        f"together are {both['mean']:.2f} times the plain speed of the verifier as it is."
+    )
 
 
 def compared(over: dict[str, Any]) -> str:

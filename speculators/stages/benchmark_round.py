@@ -24,7 +24,7 @@ from typing import Any
 from speculators.benchmark import guidellm
 from speculators.benchmark.guidellm_report import LOST_REQUESTS, LoadReport, read_report
 from speculators.benchmark.load import load_document
-from speculators.benchmark.rounds import DRAFT, PLAIN
+from speculators.benchmark.rounds import DRAFT_ARMS, PLAIN, PLAIN_ARMS
 from speculators.datagen.loops import is_looping
 from speculators.documents import read_jsonl, write_json, write_jsonl
 from speculators.errors import StageError
@@ -110,9 +110,9 @@ def _check_server(this: Round) -> None:
     if this.client.model not in (names := this.client.models()):
         raise StageError(f"the server serves {names}, not {this.client.model!r}", rule="wrong-model")
     counters = this.client.counters()
-    if this.arm == PLAIN and counters is not None:
-        raise StageError("the plain arm's server speculates", rule="speculation-active")
-    if this.arm != PLAIN:
+    if this.arm in PLAIN_ARMS and counters is not None:
+        raise StageError(f"the {this.arm} arm's server speculates", rule="speculation-active")
+    if this.arm not in PLAIN_ARMS:
         if counters is None:
             raise StageError(
                 f"the {this.arm} arm's server does not speculate: it has no spec_decode counters",
@@ -142,7 +142,7 @@ def _warm_up(this: Round) -> None:
 
 def _load(this: Round, prompts: Path, concurrency: int) -> dict[str, Any]:
     report, counted = _measured(this, prompts, concurrency)
-    if this.arm == DRAFT:  # a method that only repeats may well find nothing to propose
+    if this.arm in DRAFT_ARMS:  # a method that only repeats may well find nothing to propose
         _check_drafting(counted, concurrency)
     looping = {row.prompt: is_looping(this.client.tokenize(row.text)) for row in report.rows}
     ids = [row["id"] for row in this.rows]

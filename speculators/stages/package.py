@@ -23,6 +23,7 @@ from speculators.checkpoint.config import (
 )
 from speculators.checkpoint.package import assemble, checkpoint_digest, write_checkpoint
 from speculators.checkpoint.shape import from_json
+from speculators.checkpoint.tokenizer import tokenizer_of
 from speculators.checkpoint.validate import validate
 from speculators.checkpoint.verifier_weights import load_verifier_weights
 from speculators.checkpoint.weights_file import WEIGHTS_NAME
@@ -41,7 +42,8 @@ def run(step: StageInput) -> dict[str, Any]:
     verifier_dir, model_dir = step.inputs["verifier"] / "model", step.output / "model"
     model_dir.mkdir()
     result = step.result_of("verifier")
-    verifier = VerifierName(result["id"], result["digest"], result["facts"]["architecture"])
+    architecture, tokenizer = result["facts"]["architecture"], tokenizer_of(verifier_dir)
+    verifier = VerifierName(result["id"], result["digest"], architecture, tokenizer)
     given = step.files.get("draft")
     if given:
         document = copy_draft(given[0], model_dir, verifier, result["facts"]["num_hidden_layers"])

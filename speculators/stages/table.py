@@ -104,6 +104,14 @@ PACKAGE = Stage(
     packages=TORCH_PACKAGES,
     role="trainer",
 )
+QUANTISED = Stage(
+    "quantised",
+    reads=("verifier.trust_remote_code",),
+    files=("benchmark.quantised",),
+    inputs=("verifier", "package"),
+    packages=TORCH_PACKAGES,
+    role="trainer",
+)
 REPLAY = Stage(
     "replay",
     reads=("algorithm", *ENGINE_VALUES),
@@ -120,7 +128,7 @@ CERTIFY_TRAINER = Stage(
 CERTIFY_ENGINE = Stage("certify_engine", reads=("device",), packages=ENGINE_PACKAGES, engine=True, gpus=True)
 
 #: Recipe paths whose values say where files lie on this machine.
-FILES = frozenset(file for stage in (VERIFIER, PROMPTS, TRAINING, PACKAGE) for file in stage.files)
+FILES = frozenset(file for stage in (VERIFIER, PROMPTS, TRAINING, PACKAGE, QUANTISED) for file in stage.files)
 
 #: The stages whose outputs are kept and reused, in order.  Benchmark and replay are measured anew.
 BUILD_STAGES = (VERIFIER, PROMPTS, RESPONSES, HIDDEN_STATES, TRAINING, PACKAGE)
@@ -129,7 +137,8 @@ BROUGHT_DRAFT_STAGES = (VERIFIER, PROMPTS, PACKAGE)
 
 def build_stages(data: dict[str, Any]) -> tuple[Stage, ...]:
     """The stages that make what the benchmark needs, for a recipe's resolved data."""
-    return BROUGHT_DRAFT_STAGES if data.get("draft") else BUILD_STAGES
+    stages = BROUGHT_DRAFT_STAGES if data.get("draft") else BUILD_STAGES
+    return (*stages, QUANTISED) if data.get("benchmark", {}).get("quantised") else stages
 
 
 def select(data: dict[str, Any], stage: Stage) -> dict[str, Any]:

@@ -163,6 +163,24 @@ def test_a_free_baseline_is_an_arm_of_every_round_with_a_method_of_vllms_own(
     assert list(document["arms"]) == ["plain", "draft", "ngram"]
 
 
+def test_a_quantised_verifier_is_served_without_and_with_the_draft_in_every_round(
+    measure: Callable[..., Any], inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    inputs["quantised"] = tmp_path / "quantised"
+    executor = FakeExecutor()
+    document = measure(executor)
+    first = {client["arm"]: argv for client, argv in zip(executor.clients[:4], executor.servers)}
+    assert list(first) == ["plain", "draft", "quantised-plain", "quantised-draft"]
+    for arm, argv in first.items():
+        served = inputs["quantised" if arm.startswith("quantised") else "verifier"] / "model"
+        assert str(served) in argv
+        assert ("--speculative-config" in argv) == arm.endswith("draft")
+    reads = [service.needs.reads[0] for service in executor.services[:4]]
+    assert reads == [inputs[name] / "model" for name in ("verifier", "verifier", "quantised", "quantised")]
+    assert document["arms"]["quantised-draft"] == document["arms"]["draft"]
+    assert str(tmp_path) not in str(document)
+
+
 def test_an_arm_that_the_engine_cannot_serve_is_left_out_and_said(measure: Callable[..., Any]) -> None:
     executor = FakeExecutor()
     document = measure(executor, extra_arms=["suffix"])

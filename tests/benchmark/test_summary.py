@@ -181,6 +181,45 @@ def test_a_draft_is_compared_with_what_needs_no_training(benchmark_document: Mak
     assert verdict(summary).endswith("It loses to ngram, which needs no training: 0.80 times its speed.")
 
 
+def with_quantised(document: dict[str, Any], plain: float, draft: float) -> dict[str, Any]:
+    """The document with both arms on a quantised verifier, at these speeds in every round."""
+    for one in list(document["samples"]):
+        speed = plain if one["arm"] == "plain" else draft
+        requests = [{**row, "text_sha256": f"quantised {row['text_sha256']}"} for row in one["requests"]]
+        twin = {"arm": f"quantised-{one['arm']}", "output_tokens_per_second": speed, "requests": requests}
+        document["samples"].append({**one, **twin})
+    return document
+
+
+def test_a_draft_on_a_quantised_verifier_is_compared_with_that_ones_own_plain_arm(
+    benchmark_document: Make,
+) -> None:
+    alone = summarise(benchmark_document([(10, 12), (10, 12)]))
+    summary = summarise(with_quantised(benchmark_document([(10, 12), (10, 12)]), 20, 22))
+    one = summary["quantised"]
+    assert one["overall_speedup"]["mean"] == pytest.approx(1.1)
+    assert one["quantising"]["mean"] == pytest.approx(2.0)
+    assert one["both"]["mean"] == pytest.approx(2.2)
+    assert one["exact_match"] == alone["exact_match"]["draft_against_plain"]
+    assert one["acceptance"] == alone["acceptance"]["served"]
+    assert [check["ok"] for check in one["checks"]] == [True, True]
+    # the verifier's own comparison does not hear of it
+    assert {**summary, "quantised": None, "checks": None} == {**alone, "checks": None}
+    assert alone["quantised"] is None
+    assert "On the quantised verifier it gives 1.10 times" in verdict(summary)
+    assert "together are 2.20 times" in verdict(summary)
+
+
+def test_a_broken_comparison_on_the_quantised_verifier_costs_the_other_nothing(
+    benchmark_document: Make,
+) -> None:
+    document = with_quantised(benchmark_document([(10, 12), (10, 12)]), 20, 22)
+    document["samples"][-1]["output_tokens"] = 1
+    summary = summarise(document)
+    assert broken(summary["checks"]) == []
+    assert "Nothing can be said of it on the quantised verifier (same-work)" in verdict(summary)
+
+
 def test_an_extra_arm_that_is_not_comparable_costs_the_draft_nothing(benchmark_document: Make) -> None:
     document = with_ngram(benchmark_document([(10, 12), (20, 24)]), 15, 30)
     document["samples"][-1]["output_tokens"] = 1

@@ -274,12 +274,20 @@ def test_another_verifier_is_found(checkpoint: Path, verifier: Path, change, che
 
 
 def test_a_trained_head_is_a_warning_where_it_may_be_the_drafts_own(checkpoint: Path, verifier: Path) -> None:
-    edit_tensors(checkpoint, lambda t: t["lm_head.weight"].mul_(1.01))
+    edit_tensors(checkpoint, lambda t: t["lm_head.weight"][3].mul_(-1))
     assert failed(checkpoint, verifier) == {"lm_head.weight is the verifier's"}
     assert failed(checkpoint, verifier, own_ends=True) == set()
     (warning,) = [c for c in validate(checkpoint, verifier, own_ends=True) if "lm_head" in c.name]
     assert (warning.ok, warning.severity) == (False, "warning")
-    assert "rows 1.000" in warning.detail
+    assert "1 of 20 above" in warning.detail
+
+
+def test_rows_that_were_rounded_are_a_warning_everywhere(checkpoint: Path, verifier: Path) -> None:
+    edit_tensors(checkpoint, lambda t: t["lm_head.weight"].mul_(1.01))
+    assert failed(checkpoint, verifier) == set()
+    (warning,) = [c for c in validate(checkpoint, verifier) if "lm_head" in c.name]
+    assert (warning.ok, warning.severity) == (False, "warning")
+    assert "0 of 20 above" in warning.detail
 
 
 def test_a_verifier_whose_ends_cannot_be_read_is_a_warning_for_a_draft_with_its_own(

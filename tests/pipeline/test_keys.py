@@ -9,7 +9,7 @@ import pytest
 
 from speculators.documents import tree_digest
 from speculators.pipeline import keys
-from speculators.stages.table import BUILD_STAGES, REPLAY, TRAINING
+from speculators.stages.table import BUILD_STAGES, QUANTISED, REPLAY, TRAINING
 
 
 def parts(tmp_path: Path, **changes):
@@ -46,7 +46,7 @@ def test_the_place_of_a_file_does_not_matter_but_its_content_does(tmp_path: Path
     assert keys.key_of(here) != keys.key_of(parts(tmp_path, files={"x": [other]}))
 
 
-@pytest.mark.parametrize("stage", [*BUILD_STAGES, REPLAY], ids=lambda stage: stage.name)
+@pytest.mark.parametrize("stage", [*BUILD_STAGES, QUANTISED, REPLAY], ids=lambda stage: stage.name)
 def test_every_stage_has_an_entry_whose_imports_can_be_followed(stage):
     modules = keys.imported_modules(stage.module)
     assert stage.module in modules
@@ -66,7 +66,7 @@ def test_a_module_that_an_engine_loads_by_name_is_code_of_the_stage():
 
 
 def test_no_stage_depends_on_the_command_line_or_the_runner():
-    for stage in (*BUILD_STAGES, REPLAY):
+    for stage in (*BUILD_STAGES, QUANTISED, REPLAY):
         modules = keys.imported_modules(stage.module)
         outside = [name for name in modules if name.split(".")[1] in ("cli", "pipeline")]
         assert outside == [], stage.name

@@ -70,7 +70,7 @@ def test_a_draft_in_the_hub_s_cache_is_as_good(tmp_path: Path, monkeypatch: pyte
     recipe = require_recipe(write(tmp_path, "{kind: eagle3}", f"owner/draft@{COMMIT}"))
     assert recipe.data["algorithm"]["draft_vocabulary"] == 2048
     assert recipe.files()["training.init_from"] == [snapshot]
-    assert recipe.hub_drafts() == {"training.init_from": ("owner/draft", COMMIT)}
+    assert recipe.hub_models() == {"training.init_from": ("owner/draft", COMMIT)}
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from speculators.stages.table import (
     HIDDEN_STATES,
     PACKAGE,
     PROMPTS,
+    QUANTISED,
     TRAINING,
     VERIFIER,
     build_stages,
@@ -57,8 +58,16 @@ def test_a_draft_that_the_recipe_brings_needs_no_training():
     assert select(data, PACKAGE) == {"name": "x"}
 
 
+def test_a_quantised_verifier_is_prepared_after_the_draft_that_must_fit_it():
+    data = {**DATA, "benchmark": {**DATA["benchmark"], "quantised": "./fp8"}}
+    assert [stage.name for stage in build_stages(data)][-2:] == ["package", "quantised"]
+    assert select(data, QUANTISED) == {}
+    trusting = {**data, "verifier": {**DATA["verifier"], "trust_remote_code": True}}
+    assert select(trusting, QUANTISED) == {"verifier": {"trust_remote_code": True}}
+
+
 def test_inputs_are_made_before_they_are_needed():
     made: set[str] = set()
-    for stage in BUILD_STAGES:
+    for stage in (*BUILD_STAGES, QUANTISED):
         assert set(stage.inputs) <= made, stage.name
         made.add(stage.name)

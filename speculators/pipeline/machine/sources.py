@@ -40,7 +40,7 @@ def run_findings(recipe: Recipe, environ: Mapping[str, str], *, makes_verifier: 
 
 def draft_findings(recipe: Recipe, environ: Mapping[str, str]) -> list[Finding]:
     """One for each draft that the recipe takes from the hub."""
-    return [hub_finding(name, *source, environ) for name, source in recipe.hub_drafts().items()]
+    return [hub_finding(name, *source, environ) for name, source in recipe.hub_models().items()]
 
 
 def verifier_finding(recipe: Recipe, environ: Mapping[str, str]) -> Finding:

@@ -1,0 +1,220 @@
+"""Another verifier for a finished draft: its quantised twin, or a fine-tune with the same tokens.
+
+A draft hangs on its verifier by more than a path: by the tokens that its map and head speak, the width
+and depth of the states that it reads, the rows that were copied as its embedding and head, and the
+rotary embedding that shaped those states.  All of it is compared before one line of the config
+changes.  What was trained is never touched: weights are copied to the byte, RoPE and layer ids stay.
+"""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from speculators.checkpoint.check import Check, failures
+from speculators.checkpoint.config import CONFIG_NAME, stored_format
+from speculators.checkpoint.location import WANTED, local_folder
+from speculators.checkpoint.model import new_folder, read_object
+from speculators.checkpoint.rope import rope_differences, rope_parameters
+from speculators.checkpoint.tokenizer import SMALL_FILES, Tokenizer, recorded_tokenizer, tokenizer_of
+from speculators.checkpoint.validate import (
+    Subject,
+    ends,
+    fit_checks,
+    rows_check,
+    subject_of,
+    tokenizer_checks,
+    validate,
+)
+from speculators.checkpoint.verifier_layout import text_config
+from speculators.checkpoint.verifier_weights import load_verifier_weights
+from speculators.checkpoint.weights_file import WEIGHTS_NAME, read_header, write_weights
+from speculators.convert.layer_ids import default_layers
+from speculators.documents import write_json
+from speculators.errors import MachineError, RecipeError, StageError
+
+#: What is taken along beside config and weights.
+COMPANIONS = (".json", ".jinja", ".md", ".model", ".txt")
+
+
+class Retargeted(NamedTuple):
+    """``verifier`` and ``before``: blocks of the config, as written and as found."""
+
+    verifier: dict[str, Any]
+    before: dict[str, Any]
+    checks: list[Check]
+
+
+def retarget(draft: Path, verifier: str, target: Path, trained_for: str | None = None) -> Retargeted:
+    """Write into the new folder ``target`` the draft with ``verifier`` in place of its own.
+
+    ``trained_for``: the verifier that it was trained for, by default the one that it names, where
+    that is a folder of this machine or can be had from the hub.
+
+    Raises:
+        RecipeError: a folder is not what it should be.
+        StageError: the draft is damaged, or does not fit; nothing is written.
+    """
+    document = read_object(draft / CONFIG_NAME)
+    require_sound(draft, validate(draft))
+    known = stored_format(document)
+    assert known is not None  # the validator knows it
+    given = local_folder(verifier, wanted=(*WANTED, *SMALL_FILES))
+    before = dict(document["speculators_config"]["verifier"])
+    original = origin(trained_for, before)
+    subject = subject_of(draft, document, known)
+    checks = list(comparisons(subject, given, original))
+    if failed := failures(checks):
+        raise StageError(
+            f"{draft} does not fit {verifier}: "
+            + "; ".join(f"{check.name} ({check.detail})" for check in failed),
+            hint="nothing was written; a draft serves the verifier that it was trained for, its quantised "
+            "copies and fine-tunes with the same tokens",
+            rule="retarget-refused",
+        )
+    named = copy.deepcopy(document)
+    tokenizer = trained_tokenizer(subject, original)
+    named["speculators_config"]["verifier"] = renamed(before, verifier, given, tokenizer)
+    tensors, metadata = read_header(subject.weights)
+    with new_folder(target) as partial:
+        for path in sorted(draft.iterdir()):
+            if path.is_file() and path.suffix in COMPANIONS and path.name != CONFIG_NAME:
+                shutil.copyfile(path, partial / path.name)
+        write_weights(partial / WEIGHTS_NAME, tensors, metadata)
+        write_json(partial / CONFIG_NAME, named)
+    return Retargeted(named["speculators_config"]["verifier"], before, checks)
+
+
+def require_sound(draft: Path, checks: list[Check]) -> None:
+    """Refuse a draft that is broken already: it would be taken for broken by the change."""
+    if failed := failures(checks):
+        raise StageError(
+            f"{draft}: " + "; ".join(f"{check.name} ({check.detail})" for check in failed),
+            hint="'speculators inspect DIR' explains it, '--fix NEW' mends what is unambiguous",
+            rule="draft-invalid",
+        )
+
+
+def origin(named: str | None, block: Mapping[str, Any]) -> Path | None:
+    """The folder of the verifier that the draft was trained for, without its weights; None: not at hand.
+
+    Raises:
+        RecipeError, MachineError: the user named it, and it cannot be had.
+    """
+    if named is not None:
+        return local_folder(named, wanted=SMALL_FILES)
+    first = block.get("trained_for", block)
+    try:
+        return local_folder(str(first.get("name_or_path")), wanted=SMALL_FILES)
+    except (RecipeError, MachineError):
+        return None
+
+
+def comparisons(subject: Subject, verifier: Path, original: Path | None) -> Iterator[Check]:
+    """Everything by which a draft hangs on its verifier, asked of the new one."""
+    document, config = subject.document, read_object(verifier / CONFIG_NAME)
+    text = text_config(config)
+    if missing := [name for name in ("num_hidden_layers", "hidden_size", "vocab_size") if name not in text]:
+        yield Check("verifier's config", False, f"has no {', '.join(missing)}: no language model")
+        return
+    yield from fit_checks(subject.format, document, text)
+    yield family_check(document, config)
+    before = None if original is None else text_config(read_object(original / CONFIG_NAME))
+    yield depth_check(subject, text, before)
+    yield rope_check(document, text, before)
+    yield from token_checks(subject, verifier, original)
+    yield from row_checks(subject, verifier)
+
+
+def family_check(document: Mapping[str, Any], config: Mapping[str, Any]) -> Check:
+    """Quantising and fine-tuning keep the architecture."""
+    meant = set(document["speculators_config"]["verifier"].get("architectures") or ())
+    given = set(config.get("architectures") or ())
+    same = not meant or bool(meant & given)
+    return Check(
+        "verifier family", same, f"{sorted(given)}, made for {sorted(meant) or 'what it does not say'}"
+    )
+
+
+def depth_check(subject: Subject, text: Mapping[str, Any], before: Mapping[str, Any] | None) -> Check:
+    """Layer ids mean other states in a model of another depth.
+
+    Without the original at hand its depth shows only where the ids are the default of a depth.
+    """
+    depth, ids = text["num_hidden_layers"], subject.format.aux_layers(subject.document)
+    trained = (before or {}).get("num_hidden_layers")
+    if trained is None and ids and ids == default_layers(ids[-1] + 3):
+        trained = ids[-1] + 3
+    if trained is None:
+        return Check("verifier depth", True, f"{depth} layers; nothing says how many it was trained for")
+    return Check("verifier depth", trained == depth, f"{depth} layers, trained for {trained}")
+
+
+def rope_check(
+    document: Mapping[str, Any], text: Mapping[str, Any], before: Mapping[str, Any] | None
+) -> Check:
+    """A verifier's RoPE shapes the states; the draft's own may differ from it on purpose."""
+    trained = document["transformer_layer_config"] if before is None else before
+    differences = rope_differences(rope_parameters(trained), rope_parameters(text))
+    of = "the draft's own" if before is None else "the one that it was trained for"
+    detail = f"against {of}: {'; '.join(differences) or 'the same'}"
+    return Check("verifier RoPE", not differences, detail, "warning" if before is None else "error")
+
+
+def token_checks(subject: Subject, verifier: Path, original: Path | None) -> Iterator[Check]:
+    """The tokenizer: by the draft's record, by files beside it, or by its original verifier's."""
+    name = "tokenizer is the verifier's"
+    if tokenizer_of(verifier) is None:
+        yield Check(name, False, f"{verifier} has no tokenizer")
+        return
+    if trained_tokenizer(subject, original) is None:
+        detail = "neither the draft nor a verifier at hand says which tokens it was trained with"
+        yield Check(name, False, f"{detail}: --trained-for MODEL names the one that does")
+        return
+    witness = subject.folder if original is None or tokenizer_of(original) is None else original
+    yield from tokenizer_checks(witness, subject.document, verifier)
+
+
+def trained_tokenizer(subject: Subject, original: Path | None) -> Tokenizer | None:
+    """What the draft was trained with; None where nothing says so."""
+    own = recorded_tokenizer(subject.document) or tokenizer_of(subject.folder)
+    return own or (None if original is None else tokenizer_of(original))
+
+
+def row_checks(subject: Subject, verifier: Path) -> Iterator[Check]:
+    """Embedding and head rows, selected by the map: near the verifier's, if not equal to them."""
+    if subject.document["transformer_layer_config"]["vocab_size"] != text_vocabulary(verifier):
+        return
+    try:
+        weights = load_verifier_weights(verifier)
+    except StageError as error:
+        yield Check("verifier's ends readable", False, error.message)
+        return
+    for end in ends(subject, weights):
+        if end.stored.shape == end.rows.shape:  # another width has been said already
+            yield rows_check(end, "error")
+
+
+def text_vocabulary(verifier: Path) -> Any:
+    return text_config(read_object(verifier / CONFIG_NAME)).get("vocab_size")
+
+
+def renamed(
+    before: Mapping[str, Any], verifier: str, folder: Path, tokenizer: Tokenizer | None
+) -> dict[str, Any]:
+    """The config's block for the new verifier, with the one that was trained for kept beside it.
+
+    A digest goes with the files that it was taken of, so it stays with the old name; ``tokenizer`` is
+    still the one of the training.
+    """
+    repository, local = verifier.partition("@")[0], Path(verifier).is_dir()
+    return {
+        "name_or_path": str(folder.resolve()) if local else repository,
+        "architectures": read_object(folder / CONFIG_NAME).get("architectures") or [],
+        "id": f"local:{folder.resolve().name}" if local else f"{repository}@{folder.name}",
+        **(tokenizer.recorded() if tokenizer else {}),
+        "trained_for": dict(before.get("trained_for", before)),
+    }

@@ -1,0 +1,162 @@
+"""A draft goes to a verifier that agrees with its own in all that it depends on, and to no other."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from speculators.checkpoint.tokenizer import tokenizer_of
+from speculators.cli.app import main
+from speculators.convert.retarget import retarget
+from speculators.errors import StageError
+from speculators.inspection.draft import inspect_draft
+from tests.inspection.faults import Subject, edit_config, good
+from tests.models import tiny
+
+TOKENS = {f"t{number}": number for number in range(tiny.CONFIG.vocab_size)}
+
+
+def write_tokenizer(folder: Path, *, spaced: bool = True, template: str = "{{ messages }}", **changes: int):
+    """The same tokenizer in either spelling of its merges, with other ids for some tokens."""
+    pairs = [["t1", "t2"], ["t3", "t4"]]
+    merges = [" ".join(one) for one in pairs] if spaced else pairs
+    model = {"type": "BPE", "vocab": TOKENS | changes, "merges": merges}
+    (folder / "tokenizer.json").write_text(json.dumps({"model": model, "added_tokens": []}))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
+
+
+@pytest.fixture
+def subject(tmp_path: Path) -> Subject:
+    made = good(tmp_path, 11)
+    write_tokenizer(made.verifier)
+    name = {"name_or_path": str(made.verifier), **tokenizer_of(made.verifier).recorded()}
+    edit_config(made, lambda document: document["speculators_config"]["verifier"].update(name))
+    return made
+
+
+def quantised(subject: Subject, folder: Path) -> Path:
+    """The verifier with its head in float8, saved by another version of the tokenizers library."""
+    tensors = load_file(subject.verifier / "model.safetensors")
+    head = tensors.pop("lm_head.weight").float()
+    scale = head.abs().amax(dim=1, keepdim=True) / 448
+    tensors["lm_head.weight"] = (head / scale).to(torch.float8_e4m3fn)
+    tensors["lm_head.weight_scale"] = scale
+    folder.mkdir()
+    save_file(tensors, folder / "model.safetensors")
+    config = json.loads((subject.verifier / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "compressed-tensors"}
+    (folder / "config.json").write_text(json.dumps(config))
+    write_tokenizer(folder, spaced=False)
+    return folder
+
+
+def config(**changes: Any) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        document = json.loads((folder / "config.json").read_text()) | changes
+        (folder / "config.json").write_text(json.dumps(document))
+
+    return change
+
+
+def test_a_quantised_twin_takes_the_drafts_verifiers_place(subject: Subject, tmp_path: Path) -> None:
+    before = {path.name: path.read_bytes() for path in subject.folder.iterdir()}
+    twin = quantised(subject, tmp_path / "fp8")
+    done = retarget(subject.folder, str(twin), tmp_path / "new")
+    assert {path.name: path.read_bytes() for path in subject.folder.iterdir()} == before
+    assert (tmp_path / "new" / "model.safetensors").read_bytes() == before["model.safetensors"]
+    old, new = (json.loads((one / "config.json").read_text()) for one in (subject.folder, tmp_path / "new"))
+    original, named = (one["speculators_config"].pop("verifier") for one in (old, new))
+    assert old == new
+    assert named["name_or_path"] == str(twin.resolve())
+    assert named["trained_for"] == original == done.before
+    assert "digest" not in named
+    (rounded,) = [check for check in done.checks if not check.ok]
+    assert (rounded.name, rounded.severity) == ("lm_head.weight is the verifier's", "warning")
+    assert "0 of 20 above" in rounded.detail
+    assert inspect_draft(tmp_path / "new", twin).defects == []
+    again = retarget(tmp_path / "new", str(subject.verifier), tmp_path / "back")
+    assert again.verifier["trained_for"] == original
+
+
+def foreign_rows(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    save_file({name: torch.randn(one.shape).to(one.dtype) for name, one in tensors.items()},
+              folder / "model.safetensors")  # fmt: skip
+
+
+DIFFERENT: dict[str, tuple[Callable[[Path], object], str]] = {
+    "width": (config(hidden_size=32), r"verifier width \(16 against 32\)"),
+    "vocabulary": (config(vocab_size=64), r"verifier vocabulary \(50 against 64\)"),
+    "depth": (config(num_hidden_layers=8), r"verifier depth \(8 layers, trained for 6\)"),
+    "no such layer": (config(num_hidden_layers=3), r"aux layers exist"),
+    "family": (config(architectures=["Qwen3ForCausalLM"]), "verifier family"),
+    "RoPE": (
+        config(rope_parameters={"rope_type": "default", "rope_theta": 5e5}),
+        "verifier RoPE .*rope_theta: 10000.0 against 500000.0",
+    ),
+    "tokens": (lambda f: write_tokenizer(f, t7=8, t8=7), "2 tokens differ, such as 't7': 7 against 8"),
+    "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "has no tokenizer"),
+    "rows": (foreign_rows, r"lm_head.weight is the verifier's \(differs; median distance of rows 1\.\d+"),
+    "no language model": (lambda f: (f / "config.json").write_text("{}"), "no language model"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", DIFFERENT)
+def test_a_verifier_that_differs_is_refused_and_nothing_written(change, subject: Subject, tmp_path) -> None:
+    twin = quantised(subject, tmp_path / "fp8")
+    spoil, complaint = DIFFERENT[change]
+    spoil(twin)
+    with pytest.raises(StageError, match=complaint):
+        retarget(subject.folder, str(twin), tmp_path / "new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["draft", "fp8", "verifier"]
+
+
+def test_without_the_original_the_draft_itself_is_asked(subject: Subject, tmp_path: Path) -> None:
+    twin = quantised(subject, tmp_path / "fp8")
+    for path in sorted(subject.verifier.iterdir()):
+        path.unlink()
+    subject.verifier.rmdir()
+    retarget(subject.folder, str(twin), tmp_path / "new")
+    write_tokenizer(twin, t7=8, t8=7)
+    with pytest.raises(StageError, match="other token ids or merges"):
+        retarget(subject.folder, str(twin), tmp_path / "other")
+
+
+def test_a_draft_that_does_not_say_its_tokens_needs_a_witness(
+    subject: Subject, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    twin = quantised(subject, tmp_path / "fp8")
+    forget = {"name_or_path": "nowhere/to-be-found", "architectures": ["LlamaForCausalLM"]}
+    edit_config(subject, lambda document: document["speculators_config"].update(verifier=forget))
+    asked = ["retarget", str(subject.folder), "--verifier", str(twin)]
+    assert main(asked) == 3
+    assert "--trained-for MODEL names the one that does" in capsys.readouterr().err
+    assert main([*asked, "--trained-for", str(subject.verifier), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["schema"] == "speculators/retarget/v1"
+    assert report["before"] == forget
+    written = subject.folder.with_name("draft-for-fp8")
+    assert report["target"] == str(written)
+    named = json.loads((written / "config.json").read_text())["speculators_config"]["verifier"]
+    assert named["tokenizer"] == tokenizer_of(subject.verifier).tokens
+
+
+def test_another_chat_template_is_a_note(subject: Subject, tmp_path: Path, capsys) -> None:
+    twin = quantised(subject, tmp_path / "fp8")
+    write_tokenizer(twin, template="{{ other }}")
+    assert (
+        main(["retarget", str(subject.folder), "--verifier", str(twin), "--to", str(tmp_path / "new")]) == 0
+    )
+    assert "note  chat template is the verifier's: another than" in capsys.readouterr().out
+
+
+def test_a_broken_draft_is_not_passed_on(subject: Subject, tmp_path: Path) -> None:
+    edit_config(subject, lambda document: document.pop("norm_output"))
+    with pytest.raises(StageError, match="flags explicit"):
+        retarget(subject.folder, str(subject.verifier), tmp_path / "new")
