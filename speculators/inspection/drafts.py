@@ -70,7 +70,7 @@ def extremes(everything: Sequence[Drafted], count: int = SHOWN) -> dict[str, lis
     ranked = sorted(calm, key=lambda one: (one.replayed.tally.acceptance_length or 0.0, one.replayed.id))
     count = min(count, len(ranked) // 2) or len(ranked[:1])
     worst = ranked[:count]
-    return {"worst": worst, "best": [one for one in reversed(ranked[len(worst) :])][:count]}
+    return {"worst": worst, "best": ranked[len(worst) :][::-1][:count]}
 
 
 def spelled(one: Drafted, decode: Decode) -> dict[str, Any]:

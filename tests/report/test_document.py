@@ -41,6 +41,7 @@ def record() -> dict[str, Any]:
 def test_the_page_is_the_golden_one(tmp_path: Path, record: dict[str, Any]) -> None:
     verdict = write_report(run_folder(tmp_path), record)["verdict"]
     page = (tmp_path / "report.md").read_text(encoding="utf-8").replace(str(tmp_path), "RUN")
+    page = page.partition("## Status")[0]  # grows with the project, not with the run
     if os.environ.get("SPECULATORS_ACCEPT_GOLDEN"):
         GOLDEN.write_text(page, encoding="utf-8")
     assert page == GOLDEN.read_text(encoding="utf-8")
