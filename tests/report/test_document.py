@@ -15,27 +15,15 @@ import pytest
 
 from speculators.documents import read_json
 from speculators.report.document import write_report
+from tests.report import documents
+from tests.report.documents import DATA, run_folder
 
-DATA = Path(__file__).parent / "data"
 GOLDEN = DATA / "report.md"
-
-
-def run_folder(folder: Path) -> Path:
-    """A run folder as far as the report reads it."""
-    for name, place in {
-        "benchmark.json": "bench/output.json",
-        "replay.json": "stages/replay/output/replay.json",
-        "metrics.jsonl": "stages/training/metrics.jsonl",
-    }.items():
-        (folder / place).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(DATA / name, folder / place)
-    return folder
 
 
 @pytest.fixture
 def record() -> dict[str, Any]:
-    document: dict[str, Any] = read_json(DATA / "run.json")
-    return document
+    return documents.record()
 
 
 def test_the_page_is_the_golden_one(tmp_path: Path, record: dict[str, Any]) -> None:
