@@ -78,12 +78,13 @@ def visible(text: str) -> str:
 
 def pieces(example: dict[str, Any]) -> Iterator[Piece]:
     """An answer's tokens in order, each wrong proposal before the token that the verifier said instead."""
-    tokens, accepted, missed = example["tokens"], set(), {}
+    accepted: set[int] = set()
+    missed: dict[int, str] = {}
     for at, count, wrong in example["drafts"]:
         accepted.update(range(at, at + count))
         if wrong is not None:
             missed[at + count] = wrong
-    for place, token in enumerate(tokens):
+    for place, token in enumerate(example["tokens"]):
         if place in missed:
             yield Piece("missed", _ink(missed[place]))
         yield Piece("accepted" if place in accepted else "own", visible(token))
