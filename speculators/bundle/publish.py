@@ -19,7 +19,8 @@ from speculators.bundle.fetch import ENDPOINT, first_line, is_failed_request
 from speculators.bundle.model import MODEL, canonical_model, content_digest
 from speculators.bundle.verify import verify
 from speculators.errors import MachineError, RecipeError
-from speculators.report.served_card import served_sections
+from speculators.report.served_card import LOCK_NAME as CARD_LOCK_NAME
+from speculators.report.served_card import RECIPE_NAME, served_sections
 
 TOKEN = "HF_TOKEN"
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -57,11 +58,11 @@ def uploads(run: Path, repository: str, folder: Path, files_from: Path | None = 
     found = {
         **model,
         CARD_NAME: card(contents, model[CARD_NAME], address),
-        "recipe.yaml": contents.members[RESOLVED_NAME],
+        RECIPE_NAME: contents.members[RESOLVED_NAME],
         archive.path.name: archive.path,
     }
     if LOCK_NAME in contents.members:
-        found["recipe.lock.yaml"] = contents.members[LOCK_NAME]
+        found[CARD_LOCK_NAME] = contents.members[LOCK_NAME]
     return [Upload(name, found[name]) for name in sorted(found)]
 
 
@@ -73,9 +74,10 @@ def require_repository(name: str) -> None:
 def card(contents: Contents, written: Content, address: str) -> bytes:
     """The package stage's card with what was measured, and how to repeat it."""
     text = written if isinstance(written, bytes) else written.read_bytes()
-    recipe = contents.members[RESOLVED_NAME]
+    recipe, lock = (contents.members.get(name, b"") for name in (RESOLVED_NAME, LOCK_NAME))
     assert isinstance(recipe, bytes)
-    return text + b"\n" + served_sections(contents.report, recipe.decode(), address).encode()
+    assert isinstance(lock, bytes)
+    return text + b"\n" + served_sections(contents.report, recipe.decode(), lock.decode(), address).encode()
 
 
 def publish(

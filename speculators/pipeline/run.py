@@ -159,7 +159,7 @@ def report(run: Run) -> str:
         StageError: the arms cannot be compared; the reports say why.
     """
     document = write_report(run.record.folder, run.record.document)
-    place = run.record.folder / "report.md"
+    place = run.record.folder / "report.html"
     if failed := broken(document["summary"]["checks"]):
         forget_rounds(run)
         raise StageError(

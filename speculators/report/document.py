@@ -1,6 +1,6 @@
-"""The report of a run: gather what was left in the run folder, write ``report.json`` and ``report.md``.
+"""The report of a run: gather what was left in the run folder, write ``report.json``, ``.html`` and ``.md``.
 
-``report.json`` holds every figure, ``report.md`` is nothing but its rendering.
+``report.json`` holds every figure, the pages are nothing but its renderings.
 """
 
 from __future__ import annotations
@@ -12,7 +12,11 @@ from typing import Any
 from speculators.benchmark.summary import summarise
 from speculators.documents import known_json, read_json, read_jsonl, write_json, write_text
 from speculators.recipe.engine_args import to_argv
-from speculators.report.markdown import render
+from speculators.report import markdown, page
+from speculators.report.curves import loss_curve, validation_curve
+from speculators.report.headline import headline
+from speculators.report.prompts import per_prompt
+from speculators.report.status import status
 from speculators.report.verdict import verdict
 from speculators.serving.command import SAME_FOR_ALL
 
@@ -21,6 +25,8 @@ BENCHMARK = Path("bench/output.json")
 REPLAY = Path("stages/replay/output/replay.json")
 COMPARISON = Path("comparison.json")
 METRICS = Path("stages/training/metrics.jsonl")
+#: The recipe as its author wrote it, and with every default filled in.
+RECIPES = {"given": Path("recipe.yaml"), "resolved": Path("resolved.yaml")}
 STAGE_FIELDS = ("name", "action", "seconds", "bytes")
 IMAGE_FIELDS = ("reference", "digest", "tested")
 
@@ -34,16 +40,24 @@ NOT_CHECKED = (
 
 
 def write_report(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """Write both reports of the run in ``folder``, whose record is ``record``; returns the document."""
+    """Write the reports of the run in ``folder``, whose record is ``record``; returns the document."""
     document = report_document(
         record,
         benchmark=read_json(folder / BENCHMARK)["result"],
         replay=read_json(folder / REPLAY) if (folder / REPLAY).is_file() else None,
         metrics=list(read_jsonl(folder / METRICS)) if (folder / METRICS).is_file() else [],
         model=folder / "model",
-    ) | {"gate": known_json(folder / COMPARISON) or None}
+    ) | {
+        "gate": known_json(folder / COMPARISON) or None,
+        "texts": {
+            name: (folder / file).read_text(encoding="utf-8")
+            for name, file in RECIPES.items()
+            if (folder / file).is_file()
+        },
+    }
     write_json(folder / "report.json", document)
-    write_text(folder / "report.md", render(document))
+    write_text(folder / "report.md", markdown.render(document))
+    write_text(folder / "report.html", page.render(document))
     return document
 
 
@@ -62,10 +76,13 @@ def report_document(
         "schema": SCHEMA,
         "run": record["id"],
         "recipe": record["recipe"],
+        "headline": headline(summary),
         "verdict": verdict(summary),
         "verifier": results.get("verifier", {}).get("id"),
         "quantised": results.get("quantised", {}).get("id"),
         "summary": summary,
+        "prompts": per_prompt(benchmark, replay),
+        "examples": (replay or {}).get("examples"),
         "data": _data(results),
         "probe": results.get("hidden_states", {}).get("probe"),
         "training": _training(results.get("training"), metrics),
@@ -87,6 +104,7 @@ def report_document(
         ],
         "serve": serving_command(benchmark, model),
         "not_checked": list(NOT_CHECKED),
+        "status": [one._asdict() for one in status()],
     }
 
 
@@ -119,16 +137,7 @@ def _checkpoint(result: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _training(result: dict[str, Any] | None, metrics: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The training stage's findings with the validation of each epoch."""
+    """The training stage's findings with the course of its loss and of its validations."""
     if not result:
         return None
-    epochs = [
-        {
-            "epoch": row["epoch"],
-            "acceptance_length": (row.get("validation") or {}).get("acceptance_length"),
-            "per_position": (row.get("validation") or {}).get("per_position"),
-        }
-        for row in metrics
-        if row.get("kind") == "epoch"
-    ]
-    return {**result, "curve": epochs}
+    return {**result, "curve": validation_curve(metrics), "loss": loss_curve(metrics)}

@@ -5,20 +5,27 @@ Only what stands in the report, with its intervals, and the command that repeats
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from speculators.report.markdown import interval, number
+from speculators.report.spelling import interval, number
 
 Document = Mapping[str, Any]
 
 
-def served_sections(report: Document, recipe: str, address: str) -> str:
+#: Names under which recipe and lock lie beside a card.
+RECIPE_NAME = "recipe.yaml"
+LOCK_NAME = "recipe.lock.yaml"
+
+
+def served_sections(report: Document, recipe: str, lock: str, address: str = "") -> str:
     """The sections on what was measured and how to repeat it.
 
-    ``recipe``: its resolved text.  ``address``: where the bundle of the run will lie.
+    ``recipe``, ``lock``: their texts, the recipe's resolved; no lock is an empty one.  ``address``: where the
+    bundle of the run will lie, if it is published.
     """
-    return "\n".join((measured(report), repeated(recipe, address)))
+    return "\n".join((measured(report), repeated(recipe, lock, address)))
 
 
 def measured(report: Document) -> str:
@@ -38,6 +45,8 @@ def measured(report: Document) -> str:
     lines = [
         "## Measured",
         "",
+        f"**{report.get('headline') or report['verdict']}**",
+        "",
         report["verdict"],
         "",
         "| requests at once | speedup over plain serving [95% interval] | acceptance length, served |",
@@ -51,13 +60,27 @@ def measured(report: Document) -> str:
     return "\n".join(lines)
 
 
-def repeated(recipe: str, address: str) -> str:
-    """The command that repeats the run, and the recipe."""
-    return (
-        "## Repeating\n\n"
-        "```bash\n"
-        f"speculators verify {address}\n"
-        f"speculators run {address}\n"
-        "```\n\n"
-        f"<details><summary>Recipe</summary>\n\n```yaml\n{recipe.rstrip()}\n```\n\n</details>\n"
-    )
+def repeated(recipe: str, lock: str, address: str) -> str:
+    """The command that repeats the run, the recipe and its lock."""
+    if address:
+        commands = f"speculators verify {address}\nspeculators run {address}"
+    else:
+        commands = f"speculators run {RECIPE_NAME}{' --locked' if lock else ''}"
+    parts = [f"## Repeating\n\n{fenced(commands, 'bash')}", folded("Recipe", recipe)]
+    if not address:
+        parts[0] += f"\nwith the recipe below as `{RECIPE_NAME}`"
+        parts[0] += f" and the lock as `{LOCK_NAME}`.\n" if lock else ".\n"
+    if lock:
+        parts.append(folded("Lock", lock))
+    return "\n".join(parts)
+
+
+def folded(title: str, text: str) -> str:
+    return f"<details><summary>{title}</summary>\n\n{fenced(text, 'yaml')}\n</details>\n"
+
+
+def fenced(text: str, language: str) -> str:
+    """A code block that ``text`` cannot end: its fence is longer than any run of backticks in it."""
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{text.rstrip()}\n{fence}\n"

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from speculators.benchmark.comparison import Comparison, Difference, compare, differences
 from speculators.benchmark.figures import Limits
 from speculators.benchmark.measurement import Measurement, measurement, parse
-from speculators.bundle.contents import LOCK_NAME, RESOLVED_NAME
+from speculators.bundle.contents import CARD, LOCK_NAME, RESOLVED_NAME
 from speculators.bundle.evidence import Evidence, evidence_of_bundle, evidence_of_run
 from speculators.bundle.fetch import fetched, is_bundle
 from speculators.bundle.schemas import schema_fault
@@ -22,6 +22,7 @@ from speculators.errors import RecipeError
 from speculators.pipeline.gating import limits_of
 from speculators.pipeline.record import RECORD_NAME
 from speculators.recipe.yaml_loader import load_yaml
+from speculators.report.served_card import served_sections
 
 KINDS = "a run's folder, a bundle (.speculators.tar) or a baseline file (.json)"
 
@@ -43,11 +44,12 @@ class Source(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """A run's documents, and the text of its recipe and lock; empty where there is none."""
+    """A run's documents, and the text of its recipe, its lock and its checkpoint's card; empty for none."""
 
     evidence: Evidence
     recipe: str
     lock: str
+    card: str
 
 
 def load_source(source: str) -> Source:
@@ -66,7 +68,21 @@ def load_source(source: str) -> Source:
 
 def report_of(source: str) -> dict[str, Any]:
     """The report document of the finished run at ``source``; raises as ``load_source``."""
-    if not (document := stored(source).evidence.report):
+    return _report(source, stored(source))
+
+
+def card_of(source: str) -> str:
+    """The model card of the finished run at ``source``, with what was measured; raises as ``load_source``."""
+    run = stored(source)
+    report = _report(source, run)
+    if not run.card:
+        hint = "its folder has no model/README.md: was model/ removed?"
+        raise RecipeError(f"{source}: the card of this run's checkpoint is gone", hint=hint, rule="no-card")
+    return f"{run.card}\n{served_sections(report, run.recipe, run.lock)}"
+
+
+def _report(source: str, run: Stored) -> dict[str, Any]:
+    if not (document := run.evidence.report):
         raise RecipeError(
             f"{source}: this run left no report", hint="run the recipe to its end", rule="no-report"
         )
@@ -80,14 +96,14 @@ def stored(source: str) -> Stored:
             bundle = verify(file)
             texts = (
                 bundle.archive.read(name).decode() if name in bundle.archive.members else ""
-                for name in (RESOLVED_NAME, LOCK_NAME)
+                for name in (RESOLVED_NAME, LOCK_NAME, CARD)
             )
             return Stored(evidence_of_bundle(bundle), *texts)
     folder = Path(source)
     if not (folder / RECORD_NAME).is_file():
         what = "no run is in this folder" if folder.is_dir() else "there is no such file or folder"
         raise RecipeError(f"{source}: {what}", hint=f"name {KINDS}", rule="no-run")
-    paths = (folder / RESOLVED_NAME, folder / LOCK_NAME)
+    paths = (folder / RESOLVED_NAME, folder / LOCK_NAME, folder / "model" / "README.md")
     texts = (path.read_text(encoding="utf-8") if path.is_file() else "" for path in paths)
     return Stored(evidence_of_run(folder), *texts)
 

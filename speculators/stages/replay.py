@@ -7,6 +7,7 @@ served low means export, configuration or engine.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ def run(step: StageInput) -> dict[str, Any]:
     Raises:
         StageError: the states could not be captured.
     """
+    from transformers import AutoTokenizer
+
     model = step.inputs["package"] / "model"
     config = read_json(model / "config.json")
     try:
@@ -48,7 +51,10 @@ def run(step: StageInput) -> dict[str, Any]:
     args = step.values["engine"]["args"]
     scratch = step.work / "states"
     documents = list(capture_documents(verifier, rows, layers, args, scratch, trust_remote_code=trusted))
-    result = replay_checkpoint(model, verifier, documents, speculative_tokens)
+    tokenizer = AutoTokenizer.from_pretrained(verifier, trust_remote_code=trusted)
+    # As they are: a report that hid the template's own tokens would show another text than was drafted.
+    decode = partial(tokenizer.decode, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    result = replay_checkpoint(model, verifier, documents, speculative_tokens, decode)
     write_json(step.output / RESULT_NAME, result)
     print(f"predicted acceptance length {result['all']['acceptance_length']}")
     return result

@@ -72,15 +72,19 @@ def walk(leading: Sequence[int], prompt_tokens: int) -> Iterator[tuple[int, int]
         row += 1 + leading[row]
 
 
+def leading_matches(matches: Sequence[Sequence[bool]]) -> list[int]:
+    """How many proposals of each row of a match matrix [T, K] match before the first miss."""
+    return [next((k for k, hit in enumerate(row) if not hit), len(row)) for row in matches]
+
+
 def tally(matches: Sequence[Sequence[bool]], prompt_tokens: int) -> Tally:
     """Replay one document from its match matrix [T, K]; ``matches[r][k]``: x[r+2+k] is proposed right.
 
     Entries about tokens behind the document's end must be false.
     """
     steps = len(matches[0]) if matches else 0
-    leading = [next((k for k, hit in enumerate(row) if not hit), steps) for row in matches]
     drafts, undecided, accepted = 0, 0, [0] * steps
-    for row, count in walk(leading, prompt_tokens):
+    for row, count in walk(leading_matches(matches), prompt_tokens):
         drafts += 1
         for position in range(count):
             accepted[position] += 1

@@ -63,12 +63,19 @@ def match_matrix(
 ) -> torch.Tensor:
     """Where the draft would be right: [S, K] bool, entry (r, k) about token ``truth[r + 2 + k]``.
 
-    ``truth`` [S]: the verifier's greedy token at each index.  False where row r cannot know (other
-    document, behind the end) and where the token is of the prompt; a token outside the draft
-    vocabulary is always a miss.  Feeding true tokens makes entry (r, k) exact whenever all
-    entries before it in the row are true, and no other entry is ever used.
+    ``truth`` [S]: the verifier's greedy token at each index.
     """
-    proposed = objective.propose(sequence, positions)  # [S, K]
+    return matching(objective.propose(sequence, positions), truth)
+
+
+def matching(proposed: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """Which of the proposals [S, K] are the verifier's own choice, [S, K] bool.
+
+    False where row r cannot know (other document, behind the end) and where the token is of the
+    prompt; a token outside the draft vocabulary is always a miss.  Feeding true tokens makes entry
+    (r, k) exact whenever all entries before it in the row are true, and no other entry is ever used.
+    """
+    positions = proposed.shape[1]
     ends = truth.new_full((positions + 1,), -1)
     spans = torch.cat([truth[2:], ends]).unfold(0, positions, 1)  # [S, K]: (r, k) is truth[r + 2 + k]
     return (proposed == spans[: len(truth)]) & (proposed >= 0)

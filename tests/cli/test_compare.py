@@ -128,3 +128,24 @@ def test_a_gate_without_the_benchmark_is_refused(capsys: pytest.CaptureFixture[s
     recipe = str(Path(__file__).parents[2] / "recipes" / "smollm2-135m-eagle3.yaml")
     assert app.main(["run", recipe, "--only", "package", "--against", "x.json"]) == 2
     assert "--only package leaves out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", ["html", "md", "json"])
+def test_a_run_and_its_bundle_give_the_same_report(
+    form: str, runs: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive = bundle(Path(runs[0]), tmp_path / "one.speculators.tar").path
+    shown = []
+    for source in (runs[0], str(archive)):
+        assert app.main(["report", source, "--format", form]) == 0
+        shown.append(capsys.readouterr().out)
+    # A bundle names no folder of this machine.
+    assert [line for line in shown[1].splitlines() if str(tmp_path) in line] == []
+    assert len(shown[0].splitlines()) == len(shown[1].splitlines())
+
+
+def test_a_report_in_no_known_form_is_refused(
+    runs: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert app.main(["report", runs[0], "--format", "pdf"]) == 2
+    assert "one of md, html, json, card, baseline" in capsys.readouterr().err

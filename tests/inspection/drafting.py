@@ -170,7 +170,7 @@ def predict(verifier_dir: Path, documents: Sequence[Document], model: Path, kind
     replayed = replay(objective, read, POSITIONS)
     return {
         "proposed": [objective.propose(pack([one]), POSITIONS).tolist() for one in read],
-        "counters": pool((one.tally for one in replayed), POSITIONS)._asdict(),
+        "counters": pool((one.replayed.tally for one in replayed), POSITIONS)._asdict(),
     }
 
 

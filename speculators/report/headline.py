@@ -1,0 +1,60 @@
+"""The first words of a report, for somebody who will read nothing else: how much faster, and where to use it.
+
+The verdict below it says how sure that is; here only the certain counts as faster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from speculators.benchmark.checks import broken
+from speculators.report.verdict import judgement, requests
+
+FASTER = "faster"
+SLOWER = "slower"
+
+
+def headline(summary: dict[str, Any]) -> str:
+    """One sentence for a benchmark summary: "1.31× the plain speed at one request at a time: use it."."""
+    if broken(summary["checks"]):
+        return "No verdict: the comparison is broken."
+    judged = [(one, judgement(one)) for one in summary["speed"] if one["speedup"]]
+    if not judged:
+        return "No verdict: no speed was measured in both arms."
+    (first, _), *others = judged
+    speeds = [f"{first['speedup']['mean']:.2f}× the plain speed at {requests(first['concurrency'])}"]
+    speeds += [f"{one['speedup']['mean']:.2f}× at {one['concurrency']}" for one, _ in others]
+    return f"{', '.join(speeds)}: {advice([(one['concurrency'], word) for one, word in judged])}."
+
+
+def advice(loads: Sequence[tuple[int, str]]) -> str:
+    """What to do, from the judgement of each measured load."""
+    faster = [load for load, word in loads if word == FASTER]
+    slower = [load for load, word in loads if word.startswith(SLOWER)]
+    open_ = [load for load, word in loads if word != FASTER and not word.startswith(SLOWER)]
+    if len(faster) == len(loads):
+        return "use it"
+    if len(slower) == len(loads):
+        return "leave it off"
+    if faster:
+        text = f"use it {_where(faster, [load for load, _ in loads])}"
+        text += f", leave it off at {_several(slower)}" if slower else ""
+        return f"{text}; no gain is shown at {_several(open_)}" if open_ else text
+    if slower:
+        return f"no gain is shown, and at {_several(slower)} a loss"
+    return "no difference is shown that is larger than the noise"
+
+
+def _where(faster: Sequence[int], measured: Sequence[int]) -> str:
+    """The loads at which it pays; "up to" only where everything measured below is faster too."""
+    if list(faster) == [1]:
+        return "for one request at a time"
+    if set(faster) == {load for load in measured if load <= max(faster)}:
+        return f"up to {max(faster)} requests at a time"
+    return f"at {_several(faster)} requests at a time"
+
+
+def _several(loads: Sequence[int]) -> str:
+    words = [str(load) for load in loads]
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))

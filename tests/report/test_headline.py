@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from speculators.report.headline import advice, headline
+from tests.report.test_verdict import ratio, summary
+
+
+@pytest.mark.parametrize(
+    ("speedups", "text"),
+    [
+        ([(1, ratio(1.31, 1.2, 1.4))], "1.31× the plain speed at one request at a time: use it."),
+        (
+            [(1, ratio(1.31, 1.2, 1.4)), (8, ratio(0.9, 0.8, 0.95))],
+            "1.31× the plain speed at one request at a time, 0.90× at 8: use it for one request at a time, "
+            "leave it off at 8.",
+        ),
+        (
+            [(2, ratio(0.8, 0.7, 0.9)), (4, ratio(0.84, 0.77, 0.92))],
+            "0.80× the plain speed at 2 requests at a time, 0.84× at 4: leave it off.",
+        ),
+        (
+            [(1, ratio(0.93, 0.76, 1.14))],
+            "0.93× the plain speed at one request at a time: no difference is shown that is larger than the "
+            "noise.",
+        ),
+    ],
+)
+def test_the_first_sentence(speedups: list[tuple[int, dict[str, Any]]], text: str) -> None:
+    assert headline(summary(*speedups)) == text
+
+
+@pytest.mark.parametrize(
+    ("loads", "text"),
+    [
+        ([(1, "faster"), (4, "faster"), (8, "slower"), (16, "slower, but not certainly,")],
+         "use it up to 4 requests at a time, leave it off at 8 and 16"),
+        ([(1, "no clear difference"), (4, "faster"), (8, "faster")],
+         "use it at 4 and 8 requests at a time; no gain is shown at 1"),
+        ([(1, "faster, but not certainly,"), (4, "slower")], "no gain is shown, and at 4 a loss"),
+        ([(1, "faster, but not certainly,")], "no difference is shown that is larger than the noise"),
+    ],
+)  # fmt: skip
+def test_only_what_is_certain_is_advised(loads: list[tuple[int, str]], text: str) -> None:
+    assert advice(loads) == text
+
+
+def test_nothing_is_said_of_a_broken_or_empty_comparison() -> None:
+    assert headline(summary((1, ratio(2.0, 1.9, 2.1)), same_work="30 %")).startswith("No verdict")
+    assert headline(summary((1, None))).startswith("No verdict")
