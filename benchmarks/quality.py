@@ -30,68 +30,37 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 # Below the path, because a checkout need not be installed.
-from benchmarks import quality_cost as cost  # noqa: E402
+from benchmarks.quality_cost import text as cost_text  # noqa: E402
 from benchmarks.quality_data import subset  # noqa: E402
 from benchmarks.quality_drafts import Draft, System, Task, Workshop, made  # noqa: E402
+from benchmarks.quality_options import arguments, data_recipe, expected, settings  # noqa: E402
 from benchmarks.quality_table import Counts, Served, changes, document, summed, table  # noqa: E402
 from benchmarks.train_step import machine  # noqa: E402
 from speculators.benchmark.rounds import DRAFT, FREE_ARMS  # noqa: E402
 from speculators.benchmark.run import missing_packages, run_benchmark  # noqa: E402
 from speculators.documents import write_json  # noqa: E402
-from speculators.errors import EXIT_INTERRUPTED, MachineError, SpeculatorsError  # noqa: E402
+from speculators.errors import EXIT_INTERRUPTED, MachineError, SpeculatorsError, StageError  # noqa: E402
 from speculators.executors.local import LocalExecutor  # noqa: E402
 from speculators.pipeline.choice import Choice  # noqa: E402
 from speculators.pipeline.console import Console, Voice  # noqa: E402
 from speculators.pipeline.measure import keep_finished_rounds  # noqa: E402
 from speculators.pipeline.run import Options, run_recipe  # noqa: E402
 from speculators.pipeline.store import Lock, Store, default_home  # noqa: E402
-from speculators.recipe.recipe import Recipe, require_recipe  # noqa: E402
+from speculators.recipe.recipe import Recipe  # noqa: E402
 from speculators.stages.documents import read_output  # noqa: E402
 
-RECIPES = ROOT / "recipes"
-EAGLE3, DFLASH = RECIPES / "smollm2-135m-eagle3.yaml", RECIPES / "smollm2-135m-dflash.yaml"
-SYSTEMS = {
-    system.name: system
-    for system in (
-        System("eagle3", EAGLE3),
-        System("reference", EAGLE3, reference=True),
-        System("eagle3-k7", EAGLE3, speculative_tokens=7),
-        System("dflash-k7", DFLASH, speculative_tokens=7),
-    )
-}
 COMPARED = (
     ("eagle3", "reference"),
     ("dflash-k7", "eagle3-k7"),
     *((new, free) for new in ("eagle3", "reference") for free in FREE_ARMS),
 )
 DATA = ("verifier", "prompts", "responses", "hidden_states")
-
-FULL = {
-    "sizes": [50_000, 100_000, 200_000],
-    "rates": [1e-3, 2e-3, 4e-3],
-    "epochs": 5,
-    "requests": 96,
-    "limit": 420,
-    "own": 2400,
-    "answer": 96,
-    "served": 64,
-}
-SMOKE = {
-    "sizes": [300, 600],
-    "rates": [1e-3, 2e-3],
-    "epochs": 1,
-    "requests": 4,
-    "limit": 40,
-    "own": 0,
-    "answer": 32,
-    "served": 16,
-}
 
 
 class Comparison(NamedTuple):
@@ -101,25 +70,52 @@ class Comparison(NamedTuple):
     recipe: Recipe
     outputs: dict[str, Path]
     shop: Workshop
+    chosen: dict[tuple[str, int], float]  # rates, by system and the size they were searched at
+
+    @property
+    def result(self) -> Path:
+        """All figures; of other systems in the same folder there may be another."""
+        return self.shop.folder / f"quality-{'-'.join(one.name for one in self.options.systems)}.json"
 
     def subset(self, size: int) -> Path:
         return subset(self.outputs["hidden_states"], self.shop.folder / "data" / str(size), size, seed=0)
 
     def best_rate(self, system: System, size: int) -> float:
-        """The rate whose draft is accepted most on held-out topics."""
-        size = min(self.options.sizes) if self.options.search == "first" else size
-        rates, data = self.options.rates, self.subset(size)
+        """The rate whose draft is accepted most on held-out topics.
+
+        Raises:
+            StageError: no rate led to a draft.
+        """
+        at = min(self.options.sizes) if self.options.search == "first" else size
+        rates = self.options.rates
         if len(rates) == 1:
             return float(rates[0])
-        tried = [made(self.shop, Task(system, size, rate, self.options.seeds[0]), data) for rate in rates]
-        best = max(tried, key=lambda draft: draft.predicted).task.rate
-        edge = (
-            " (an end of those tried: a rate beyond may be better)"
-            if best in (min(rates), max(rates))
-            else ""
-        )
-        self.shop.say(f"{system.name}: rate {best:g} is the best of {len(rates)} at {size}{edge}")
-        return float(best)
+        if (system.name, at) not in self.chosen:
+            best = max(self.tried(system, at), key=lambda draft: draft.predicted).task.rate
+            edge = ", an end of those tried" if best in (min(rates), max(rates)) else ""
+            self.shop.say(f"{system.name}: rate {best:g} is the best at {at}{edge}")
+            self.chosen[system.name, at] = best
+        return self.chosen[system.name, at]
+
+    def tried(self, system: System, size: int) -> list[Draft]:
+        """A draft of each rate; a rate that fails, as too high ones do, is said and left out.
+
+        Raises:
+            StageError: all of them failed.
+        """
+        found, failed = [], []
+        for rate in self.options.rates:
+            try:
+                task = Task(system, size, rate, self.options.seeds[0])
+                found.append(made(self.shop, task, self.subset(size)))
+            except StageError as error:
+                if error.rule == "other-settings":
+                    raise
+                failed.append(error)
+                self.shop.say(f"{system.name}: rate {rate:g} is left out: {error.message}")
+        if not found:
+            raise failed[-1]
+        return found
 
     def drafts(self, system: System, size: int) -> list[Draft]:
         """The system's drafts of one size at its best rate, one a seed."""
@@ -195,27 +191,9 @@ class Comparison(NamedTuple):
             found = changes(served, COMPARED)
             text = table(served, found)
             facts = {"machine": machine(), "options": settings(self.options)}
-            write_json(self.shop.folder / "quality.json", facts | document(served, found))
+            write_json(self.result, facts | document(served, found))
             self.shop.say(f"figures so far, up to {size} supervised tokens:\n{text}")
         return text
-
-
-def settings(options: argparse.Namespace) -> dict[str, Any]:
-    """The options as JSON holds them."""
-    values = vars(options) | {"systems": [system.name for system in options.systems]}
-    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
-
-
-def data_recipe(options: argparse.Namespace) -> Recipe:
-    """The recipe whose data stages make the training data."""
-    changed = {
-        "datagen.prompts.limit": options.limit,
-        "datagen.prompts.magpie.count": options.own,
-        "datagen.max_tokens": options.answer,
-        "benchmark.requests": options.requests,
-    }
-    overrides = [f"{name}={value}" for name, value in changed.items()]
-    return require_recipe(EAGLE3, [*overrides, *options.set])
 
 
 def make_data(recipe: Recipe, folder: Path) -> dict[str, Path]:
@@ -235,60 +213,6 @@ def make_data(recipe: Recipe, folder: Path) -> dict[str, Path]:
     return outputs
 
 
-def expected(options: argparse.Namespace, recipe: Recipe) -> list[cost.Cost]:
-    """What the options ask for, as costs."""
-    prompts = options.limit + options.own
-    costs = [cost.data(prompts, options.own, options.answer)]
-    smallest, rates, seeds = min(options.sizes), len(options.rates), len(options.seeds)
-    for system in options.systems:
-        searched = [smallest] if options.search == "first" else options.sizes
-        # Of a searched size one seed's best rate is trained already.
-        trained = [size for size in searched for _ in range(rates)] if rates > 1 else []
-        trained += [size for size in options.sizes for _ in range(seeds - (rates > 1 and size in searched))]
-        tokens = system.speculative_tokens or recipe.data["algorithm"]["speculative_tokens"]
-        costs.append(
-            cost.training(system.name, trained, options.epochs, options.answer, tokens, system.reference)
-        )
-    arms = len(options.systems) * len(options.serve_sizes) * seeds + len(options.free)
-    return [*costs, cost.serving(arms, options.requests, options.served)]
-
-
-def arguments(words: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("folder", type=Path, help="where everything is kept; the same folder continues")
-    add("--plan", action="store_true", help="say what it would cost, and stop")
-    add("--smoke", action="store_true", help="so small that it says nothing of quality")
-    add("--systems", nargs="+", choices=SYSTEMS, default=["eagle3", "reference"])
-    add("--free", nargs="*", choices=list(FREE_ARMS), help="arms without training (default: all)")
-    add("--sizes", type=int, nargs="+", help="supervised tokens (default 50000 100000 200000)")
-    add("--serve-sizes", type=int, nargs="+", help="of these, what is served (default: all)")
-    add("--rates", type=float, nargs="+", help="learning rates to choose from (default 1e-3 2e-3 4e-3)")
-    add("--search", choices=["first", "each"], default="first", help="at the smallest size, or at each")
-    add("--seeds", type=int, nargs="+", default=[0], help="of the trainings; counts are summed over them")
-    add("--epochs", type=int, help="of every training (default 5)")
-    add("--requests", type=int, help="prompts of the benchmark that are served (default 96)")
-    add("--limit", type=int, help="prompts from the recipe's file (default 420)")
-    add("--own", type=int, help="prompts that the verifier writes itself (default 2400)")
-    add("--answer", type=int, help="longest training answer in tokens (default 96)")
-    add("--served", type=int, help="longest served answer in tokens (default 64)")
-    add("--set", action="append", default=[], metavar="PATH=VALUE", help="change the data recipe")
-    options = parser.parse_args(words)
-    for name, value in (SMOKE if options.smoke else FULL).items():
-        if getattr(options, name) is None:
-            setattr(options, name, value)
-    if options.free is None:
-        options.free = ["ngram"] if options.smoke else list(FREE_ARMS)
-    if options.serve_sizes is None:
-        options.serve_sizes = [max(options.sizes)] if options.smoke else options.sizes
-    if stray := set(options.serve_sizes) - set(options.sizes):
-        parser.error(f"--serve-sizes: {sorted(stray)} are no --sizes")
-    options.systems = [SYSTEMS[name] for name in options.systems]
-    return options
-
-
 class Log:
     """Says a line on stderr and in the folder's ``log.txt``, with the time."""
 
@@ -298,6 +222,7 @@ class Log:
     def __call__(self, line: str) -> None:
         timed = f"{time.strftime('%H:%M:%S')} {line}"
         print(timed, file=sys.stderr, flush=True)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(timed + "\n")
 
@@ -319,29 +244,33 @@ def alone(folder: Path) -> Iterator[None]:
         lock.close()
 
 
+def compare(options: argparse.Namespace, recipe: Recipe, folder: Path, say: Log) -> None:
+    """Make or find everything; the table is the program's output."""
+    say(cost_text(expected(options, recipe)))
+    outputs = make_data(recipe, folder)
+    shop = Workshop(folder, outputs["verifier"], options.epochs, LocalExecutor(), say)
+    comparison = Comparison(options, recipe, outputs, shop, {})
+    print(comparison.run())
+    say(f"done: {comparison.result}")
+
+
 def main() -> int:
-    options = arguments()
+    options = arguments(__doc__)
     folder: Path = options.folder.absolute()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # being told to end is like ^C
+    say = Log(folder / "log.txt")
     try:
         recipe = data_recipe(options)
-        plan = cost.text(expected(options, recipe))
         if options.plan:
-            print(plan)
-            return 0
-        with alone(folder):
-            say = Log(folder / "log.txt")
-            say(plan)
-            outputs = make_data(recipe, folder)
-            shop = Workshop(folder, outputs["verifier"], options.epochs, LocalExecutor(), say)
-            print(Comparison(options, recipe, outputs, shop).run())
-            say(f"done: {folder / 'quality.json'}")
+            print(cost_text(expected(options, recipe)))
+        else:
+            with alone(folder):
+                compare(options, recipe, folder, say)
     except SpeculatorsError as error:
-        print(f"error: {error.message} [{error.rule}]", file=sys.stderr)
-        print(f"  {error.hint}", file=sys.stderr)
+        say(f"error: {error.message} [{error.rule}]\n  {error.hint}")
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted; the same command continues", file=sys.stderr)
+        say("interrupted; the same command continues")
         return EXIT_INTERRUPTED
     return 0
 

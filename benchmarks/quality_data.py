@@ -97,7 +97,7 @@ def subset(states: Path, folder: Path, size: int, seed: int) -> Path:
     shutil.rmtree(folder, ignore_errors=True)  # what an interrupted attempt left
     folder.mkdir(parents=True)
     documents = selected(read_documents(states), set(kept))
-    shards = []
+    shards: list[dict[str, Any]] = []
     while chunk := list(islice(documents, ROWS_PER_SHARD)):
         shards.append(write_shard(folder, len(shards), chunk, chunk[0].hidden_states.dtype))
     write_index(folder, index["layers"], index["hidden_size"], index["dtype"], shards)

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from benchmarks.quality import SYSTEMS, arguments, data_recipe, expected
 from benchmarks.quality_data import Prepared, draft_ids, for_reference, nested, subset
+from benchmarks.quality_options import SYSTEMS, arguments, data_recipe, expected
 from benchmarks.quality_table import Counts, Served, change, changes, summed, table
 from speculators.datagen.shards import Document, read_documents, write_index, write_shard
 from speculators.errors import RecipeError, StageError
@@ -223,12 +223,12 @@ def test_free_arms_stand_beside_every_size() -> None:
 
 
 def test_the_plan_counts_a_searched_size_once() -> None:
-    options = arguments(["nowhere"])
+    options = arguments(None, ["nowhere"])
     words = [one.what for one in expected(options, data_recipe(options))]
     assert [name for name in SYSTEMS if any(word.startswith(f"{name}: 5 trainings") for word in words)] == [
         "eagle3",
         "reference",
     ]
-    options = arguments(["nowhere", "--search", "each", "--seeds", "0", "1", "--systems", "eagle3"])
+    options = arguments(None, ["nowhere", "--search", "each", "--seeds", "0", "1", "--systems", "eagle3"])
     words = [one.what for one in expected(options, data_recipe(options))]
     assert any(word.startswith("eagle3: 12 trainings") for word in words)  # 3 sizes x (3 rates + 1 seed)

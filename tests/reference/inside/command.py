@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import torch
 
-from speculators.train import distributed
+from speculators.train import trainer
 from speculators.train.cli import main
 from speculators.train.config import TrainConfig
 
 if __name__ == "__main__":
-    distributed._local_rank = torch.device("cpu")
+    trainer.get_local_rank = lambda: torch.device("cpu")
     torch.accelerator.synchronize = lambda *_: None
     main(TrainConfig.resolve())
