@@ -94,6 +94,7 @@ def run_benchmark(
     on_client_line: Callable[[str], None] | None = None,
     holds: Sequence[int] = (),
     *,
+    only: Sequence[str] = (),
     looks: Sequence[int] = (),
     enough: Callable[[dict[str, Any]], bool] | None = None,
 ) -> dict[str, Any]:
@@ -101,6 +102,7 @@ def run_benchmark(
 
     It says how the arms were served and holds every load as a sample.
 
+    ``only``: these arms and no others, for who compares acceptance and no speed; by default all.
     ``looks``: counts of rounds after each of which ``enough`` is asked whether the document so far will do;
     by default the recipe's rounds are measured.
 
@@ -116,13 +118,14 @@ def run_benchmark(
     bench = _prepare(values, inputs, folder, executor, on_line, on_client_line, holds)
     bench.say(f"server: {bench.launcher.spelled()} ({bench.launcher.reason})")
     looks = looks or (values["benchmark"]["rounds"],)
-    launches = schedule(looks[-1], tuple(bench.arms))
+    arms = tuple(only) or tuple(bench.arms)
+    launches = schedule(looks[-1], arms)
     kept = finished_rounds(folder, launches)
     if kept:
         bench.say(f"rounds measured before the interruption are kept: {', '.join(map(str, sorted(kept)))}")
     rounds: list[dict[str, Any]] = []
     for look in looks:
-        for one in launches[len(rounds) : look * len(bench.arms)]:
+        for one in launches[len(rounds) : look * len(arms)]:
             rounds.append(_collect(bench, one) if one.round in kept else _measure(bench, one, look))
         document = _document(bench, rounds, look)
         if enough is not None and enough(document):
