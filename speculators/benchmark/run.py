@@ -109,7 +109,8 @@ def run_benchmark(
     ``values``: ``benchmark``, ``engine`` and ``verifier`` of the recipe, and ``speculative_tokens``.
     ``inputs``: the outputs of ``verifier``, ``prompts`` and ``package``; ``quantised`` where there is one.
     Servers' and clients' logs, documents and GuideLLM's reports go below ``folder``, one folder a launch.
-    ``on_line`` hears what is worth showing, ``on_client_line`` every line of a client; ``holds`` goes to every server and client.
+    ``on_line`` hears what is worth showing, ``on_client_line`` every line of a client; ``holds`` goes to
+    every server and client.
 
     Raises:
         MachineError: no engine here.
