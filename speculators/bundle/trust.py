@@ -15,9 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from speculators.errors import RecipeError
-from speculators.recipe.recipe import DRAFTS
 from speculators.recipe.source_rules import COMMIT, REPOSITORY_AT
-from speculators.recipe.view import named
+from speculators.recipe.view import DRAFTS, named
 
 #: Variables by which the dynamic loader and Python run what they name: never from a bundle.
 FORBIDDEN = re.compile(r"(LD_|DYLD_|PYTHON).*", re.IGNORECASE)

@@ -169,7 +169,8 @@ def _new_folder(runs_dir: Path, recipe: Recipe) -> Path:
     stamp = time.strftime("%Y%m%d-%H%M%S")
     folder = runs_dir.absolute() / recipe.name / f"{stamp}-{secrets.token_hex(2)}"
     folder.mkdir(parents=True)
-    write_text(folder / "recipe.yaml", recipe.source_text)
+    for number, source in enumerate(recipe.sources):  # as given: the merged one is the resolved one
+        write_text(folder / (f"extends-{number}.yaml" if number else "recipe.yaml"), source.text)
     write_text(folder / "resolved.yaml", recipe.resolved_yaml())
     return folder
 

@@ -11,6 +11,11 @@ from speculators.recipe.diagnostics import Diagnostic, Severity, diagnostic
 from speculators.recipe.facts import VerifierFacts
 from speculators.recipe.positions import Path, Positions, split_path
 
+#: Recipe paths that name a trained draft: a folder, or repository@revision on the hub.
+DRAFTS = ("draft", "training.init_from")
+#: Recipe paths whose values name files or folders, relative to the recipe.
+FILES = ("verifier.path", *DRAFTS, "datagen.prompts.files", "benchmark.prompts")
+
 
 def named(data: Any, dotted: str) -> Any:
     """The value at a dotted path of a recipe's data, sound or not; None where there is none."""

@@ -48,7 +48,7 @@ def a_run(root: Path, recipe: Recipe | None = None, *, speeds: dict[int, list[fl
     record |= {"id": RUN_ID, "status": "ok", "only": "", "started": "2026-01-02T03:04:05+0100"}
     record |= {"finished": "2026-01-02T03:14:05+0100"}
     record["recipe"] = {"name": recipe.name, "sha256": value_digest(recipe.data), "overrides": []}
-    write_text(run / "recipe.yaml", recipe.source_text)
+    write_text(run / "recipe.yaml", recipe.sources[0].text)
     write_text(run / "resolved.yaml", recipe.resolved_yaml())
     results = {stage["name"]: stage.get("result", {}) for stage in record["stages"]}
     outputs: dict[str, Path] = {}

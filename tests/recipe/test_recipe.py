@@ -35,7 +35,7 @@ def test_shipped_recipes_are_sound_with_nothing_left_unchecked(name: str) -> Non
     assert diagnostics == (), render_all(diagnostics)
     assert recipe is not None
     assert recipe.name == Path(name).stem
-    assert recipe.source_text.startswith("# yaml-language-server: $schema=../schemas/recipe.v1.json\n")
+    assert recipe.sources[0].text.startswith("# yaml-language-server: $schema=../schemas/recipe.v1.json\n")
 
 
 @pytest.mark.parametrize("name", SHIPPED)
