@@ -19,6 +19,7 @@ from speculators.pipeline.keys import key_of, key_parts
 from speculators.pipeline.reasons import Place, Reason, differences, distance
 from speculators.pipeline.store import Kept, Store
 from speculators.pipeline.surroundings import HERE, Surroundings
+from speculators.recipe.positions import split_path
 from speculators.recipe.recipe import Recipe
 from speculators.stages.documents import WORK_NAME, damaged_files, read_output
 from speculators.stages.table import Stage, build_stages, keyed
@@ -176,15 +177,7 @@ def acceptable(store: Store, stage: str, parts: dict[str, Any]) -> Kept | None:
 
 def place_of(recipe: Recipe) -> Place:
     """A function from a recipe path to ``file:line`` where it was written."""
-
-    def place(path: str) -> str:
-        keys = tuple(path.split("."))
-        if not recipe.positions.has(keys):
-            return ""
-        mark = recipe.positions.value(keys)
-        return f"{mark.file}:{mark.line}"
-
-    return place
+    return lambda path: recipe.positions.place(split_path(path))
 
 
 def _to_run(
