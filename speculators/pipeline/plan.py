@@ -21,6 +21,7 @@ from speculators.pipeline.store import Kept, Store
 from speculators.pipeline.surroundings import HERE, Surroundings
 from speculators.recipe.positions import split_path
 from speculators.recipe.recipe import Recipe
+from speculators.recipe.view import free_kind
 from speculators.stages.documents import WORK_NAME, damaged_files, read_output
 from speculators.stages.table import Stage, build_stages, keyed
 
@@ -155,7 +156,7 @@ def plan_benchmark(recipe: Recipe, choice: Choice) -> StagePlan:
     if not choice.includes(BENCHMARK):
         return StagePlan(BENCHMARK, SKIP, (Reason("asked", f"--only {choice.only}"),))
     wanted = recipe.data["benchmark"]
-    arms = len(ARMS) + len(wanted["extra_arms"])
+    arms = len(ARMS) + len(set(wanted["extra_arms"]) - {free_kind(recipe.data)})
     counts = {"round": wanted["rounds"], "arm": arms, "load": len(wanted["concurrency"])}
     work = " × ".join(f"{count} {name}{'s' if count > 1 else ''}" for name, count in counts.items())
     return StagePlan(BENCHMARK, MEASURE, (Reason("measure", f"measured anew in every run: {work}"),))

@@ -32,6 +32,7 @@ RULES = (
     Rule(("verifier.path",), source_rules.verifier_folder),
     Rule(("draft",), source_rules.draft_or_training),
     Rule(("draft",), source_rules.draft_exists),
+    Rule(("algorithm.kind",), source_rules.nothing_to_train),
     Rule(("training.init_from",), source_rules.start_exists),
     Rule(("training.init_from", "algorithm.kind"), warm_start.start_fits),
     Rule(("datagen.prompts.files",), source_rules.training_files),

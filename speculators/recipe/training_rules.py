@@ -66,6 +66,8 @@ def mask_exists(view: View) -> Iterator[Diagnostic]:
 
 def practised_steps(view: View) -> Iterator[Diagnostic]:
     kind, steps = view.get("algorithm.kind"), view.get("training.ttt_steps")
+    if kind not in ARCHITECTURES:  # it has no draft model, and its training block is an error by itself
+        return
     practised = ARCHITECTURES[kind].practised
     if practised is not None and steps not in (None, practised):
         others = [
@@ -81,7 +83,9 @@ def practised_steps(view: View) -> Iterator[Diagnostic]:
 
 
 def trained_steps(view: View) -> Iterator[Diagnostic]:
-    architecture = ARCHITECTURES[view.get("algorithm.kind")]
+    architecture = ARCHITECTURES.get(view.get("algorithm.kind"))
+    if architecture is None:
+        return
     trained = view.get("training.ttt_steps") or view.get("algorithm.speculative_tokens")
     served = view.get("benchmark.speculative_tokens") or view.get("algorithm.speculative_tokens")
     name = (

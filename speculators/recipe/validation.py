@@ -264,7 +264,7 @@ def _missing(errors: Iterable[ValidationError], positions: Positions, meant: Set
 
 MISSING_HINTS = {
     "schema": f"begin the file with 'schema: {SCHEMA_ID}'",
-    "algorithm": "or bring a trained draft with 'draft:'",
+    "algorithm": "or bring a trained draft with 'draft:', or measure without one: algorithm: {kind: ngram}",
 }
 
 BOUNDS = {

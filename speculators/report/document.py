@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from speculators.documents import known_json, read_json, read_jsonl, write_json,
 from speculators.recipe.engine_args import to_argv
 from speculators.report.markdown import render
 from speculators.report.verdict import verdict
-from speculators.serving.command import SAME_FOR_ALL
+from speculators.serving.command import FREE_METHODS, SAME_FOR_ALL
 
 SCHEMA = "speculators/report/v1"
 BENCHMARK = Path("bench/output.json")
@@ -33,14 +34,17 @@ NOT_CHECKED = (
 )
 
 
-def write_report(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """Write both reports of the run in ``folder``, whose record is ``record``; returns the document."""
+def write_report(folder: Path, record: dict[str, Any], served: Path | None = None) -> dict[str, Any]:
+    """Write both reports of the run in ``folder``, whose record is ``record``; returns the document.
+
+    ``served``: the model to serve where the run has no checkpoint of its own.
+    """
     document = report_document(
         record,
         benchmark=read_json(folder / BENCHMARK)["result"],
         replay=read_json(folder / REPLAY) if (folder / REPLAY).is_file() else None,
         metrics=list(read_jsonl(folder / METRICS)) if (folder / METRICS).is_file() else [],
-        model=folder / "model",
+        model=served or folder / "model",
     ) | {"gate": known_json(folder / COMPARISON) or None}
     write_json(folder / "report.json", document)
     write_text(folder / "report.md", render(document))
@@ -90,16 +94,17 @@ def report_document(
 
 
 def serving_command(benchmark: dict[str, Any], model: Path) -> str:
-    """The command that serves the checkpoint with the measured settings: the one line a user copies.
+    """The command that serves ``model`` with the measured settings: the one line a user copies.
 
     Greedy is made the server's default, as it was measured: vLLM's CPU engine must not sample with a
     draft (see docs/status.md), and a client that names no temperature would sample.
     """
     start = benchmark["launcher"]["command"]
-    tokens = benchmark["speculation"]["tokens"]
+    method, tokens = benchmark["speculation"]["algorithm"], benchmark["speculation"]["tokens"]
+    config = {**FREE_METHODS.get(method, {}), "num_speculative_tokens": tokens}
     words = [str(model), *SAME_FOR_ALL, *to_argv(benchmark["engine_args"])]
     words += ["--override-generation-config", '{"temperature": 0}']
-    words += ["--speculative-config", f'{{"num_speculative_tokens": {tokens}}}']
+    words += ["--speculative-config", json.dumps(config)]
     return f"{start} {shlex.join(words)}"
 
 
