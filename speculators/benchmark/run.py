@@ -95,9 +95,10 @@ def run_benchmark(
 
     ``values``: ``benchmark``, ``engine`` and ``verifier`` of the recipe, and ``speculative_tokens``; with
     ``method`` the draft arm needs no checkpoint.
-    ``inputs``: the outputs of ``verifier``, ``prompts`` and, without ``method``, ``package``.  Servers' and clients' logs,
-    documents and GuideLLM's reports go below ``folder``, one folder a launch.  ``on_line`` hears what is
-    worth showing, ``on_client_line`` every line of a client; ``holds`` goes to every server and client.
+    ``inputs``: the outputs of ``verifier``, ``prompts`` and, without ``method``, ``package``.  Servers' and
+    clients' logs, documents and GuideLLM's reports go below ``folder``, one folder a launch.  ``on_line``
+    hears what is worth showing, ``on_client_line`` every line of a client; ``holds`` goes to every server and
+    client.
 
     Raises:
         MachineError: no engine here.

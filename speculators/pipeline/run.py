@@ -30,6 +30,7 @@ from speculators.pipeline.running import Run
 from speculators.pipeline.store import Store, default_home
 from speculators.recipe.recipe import Recipe
 from speculators.report.document import write_report
+from speculators.report.expectations import sentence
 from speculators.stages.table import TRAINING, build_stages
 
 #: Rules whose hint says already how to go on; the plain command would only fail again.
@@ -171,6 +172,8 @@ def report(run: Run) -> str:
             f"nothing else meanwhile: {run.command}",
             rule="comparison",
         )
+    for row in document["expectations"]:
+        run.console.say("report", sentence(row))
     run.console.say("report", str(place))
     return str(document["verdict"])
 

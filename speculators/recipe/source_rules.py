@@ -71,9 +71,7 @@ def nothing_to_train(view: View) -> Iterator[Diagnostic]:
     kind = free_kind(view.data)
     if kind and (extra := [name for name in ("datagen", "training", "draft") if view.has(name)]):
         message = f"kind '{kind}' has no draft model, but the recipe also has {listing(extra)}"
-        hint = (
-            f"remove {listing(extra)}; any recipe measures '{kind}' beside its draft (benchmark.extra_arms)"
-        )
+        hint = f"remove {listing(extra)}; recipes with a draft measure '{kind}' beside it anyway"
         yield view.problem("error", "nothing-to-train", "algorithm.kind", message, hint)
 
 

@@ -10,7 +10,7 @@ from importlib import resources
 from typing import Any
 
 from speculators.quantities import duration, size
-from speculators.report import comparison
+from speculators.report import comparison, expectations
 
 NOT_MEASURED = "not measured"
 TEMPLATE = "report.md.jinja"
@@ -34,6 +34,7 @@ def render(document: dict[str, Any]) -> str:
         "counts": counts,
         "cell": cell,
         "comparison": comparison.markdown,
+        "expected": expectations.sentence,
     }
     text = (resources.files("speculators.report") / "templates" / TEMPLATE).read_text(encoding="utf-8")
     return environment.from_string(text).render(document)

@@ -1,4 +1,4 @@
-"""Damaged recipes by the thousand: whatever a file or argument holds, a person gets diagnostics, no traceback.
+"""Damaged recipes by the thousand: whatever a file or argument holds, a person gets diagnostics.
 
 What is fed is mostly right, as what people write is: a shipped recipe with some lines lost, doubled, swapped,
 indented otherwise or with other words in them.  `SPECULATORS_FUZZ=100000 pytest tests/recipe/test_fuzz.py`

@@ -54,7 +54,7 @@ def estimate(
 ) -> Needs:
     """Needs of a resolved recipe; ``counted`` are the parameters counted in the weights, if they are here."""
     args = data["engine"]["args"]
-    parameters = counted or verifier_parameters(facts)
+    parameters = counted or facts.parameters or verifier_parameters(facts)
     learns = trains(data)
     states = captured_bytes(data, facts, prompts) if learns else 0
     trainable = draft_parameters(data["algorithm"], facts) if learns else 0
