@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from speculators.benchmark.pairs import Pair, counters_of, request_counters
-from speculators.benchmark.rounds import DRAFT, PLAIN
+from speculators.benchmark.rounds import DRAFT, FREE_ARMS, PLAIN
 from speculators.benchmark.statistics import relative_difference
 
 TOKEN_TOLERANCE = 0.01
@@ -71,7 +71,9 @@ def _speculating(benchmark: dict[str, Any]) -> dict[str, Any]:
     loads = [one for one in benchmark["samples"] if one["arm"] == DRAFT]
     silent = [one for one in loads if not one["counters"] or not one["counters"]["drafts"]]
     others = [one for one in benchmark["samples"] if one["arm"] == PLAIN and one["counters"]]
-    ok = bool(loads) and not silent and not others
+    # What only repeats may well find nothing to propose; a draft model always does.
+    may_be_silent = benchmark["speculation"]["algorithm"] in FREE_ARMS
+    ok = bool(loads) and (may_be_silent or not silent) and not others
     detail = f"{len(loads) - len(silent)} of {len(loads)} draft loads drafted, {len(others)} plain loads did"
     return _check("speculating", ok, detail)
 

@@ -25,7 +25,7 @@ from speculators.benchmark.rounds import (
 from speculators.datagen.chat import template_arguments, thinking_modes
 from speculators.datagen.chat_template import chat_template
 from speculators.documents import read_json, write_text
-from speculators.errors import StageError
+from speculators.errors import MachineError, StageError
 from speculators.executors.base import Executor, Needs, Service
 from speculators.executors.interior import Interior
 from speculators.serving.command import (
@@ -106,11 +106,12 @@ def run_benchmark(
     ``looks``: counts of rounds after each of which ``enough`` is asked whether the document so far will do;
     by default the recipe's rounds are measured.
 
-    ``values``: ``benchmark``, ``engine`` and ``verifier`` of the recipe, and ``speculative_tokens``.
-    ``inputs``: the outputs of ``verifier``, ``prompts`` and ``package``; ``quantised`` where there is one.
-    Servers' and clients' logs, documents and GuideLLM's reports go below ``folder``, one folder a launch.
-    ``on_line`` hears what is worth showing, ``on_client_line`` every line of a client; ``holds`` goes to
-    every server and client.
+    ``values``: ``benchmark``, ``engine`` and ``verifier`` of the recipe, and ``speculative_tokens``; with
+    ``method`` the draft arm needs no checkpoint.
+    ``inputs``: the outputs of ``verifier``, ``prompts`` and, without ``method``, ``package``; ``quantised``
+    where there is one.  Servers' and clients' logs, documents and GuideLLM's reports go below ``folder``, one
+    folder a launch.  ``on_line`` hears what is worth showing, ``on_client_line`` every line of a client;
+    ``holds`` goes to every server and client.
 
     Raises:
         MachineError: no engine here.
@@ -168,9 +169,7 @@ def _prepare(
     on_client_line: Callable[[str], None] | None,
     holds: Sequence[int],
 ) -> Bench:
-    draft = inputs["package"] / "model"
-    algorithm = read_json(draft / "config.json").get("speculators_model_type", "")
-    speculation = Speculation(draft, algorithm, values["speculative_tokens"])
+    speculation = _speculation(values, inputs)
     speculation.config()  # an algorithm that cannot be served fails before any server starts
     template = chat_template(inputs["verifier"] / "model")
     # Some models have several templates; the switch is looked for in all of them.
@@ -178,8 +177,11 @@ def _prepare(
     body = request_body(values["verifier"], text)
     interior = executor.interior(SERVER.role)
     interior.require_launcher()  # without an engine nothing starts
-    wanted = values["benchmark"].get("extra_arms", ())
+    wanted = [arm for arm in values["benchmark"].get("extra_arms", ()) if arm != speculation.algorithm]
     left_out = missing_packages(wanted, interior)
+    if lacking := missing_packages([values["method"]] if "method" in values else [], interior):
+        reason = "; ".join(lacking.values())
+        raise MachineError(f"algorithm.kind '{speculation.algorithm}': {reason}", rule="package")
     arms: dict[str, Speculation | None] = {PLAIN: None, DRAFT: speculation}
     if "quantised" in inputs:
         arms |= {QUANTISED_PLAIN: None, QUANTISED_DRAFT: speculation}
@@ -187,6 +189,15 @@ def _prepare(
     return Bench(
         values, inputs, folder, executor, on_line, on_client_line, holds, interior, arms, left_out, body
     )
+
+
+def _speculation(values: dict[str, Any], inputs: dict[str, Path]) -> Speculation:
+    """That of the draft arm: a checkpoint's, or a method's that needs none."""
+    if method := values.get("method"):
+        return Speculation(None, method, values["speculative_tokens"])
+    draft = inputs["package"] / "model"
+    algorithm = read_json(draft / "config.json").get("speculators_model_type", "")
+    return Speculation(draft, algorithm, values["speculative_tokens"])
 
 
 def missing_packages(arms: Sequence[str], interior: Interior) -> dict[str, str]:
@@ -239,7 +250,7 @@ def _measure(bench: Bench, launch: Launch, rounds: int) -> dict[str, Any]:
         environment,
         folder / "server.log",
         bench.holds,
-        replace(SERVER, reads=[verifier, bench.inputs["package"] / "model"]),
+        replace(SERVER, reads=[verifier, *([draft] if (draft := bench.speculation.draft) else [])]),
     )
     label = f"round {launch.round}/{rounds} {launch.arm}"
     bench.say(f"{label}: server starting")
@@ -254,6 +265,7 @@ def _measure(bench: Bench, launch: Launch, rounds: int) -> dict[str, Any]:
                 "arm": launch.arm,
                 "round": launch.round,
                 "speculative_tokens": bench.speculation.tokens,
+                "must_draft": bench.speculation.draft is not None,
                 "startup_timeout": bench.values["engine"]["startup_timeout"],
                 "stall_timeout": bench.values["engine"]["stall_timeout"],
                 "request_body": bench.request_body,

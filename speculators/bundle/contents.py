@@ -20,9 +20,8 @@ from speculators.documents import file_digest, known_json, read_json, value_dige
 from speculators.errors import RecipeError
 from speculators.pipeline.record import RECORD_NAME
 from speculators.pipeline.store import default_home
-from speculators.recipe.recipe import BROUGHT_MODELS
 from speculators.recipe.source_rules import REPOSITORY_AT
-from speculators.recipe.view import named
+from speculators.recipe.view import BROUGHT_MODELS, named
 from speculators.recipe.yaml_loader import load_yaml
 
 RESOLVED_NAME = "resolved.yaml"
@@ -34,6 +33,7 @@ UP = "up"
 PROMPT_FILES = ("datagen.prompts.files", "benchmark.prompts")
 KEPT = (
     "recipe.yaml",
+    "extends-*.yaml",
     RESOLVED_NAME,
     LOCK_NAME,
     RECORD_NAME,

@@ -15,9 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from speculators.errors import RecipeError
-from speculators.recipe.recipe import BROUGHT_MODELS
 from speculators.recipe.source_rules import COMMIT, REPOSITORY_AT
-from speculators.recipe.view import named
+from speculators.recipe.view import BROUGHT_MODELS, named
 
 #: Variables by which the dynamic loader and Python run what they name: never from a bundle.
 FORBIDDEN = re.compile(r"(LD_|DYLD_|PYTHON).*", re.IGNORECASE)

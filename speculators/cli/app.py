@@ -6,12 +6,14 @@ A verb returns its exit code; whatever it raises ends here.
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
+from typer.completion import completion_init  # type: ignore[attr-defined]  # used there, not re-exported
 
 from speculators import __version__
 from speculators.cli.bundle import bundle
@@ -19,6 +21,7 @@ from speculators.cli.cache import cache
 from speculators.cli.certify import certify
 from speculators.cli.check import check
 from speculators.cli.compare import compare
+from speculators.cli.completion import VARIABLE, completion
 from speculators.cli.convert import convert
 from speculators.cli.doctor import doctor
 from speculators.cli.errors import bug_text, error_text
@@ -32,6 +35,7 @@ from speculators.cli.report import report
 from speculators.cli.retarget import retarget
 from speculators.cli.run import run
 from speculators.cli.schema import schema
+from speculators.cli.show import show
 from speculators.cli.verify import verify
 from speculators.errors import (
     EXIT_BUG,
@@ -50,6 +54,7 @@ CommandLineError: Any = next(
 
 EPILOG = """\b
 Examples:
+  speculators show --list
   speculators check recipes/smollm2-135m-eagle3.yaml
   speculators doctor recipes/smollm2-135m-eagle3.yaml
   speculators plan recipes/smollm2-135m-eagle3.yaml
@@ -89,19 +94,10 @@ def build_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(epilog=EPILOG)(root)
-    recipes_and_runs = (check, doctor, plan, run, report, compare, lock)
-    for verb in (
-        *recipes_and_runs,
-        certify,
-        bundle,
-        verify,
-        publish,
-        render,
-        convert,
-        retarget,
-        inspect,
-        schema,
-    ):
+    recipes_and_runs = (check, show, doctor, plan, run, report, compare, lock)
+    bundles = (bundle, verify, publish, render)
+    checkpoints = (certify, convert, retarget, inspect)
+    for verb in (*recipes_and_runs, *bundles, *checkpoints, schema, completion):
         app.command(verb.__name__)(verb)
     app.add_typer(cache(), name="cache")
     app.add_typer(images, name="images")
@@ -111,6 +107,8 @@ def build_app() -> typer.Typer:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code of errors.py and prints every failure."""
     command = typer.main.get_command(build_app())
+    if VARIABLE in os.environ:  # the shell asks what could come next
+        completion_init()
     given = with_fresh_names(list(sys.argv[1:] if arguments is None else arguments)) or ["--help"]
     try:
         code = int(command.main(given, prog_name="speculators", standalone_mode=False) or 0)

@@ -63,7 +63,11 @@ def _load(path: Path, overrides: list[str], engine: bool) -> Loaded:
 
 
 def show_loaded(results: dict[Path, Loaded], as_json: bool) -> None:
-    """Print what the check of each recipe found."""
+    """Print what the check of each recipe found; on GitHub also beside the lines."""
+    from speculators.cli.github import annotate
+
+    for loaded in results.values():
+        annotate(loaded.diagnostics)
     if as_json:
         typer.echo(json.dumps(_document(results), indent=2, ensure_ascii=False))
         return

@@ -1,21 +1,38 @@
-"""What GitHub Actions shows of a verdict: an annotation at the job, and the page on its summary.
+"""What GitHub Actions shows: annotations at a job or at a recipe's lines, and a page on the job's summary.
 
-Both are plain text in places that the runner names; elsewhere nothing happens.
+All are plain text in places that the runner names; elsewhere nothing happens.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from speculators.benchmark.comparison import NOT_COMPARABLE
 from speculators.benchmark.gate import REGRESSION, UNDECIDED
+from speculators.recipe.diagnostics import Diagnostic
+from speculators.recipe.positions import ARGUMENT_PREFIX
 
 LEVELS = {REGRESSION: "error", NOT_COMPARABLE: "error", UNDECIDED: "warning"}
+NOWHERE: Mapping[str, str] = MappingProxyType({})
 #: GitHub refuses a larger summary of a step.
 SUMMARY_BYTES = 1 << 20
+
+
+def annotate(diagnostics: Sequence[Diagnostic], environ: Mapping[str, str] = os.environ) -> None:
+    """Show each diagnostic beside its line of the recipe; what ``--set`` did has no line there."""
+    if environ.get("GITHUB_ACTIONS") != "true":
+        return
+    for item in diagnostics:
+        place = {} if item.file.startswith(ARGUMENT_PREFIX) else {"file": item.file, "line": str(item.line)}
+        place |= {"col": str(item.col)} if place else {}
+        help_lines = [f"help: {item.hint}"] if item.hint else []
+        message = "\n".join([item.message, *help_lines, *(f"note: {note}" for note in item.notes)])
+        level = "notice" if item.severity == "note" else item.severity
+        print(annotation(level, item.rule, message, place), file=sys.stderr)
 
 
 def show(verdict: str, sentence: str, page: str, environ: Mapping[str, str] = os.environ) -> None:
@@ -29,13 +46,16 @@ def show(verdict: str, sentence: str, page: str, environ: Mapping[str, str] = os
         append(Path(summary), page)
 
 
-def annotation(level: str, title: str, message: str) -> str:
+def annotation(level: str, title: str, message: str, place: Mapping[str, str] = NOWHERE) -> str:
     """A workflow command; what would end its parts early is escaped (actions/toolkit, command.ts)."""
-    for character, code in (("%", "%25"), ("\r", "%0D"), ("\n", "%0A")):
-        title, message = title.replace(character, code), message.replace(character, code)
-    for character, code in ((":", "%3A"), (",", "%2C")):
-        title = title.replace(character, code)
-    return f"::{level} title={title}::{message}"
+    given = ",".join(f"{name}={_escaped(value, ',:')}" for name, value in {**place, "title": title}.items())
+    return f"::{level} {given}::{_escaped(message)}"
+
+
+def _escaped(text: str, more: str = "") -> str:
+    for character in "%\r\n" + more:
+        text = text.replace(character, f"%{ord(character):02X}")
+    return text
 
 
 def append(summary: Path, page: str) -> None:

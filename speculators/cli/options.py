@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from speculators.cli.completion import recipe_files, settings, stages
+
 if TYPE_CHECKING:
     from speculators.pipeline.choice import Choice
     from speculators.pipeline.premises import Wanted
@@ -19,24 +21,42 @@ Overrides = Annotated[
         metavar="PATH=VALUE",
         help="Change a value, as in training.epochs=2 or benchmark.concurrency=[1,8]. Repeatable.",
         show_default=False,
+        autocompletion=settings,
     ),
 ]
 RecipePath = Annotated[
-    Path, typer.Argument(metavar="RECIPE", help="A recipe, a YAML file.", show_default=False)
+    Path,
+    typer.Argument(
+        metavar="RECIPE", help="A recipe, a YAML file.", show_default=False, autocompletion=recipe_files
+    ),
 ]
 RecipePaths = Annotated[
-    list[Path], typer.Argument(metavar="RECIPE", help="Recipes, YAML files.", show_default=False)
+    list[Path],
+    typer.Argument(
+        metavar="RECIPE", help="Recipes, YAML files.", show_default=False, autocompletion=recipe_files
+    ),
 ]
 RunsDir = Annotated[
     Path, typer.Option("--runs-dir", metavar="PATH", file_okay=False, help="Where run folders go.")
 ]
 Only = Annotated[
-    str, typer.Option("--only", metavar="STAGE", help="This stage and no other.", show_default=False)
+    str,
+    typer.Option(
+        "--only",
+        metavar="STAGE",
+        help="This stage and no other.",
+        show_default=False,
+        autocompletion=stages,
+    ),
 ]
 From = Annotated[
     str,
     typer.Option(
-        "--from", metavar="STAGE", help="Make this stage and all after it anew.", show_default=False
+        "--from",
+        metavar="STAGE",
+        help="Make this stage and all after it anew.",
+        show_default=False,
+        autocompletion=stages,
     ),
 ]
 Fresh = Annotated[
@@ -46,6 +66,7 @@ Fresh = Annotated[
         metavar="[STAGE]",
         help="Make this stage anew, without STAGE all of them. Repeatable.",
         show_default=False,
+        autocompletion=stages,
     ),
 ]
 Accept = Annotated[
@@ -55,6 +76,7 @@ Accept = Annotated[
         metavar="STAGE",
         help="Keep this stage's output although code has changed. Repeatable.",
         show_default=False,
+        autocompletion=stages,
     ),
 ]
 
@@ -111,10 +133,12 @@ def choice_of(only: str, start: str, fresh: list[str] | None, accept: list[str] 
 
 def load(path: Path, overrides: list[str] | None) -> Recipe | None:
     """The recipe in ``path``; None when it has errors.  Diagnostics go to stderr."""
+    from speculators.cli.github import annotate
     from speculators.recipe.diagnostics import render_all
     from speculators.recipe.recipe import load_recipe
 
     loaded = load_recipe(path, overrides or [])
     if loaded.diagnostics:
         typer.echo(render_all(loaded.diagnostics), err=True)
+        annotate(loaded.diagnostics)
     return loaded.recipe

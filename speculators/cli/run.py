@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from speculators.cli.asked import PROGRESS, Asked, perform
+from speculators.cli.completion import recipe_files
 from speculators.cli.options import (
     Accept,
     AllowUntested,
@@ -36,6 +37,7 @@ Source = Annotated[
         metavar="RECIPE|BUNDLE",
         help="A recipe, or a bundle to repeat: a file, https:// or hf:// address.",
         show_default=False,
+        autocompletion=recipe_files,
     ),
 ]
 Locked = Annotated[bool, typer.Option("--locked", help="Fail when anything differs from the recipe's lock.")]

@@ -32,8 +32,8 @@ from speculators.pipeline.lock_changes import (
     update_paths,
     updated,
 )
-from speculators.recipe.diagnostics import ARGUMENT_PREFIX, Diagnostic, diagnostic
-from speculators.recipe.positions import Mark, dotted, split_path
+from speculators.recipe.diagnostics import Diagnostic, diagnostic
+from speculators.recipe.positions import ARGUMENT_PREFIX, Mark, dotted, split_path
 from speculators.recipe.positions import Path as PinPath
 from speculators.recipe.recipe import Recipe
 

@@ -21,6 +21,7 @@ from speculators.pipeline.plan import contents_digest
 from speculators.pipeline.running import Run, book, perform, timed
 from speculators.pipeline.store import KEY_NAME
 from speculators.quantities import duration
+from speculators.recipe.view import free_kind
 from speculators.report.document import COMPARISON
 from speculators.stages.documents import OUTPUT_NAME, StageInput, read_output
 from speculators.stages.table import ENGINE_PACKAGES, REPLAY, select
@@ -70,9 +71,12 @@ def benchmark_values(run: Run) -> dict[str, Any]:
     """What the benchmark reads of the recipe."""
     data = run.recipe.data
     values = {name: data[name] for name in ("verifier", "benchmark", "engine")}
-    tokens = data["benchmark"]["speculative_tokens"]
-    packaged = read_output(run.outputs["package"])["result"]["speculative_tokens"]
-    return {**values, "speculative_tokens": tokens or packaged}
+    if method := free_kind(data):
+        own = data["algorithm"]["speculative_tokens"]
+    else:
+        own = read_output(run.outputs["package"])["result"]["speculative_tokens"]
+    tokens = data["benchmark"]["speculative_tokens"] or own
+    return {**values, "speculative_tokens": tokens, **({"method": method} if method else {})}
 
 
 def benchmark_parts(run: Run, values: dict[str, Any]) -> dict[str, Any]:
@@ -104,6 +108,9 @@ def forget_rounds(run: Run) -> None:
 def predict(run: Run) -> None:
     """Replay drafting on the plain arm's outputs.  A failure costs the prediction, not the measurement."""
     replayed = run.record.stage_folder("replay") / "output"
+    if method := free_kind(run.recipe.data):
+        write_json(replayed / REPLAY_NAME, {"not_predicted": f"{method} has no draft model to replay"})
+        return
     inputs = {name: run.outputs[name] for name in REPLAY.inputs}
     try:
         perform(run, REPLAY, StageInput("replay", select(run.recipe.data, REPLAY), inputs, {}, replayed))

@@ -26,8 +26,9 @@ from speculators.pipeline.machine.sources import hub_finding, package_finding, v
 from speculators.pipeline.tool import is_checkout, source_digest
 from speculators.recipe.hub_cache import snapshots
 from speculators.recipe.positions import Path as PinPath
-from speculators.recipe.recipe import BROUGHT_MODELS, Recipe
+from speculators.recipe.recipe import Recipe
 from speculators.recipe.source_rules import COMMIT
+from speculators.recipe.view import BROUGHT_MODELS
 from speculators.stages.table import BUILD_STAGES, REPLAY, VERIFIER
 
 DOCKER = "docker"

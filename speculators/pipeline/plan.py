@@ -19,7 +19,9 @@ from speculators.pipeline.keys import key_of, key_parts
 from speculators.pipeline.reasons import Place, Reason, differences, distance
 from speculators.pipeline.store import Kept, Store
 from speculators.pipeline.surroundings import HERE, Surroundings
+from speculators.recipe.positions import split_path
 from speculators.recipe.recipe import Recipe
+from speculators.recipe.view import free_kind
 from speculators.stages.documents import WORK_NAME, damaged_files, read_output
 from speculators.stages.table import Stage, build_stages, keyed
 
@@ -154,7 +156,8 @@ def plan_benchmark(recipe: Recipe, choice: Choice) -> StagePlan:
     if not choice.includes(BENCHMARK):
         return StagePlan(BENCHMARK, SKIP, (Reason("asked", f"--only {choice.only}"),))
     wanted = recipe.data["benchmark"]
-    arms = len(ARMS) + len(wanted["extra_arms"]) + (len(QUANTISED_ARMS) if wanted["quantised"] else 0)
+    arms = len(ARMS) + len(set(wanted["extra_arms"]) - {free_kind(recipe.data)})
+    arms += len(QUANTISED_ARMS) if wanted["quantised"] else 0
     counts = {"round": wanted["rounds"], "arm": arms, "load": len(wanted["concurrency"])}
     work = " × ".join(f"{count} {name}{'s' if count > 1 else ''}" for name, count in counts.items())
     return StagePlan(BENCHMARK, MEASURE, (Reason("measure", f"measured anew in every run: {work}"),))
@@ -176,15 +179,7 @@ def acceptable(store: Store, stage: str, parts: dict[str, Any]) -> Kept | None:
 
 def place_of(recipe: Recipe) -> Place:
     """A function from a recipe path to ``file:line`` where it was written."""
-
-    def place(path: str) -> str:
-        keys = tuple(path.split("."))
-        if not recipe.positions.has(keys):
-            return ""
-        mark = recipe.positions.value(keys)
-        return f"{mark.file}:{mark.line}"
-
-    return place
+    return lambda path: recipe.positions.place(split_path(path))
 
 
 def _to_run(

@@ -169,9 +169,15 @@ def _new_folder(runs_dir: Path, recipe: Recipe) -> Path:
     stamp = time.strftime("%Y%m%d-%H%M%S")
     folder = runs_dir.absolute() / recipe.name / f"{stamp}-{secrets.token_hex(2)}"
     folder.mkdir(parents=True)
-    write_text(folder / "recipe.yaml", recipe.source_text)
-    write_text(folder / "resolved.yaml", recipe.resolved_yaml())
+    write_recipe(folder, recipe)
     return folder
+
+
+def write_recipe(folder: Path, recipe: Recipe) -> None:
+    """The recipe as given, each file that it extends, and the one that they all come to."""
+    for number, source in enumerate(recipe.sources):
+        write_text(folder / (f"extends-{number}.yaml" if number else "recipe.yaml"), source.text)
+    write_text(folder / "resolved.yaml", recipe.resolved_yaml())
 
 
 def _unfinished(

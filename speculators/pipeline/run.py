@@ -30,6 +30,7 @@ from speculators.pipeline.running import Run
 from speculators.pipeline.store import Store, default_home
 from speculators.recipe.recipe import Recipe
 from speculators.report.document import write_report
+from speculators.report.expectations import sentence
 from speculators.stages.table import TRAINING, build_stages
 
 #: Rules whose hint says already how to go on; the plain command would only fail again.
@@ -146,8 +147,10 @@ def way_on(command: str) -> str:
 def finish(run: Run) -> str:
     """Publish the checkpoint, measure it and report; the verdict."""
     for name in INPUTS:
-        require_whole(run, name)
-    publish_model(run)
+        if name in run.outputs:
+            require_whole(run, name)
+    if "package" in run.outputs:
+        publish_model(run)
     measure(run)
     return report(run)
 
@@ -158,7 +161,8 @@ def report(run: Run) -> str:
     Raises:
         StageError: the arms cannot be compared; the reports say why.
     """
-    document = write_report(run.record.folder, run.record.document)
+    bare = None if "package" in run.outputs else run.outputs["verifier"] / "model"
+    document = write_report(run.record.folder, run.record.document, served=bare)
     place = run.record.folder / "report.html"
     if failed := broken(document["summary"]["checks"]):
         forget_rounds(run)
@@ -168,6 +172,8 @@ def report(run: Run) -> str:
             f"nothing else meanwhile: {run.command}",
             rule="comparison",
         )
+    for row in document["expectations"]:
+        run.console.say("report", sentence(row))
     run.console.say("report", str(place))
     return str(document["verdict"])
 

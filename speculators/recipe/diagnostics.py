@@ -8,12 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
-from speculators.recipe.positions import Mark
+from speculators.recipe.positions import ARGUMENT_PREFIX, Mark
 
 Severity = Literal["error", "warning", "note"]
-
-#: The "file" of the n-th ``--set`` argument is ``--set[n]``: it has columns but no lines.
-ARGUMENT_PREFIX = "--set["
 
 
 class Diagnostic(NamedTuple):

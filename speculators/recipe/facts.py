@@ -45,6 +45,7 @@ class VerifierFacts(NamedTuple):
     rope_parameters: dict[str, Any]
     max_position_embeddings: int
     tie_word_embeddings: bool
+    parameters: int = 0  # all of a mixture of experts, where they are known; 0: not said
 
 
 def facts_from_config(config: Mapping[str, Any], source: str) -> VerifierFacts | None:
@@ -101,10 +102,20 @@ def _read(path: Path, source: str) -> Iterator[tuple[Any, str]]:
 
 
 def _committed(verifier: Mapping[str, Any]) -> VerifierFacts | None:
-    """Facts committed for exactly this source; another revision is another model."""
+    if document := committed(verifier):
+        return VerifierFacts(source=f"facts committed as {document['name']}", **document["facts"])
+    return None
+
+
+def committed(verifier: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What is committed of exactly this source; another revision is another model.
+
+    ``facts`` are those of ``VerifierFacts``, ``config`` further keys that an engine needs to build its
+    configuration, and ``outer`` the keys around them where the text model is a part of the whole.
+    """
     for file in resources.files("speculators").joinpath("recipe/verifier_facts").iterdir():
         if file.name.endswith(".json"):
-            document = json.loads(file.read_text(encoding="utf-8"))
+            document: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
             if all(verifier.get(name) == value for name, value in document["verifier"].items()):
-                return VerifierFacts(source=f"facts committed as {file.name}", **document["facts"])
+                return {"name": file.name, **document}
     return None

@@ -84,6 +84,9 @@ def _shifted(item: Diagnostic, offset: int, argument: str) -> Diagnostic:
 
 def _path_problem(path: Path, mark: Mark) -> Diagnostic | None:
     schema = load_schema()
+    if path == ("extends",):
+        hint = "write it into the recipe: what a value is set over must be known before"
+        return diagnostic("error", "bad-override", "'extends' cannot be set here", mark, hint)
     for end in range(1, len(path) + 1):
         parent = schema_at(schema, path[: end - 1])
         if parent is not None and parent.get("type") == "array":

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+#: The "file" of the n-th ``--set`` argument is ``--set[n]``: it has columns but no lines.
+ARGUMENT_PREFIX = "--set["
+
 #: Keys and list indices from the root of a recipe to a value; ``()`` is the recipe itself.
 Path = tuple[str | int, ...]
 
@@ -47,6 +50,13 @@ class Positions(NamedTuple):
     def value(self, path: Path) -> Mark:
         """The value at ``path``, or the key of the nearest block that was written."""
         return self.values[path] if path and path in self.values else self.key(path)
+
+    def place(self, path: Path) -> str:
+        """``file:line`` of the value at ``path``, or ``--set[n]``; empty where nobody wrote one."""
+        if path not in self.values:
+            return ""
+        mark = self.values[path]
+        return mark.file if mark.file.startswith(ARGUMENT_PREFIX) else f"{mark.file}:{mark.line}"
 
     def grafted(self, path: Path, other: Positions) -> Positions:
         """These positions after the value at ``path`` was replaced by the one that ``other`` describes."""

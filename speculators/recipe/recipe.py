@@ -18,43 +18,38 @@ from speculators.errors import RecipeError
 from speculators.recipe.diagnostics import Diagnostic, diagnostic, has_errors, ordered, render_all
 from speculators.recipe.facts import find_facts
 from speculators.recipe.hub_cache import snapshots
+from speculators.recipe.inheritance import Source, UnusableError, load_family, read_source
 from speculators.recipe.overrides import apply_overrides
 from speculators.recipe.positions import Mark, Positions
 from speculators.recipe.positions import Path as KeyPath
 from speculators.recipe.rules import run_rules
 from speculators.recipe.schema import apply_defaults, load_schema
 from speculators.recipe.validation import validate
-from speculators.recipe.view import View, named
+from speculators.recipe.view import BROUGHT_MODELS, FILES, View, named
 from speculators.recipe.warm_start import inherit
-from speculators.recipe.yaml_loader import load_yaml
 from speculators.recipe.yaml_writer import dump_yaml
-
-#: Recipe paths that name a model besides the verifier: a folder, or repository@revision on the hub.
-BROUGHT_MODELS = ("draft", "training.init_from", "benchmark.quantised")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A valid recipe.  ``data`` has every default filled in; ``source_text`` is the file as given."""
+    """A valid recipe.  ``data`` has every default filled in, and what it extends merged in.
+
+    ``sources`` are the files as given: the recipe's own, then those of its parents, the nearest first.
+    """
 
     path: Path
     name: str
-    source_text: str
+    sources: tuple[Source, ...]
     overrides: tuple[str, ...]
     data: dict[str, Any]
     positions: Positions
 
     def files(self) -> dict[str, list[Path]]:
         """The files and folders that the recipe names, absolute, by their dotted recipe path."""
-        written = {
-            "verifier.path": [self.data["verifier"].get("path")],
-            **{name: [named(self.data, name)] for name in BROUGHT_MODELS},
-            "datagen.prompts.files": self.data.get("datagen", {}).get("prompts", {}).get("files", []),
-            "benchmark.prompts": [self.data["benchmark"]["prompts"]],
-        }
+        written = {name: named(self.data, name) for name in FILES}
         folder = self.path.absolute().parent
         found = {
-            name: [Path(os.path.normpath(folder / file)) for file in files if file]
+            name: [Path(os.path.normpath(folder / file)) for file in _listed(files)]
             for name, files in written.items()
         }
         for name, source in self.hub_models().items():
@@ -114,14 +109,12 @@ class InvalidRecipeError(RecipeError):
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Loaded:
     """Read and check the recipe in ``path``, with ``PATH=VALUE`` overrides set before the check."""
-    file = str(path)
     try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        return _unreadable(file, f"the file is not UTF-8 text ({error.reason} at byte {error.start})")
-    except OSError as error:
-        return _unreadable(file, error.strerror or str(error))
-    document = load_yaml(text, file)
+        family = load_family(read_source(path))
+    except UnusableError as error:
+        message = f"cannot read the recipe: {error}"
+        return Loaded(None, (diagnostic("error", "unreadable", message, Mark(str(path))),))
+    document = family.document
     merged = apply_overrides(document.data, document.positions, tuple(overrides))
     data = inherit(merged.data, path.parent, os.environ)
     checked = validate(data, merged.positions, document.spoiled)
@@ -135,7 +128,8 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Loaded:
     if has_errors(diagnostics):
         return Loaded(None, diagnostics)
     return Loaded(
-        Recipe(path, resolved["name"], text, tuple(overrides), resolved, merged.positions), diagnostics
+        Recipe(path, resolved["name"], family.sources, tuple(overrides), resolved, merged.positions),
+        diagnostics,
     )
 
 
@@ -171,6 +165,6 @@ def _remove(block: Any, path: KeyPath) -> None:
         del block[name]
 
 
-def _unreadable(file: str, reason: str) -> Loaded:
-    message = f"cannot read the recipe: {reason}"
-    return Loaded(None, (diagnostic("error", "unreadable", message, Mark(file)),))
+def _listed(names: Any) -> list[str]:
+    """The files that a value names: one, several or none."""
+    return [name for name in (names if isinstance(names, list) else [names]) if name]

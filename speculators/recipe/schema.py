@@ -28,10 +28,13 @@ def schema_text() -> str:
 
 def published(file: str) -> str:
     """The text of a file in one of the checkout's top-level folders, which a wheel takes along."""
-    packaged = resources.files("speculators") / file
-    if packaged.is_file():
-        return packaged.read_text(encoding="utf-8")
-    return (FilePath(__file__).parents[2] / file).read_text(encoding="utf-8")
+    return published_path(file).read_text(encoding="utf-8")
+
+
+def published_path(name: str) -> FilePath:
+    """Where such a file or folder is here."""
+    packaged = FilePath(str(resources.files("speculators"))) / name
+    return packaged if packaged.exists() else FilePath(__file__).parents[2] / name
 
 
 @cache

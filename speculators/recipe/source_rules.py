@@ -9,11 +9,13 @@ from pathlib import Path
 
 from speculators.recipe.diagnostics import Diagnostic
 from speculators.recipe.suggestions import listing
-from speculators.recipe.view import View
+from speculators.recipe.view import View, free_kind
 
 # os.path answers False where Path methods raise: for names too long, or with a NUL in them.
 
 SOURCES = ("path", "repository", "package")
+#: What makes, brings or further measures a draft.
+DRAFTS_NEED = ("datagen", "training", "draft", "benchmark.quantised")
 TRAINED_BLOCKS = ("algorithm", "datagen", "training")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 #: A repository on the hub at a revision: what ``draft:`` may name beside a folder.
@@ -60,10 +62,19 @@ def pinned_revision(view: View) -> Iterator[Diagnostic]:
 
 def draft_or_training(view: View) -> Iterator[Diagnostic]:
     extra = [name for name in TRAINED_BLOCKS if view.has(name)]
-    if extra:
+    if extra and not free_kind(view.data):
         message = f"'draft' brings a trained draft, but the recipe also has {listing(extra)}"
         hint = f"remove 'draft' to train, or {listing(extra)} to measure the draft as it is"
         yield view.problem("error", "draft-and-training", "draft", message, hint, key=True)
+
+
+def nothing_to_train(view: View) -> Iterator[Diagnostic]:
+    """A kind without a draft model has no use for what would make one."""
+    kind = free_kind(view.data)
+    if kind and (extra := [name for name in DRAFTS_NEED if view.get(name) is not None]):
+        message = f"kind '{kind}' has no draft model, but the recipe also has {listing(extra)}"
+        hint = f"remove {listing(extra)}; recipes with a draft measure '{kind}' beside it anyway"
+        yield view.problem("error", "nothing-to-train", "algorithm.kind", message, hint)
 
 
 def draft_exists(view: View) -> Iterator[Diagnostic]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -66,6 +67,8 @@ def mask_exists(view: View) -> Iterator[Diagnostic]:
 
 def practised_steps(view: View) -> Iterator[Diagnostic]:
     kind, steps = view.get("algorithm.kind"), view.get("training.ttt_steps")
+    if kind not in ARCHITECTURES:  # it has no draft model, and its training block is an error by itself
+        return
     practised = ARCHITECTURES[kind].practised
     if practised is not None and steps not in (None, practised):
         others = [
@@ -81,7 +84,9 @@ def practised_steps(view: View) -> Iterator[Diagnostic]:
 
 
 def trained_steps(view: View) -> Iterator[Diagnostic]:
-    architecture = ARCHITECTURES[view.get("algorithm.kind")]
+    architecture = ARCHITECTURES.get(view.get("algorithm.kind"))
+    if architecture is None:
+        return
     trained = view.get("training.ttt_steps") or view.get("algorithm.speculative_tokens")
     served = view.get("benchmark.speculative_tokens") or view.get("algorithm.speculative_tokens")
     name = (
@@ -129,6 +134,16 @@ def stop_can_be_judged(view: View) -> Iterator[Diagnostic]:
         message = "early_stop needs validation rows, but datagen.prompts.validation_fraction is 0"
         hint = "hold out a part of the topics, 0.1 for example, or leave early_stop out"
         yield view.problem("error", "early-stop", "training.early_stop", message, hint)
+
+
+def ranges_hold(view: View) -> Iterator[Diagnostic]:
+    for name, one in view.get("expect").items():
+        if "low" not in one and "high" not in one:
+            message = f"expect.{name} has neither low nor high: nothing is expected"
+            yield view.problem("error", "expectation", f"expect.{name}", message, key=True)
+        elif one.get("low", 0) > one.get("high", math.inf):
+            message = f"expect.{name}: low {one['low']} is above high {one['high']}"
+            yield view.problem("error", "expectation", f"expect.{name}.low", message)
 
 
 def _origin(view: View) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ jsonschema finds what is wrong; this module says it in words of the recipe, with
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Set
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -133,8 +134,14 @@ def suggest_key(block: Path, key: str, known: set[str]) -> tuple[str, tuple[Path
         blocks = listing((f"'{dotted(path[:-1])}'" if path[:-1] else "the top" for path in homes), "or")
         return f"'{key}' belongs under {blocks}".replace("under the top", "at the top"), tuple(homes)
     if match := nearest(key, known):
-        return f"did you mean '{match}'?", ((*block, match),)
+        return f"did you mean '{match}'?{foreign_letters(key)}", ((*block, match),)
     return f"known keys: {', '.join(sorted(known))}", ()
+
+
+def foreign_letters(key: str) -> str:
+    """Names the characters of ``key`` that no key has: some look just like those that keys have."""
+    names = dict.fromkeys(unicodedata.name(char, f"U+{ord(char):04X}") for char in key if not char.isascii())
+    return f" here it has {listing(names)}" if names else ""
 
 
 def _wrong_type(error: ValidationError, positions: Positions) -> Iterator[Finding]:
@@ -142,9 +149,15 @@ def _wrong_type(error: ValidationError, positions: Positions) -> Iterator[Findin
     wanted: Any = error.validator_value
     names = [TYPE_NAMES[name] for name in ([wanted] if isinstance(wanted, str) else wanted)]
     name = dotted(path) or "the recipe"
+    schema: Any = error.schema
     hint = ""
-    if error.instance is None and path:
-        hint = "leave the key out to get its default"
+    if not path:
+        hint = "'speculators show NAME' writes a recipe to start from, 'show --list' names them"
+    elif error.instance is None:
+        left_out = "leave the key out to get its default"
+        hint = left_out if "default" in schema else "write its keys below it, indented"
+    elif "enum" in schema:
+        hint = f"one of: {', '.join(schema['enum'])}"
     elif isinstance(error.instance, bool | int | float) and "text" in names:
         hint = "put it in quotes"
     message = f"{name} is {_show(error.instance)}, but must be {listing(names, 'or')}"
@@ -206,9 +219,9 @@ def _bad_pattern(error: ValidationError, positions: Positions) -> Iterator[Findi
         yield from _bad_key_name(error, positions)
         return
     schema: Any = error.schema
-    example = schema.get("examples", [""])[0]
+    hint = f"for example: {schema['examples'][0]}" if "examples" in schema else ""
     message = f"{dotted(path)} is {_show(error.instance)}, which does not match {error.validator_value}"
-    yield Finding(path, positions.value(path), "bad-value", message, f"for example: {example}")
+    yield Finding(path, positions.value(path), "bad-value", message, hint)
 
 
 def _bad_key_name(error: ValidationError, positions: Positions) -> Iterator[Finding]:
@@ -221,8 +234,10 @@ def _bad_key_name(error: ValidationError, positions: Positions) -> Iterator[Find
 
 def _repeats(error: ValidationError, positions: Positions) -> Iterator[Finding]:
     path = _path(error)
-    message = f"{dotted(path)} has the same item twice: {_show(error.instance)}"
-    yield Finding(path, positions.value(path), "bad-value", message)
+    items: Any = error.instance
+    number = next(n for n, item in enumerate(items) if item in items[:n])
+    message = f"{dotted(path)} has the item {_show(items[number])} twice"
+    yield Finding(path, positions.value((*path, number)), "bad-value", message)
 
 
 def _missing(errors: Iterable[ValidationError], positions: Positions, meant: Set[Path]) -> Iterator[Finding]:
@@ -243,9 +258,14 @@ def _missing(errors: Iterable[ValidationError], positions: Positions, meant: Set
             plural = "s" if len(missing) > 1 else ""
             keys = listing(f"'{name}'" for name in missing)
             message = f"{where} lacks the key{plural} {keys}"
-            hint = "or bring a trained draft with 'draft:'" if "algorithm" in missing else ""
+            hint = next((words for key, words in MISSING_HINTS.items() if key in missing), "")
             yield Finding((*block, next(iter(missing))), positions.key(block), "missing-key", message, hint)
 
+
+MISSING_HINTS = {
+    "schema": f"begin the file with 'schema: {SCHEMA_ID}'",
+    "algorithm": "or bring a trained draft with 'draft:', or measure without one: algorithm: {kind: ngram}",
+}
 
 BOUNDS = {
     "minimum": "be at least {limit}",

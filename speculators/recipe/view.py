@@ -7,9 +7,26 @@ from collections.abc import Mapping
 from pathlib import Path as FilePath
 from typing import Any, NamedTuple
 
+from speculators.benchmark.rounds import FREE_ARMS
 from speculators.recipe.diagnostics import Diagnostic, Severity, diagnostic
 from speculators.recipe.facts import VerifierFacts
 from speculators.recipe.positions import Path, Positions, split_path
+
+#: Recipe paths that name a model besides the verifier: a folder, or repository@revision on the hub.
+BROUGHT_MODELS = ("draft", "training.init_from", "benchmark.quantised")
+#: Recipe paths whose values name files or folders, relative to the recipe.
+FILES = ("verifier.path", *BROUGHT_MODELS, "datagen.prompts.files", "benchmark.prompts")
+
+
+def free_kind(data: Mapping[str, Any]) -> str:
+    """The algorithm of a recipe that speculates without a draft model; empty where there is one."""
+    kind = named(data, "algorithm.kind")
+    return kind if kind in FREE_ARMS else ""
+
+
+def trains(data: Mapping[str, Any]) -> bool:
+    """Whether a recipe makes its draft, instead of bringing one or needing none."""
+    return not data.get("draft") and not free_kind(data)
 
 
 def named(data: Any, dotted: str) -> Any:

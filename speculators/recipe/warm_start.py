@@ -109,6 +109,8 @@ def start_fits(view: View) -> Iterator[Diagnostic]:
         yield view.problem("error", "init-from", INIT_FROM, message, "name a draft in the speculators format")
         return
     kind = view.get("algorithm.kind")
+    if kind not in ARCHITECTURES:
+        return
     if ARCHITECTURES[kind].format.stored_as != start.stored_as:
         message = f"kind is '{kind}', but {start.source} has speculators_model_type '{start.stored_as}'"
         yield view.problem("error", "init-from", "algorithm.kind", message, "train a draft of its own kind")

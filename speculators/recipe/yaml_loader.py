@@ -189,13 +189,15 @@ def _skip(event: Any, events: Iterator[Any]) -> None:
 
 
 def _syntax_error(error: Exception, builder: _Builder) -> Diagnostic:
-    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    began, mark = getattr(error, "context_mark", None), getattr(error, "problem_mark", None)
+    if mark is None or "end of stream" in str(getattr(error, "problem", "")):
+        mark = began or mark  # what was never closed is at fault, not the last line
     place = builder.mark(mark, mark) if mark else Mark(builder.file)
     what = getattr(error, "problem", None) or getattr(error, "reason", None) or "the text cannot be read"
     context = getattr(error, "context", None)
     notes: tuple[str, ...] = ()
-    if context and (begin := getattr(error, "context_mark", None)):
-        notes = (f"{context} that begins at line {begin.line + 1}",)
+    if context and began:
+        notes = (f"{context} that begins at line {began.line + 1}",)
     said = f"{context}: {what}"
     hint = next((hint for sign, hint in SYNTAX_HINTS.items() if sign in said), "")
     return diagnostic("error", "yaml-syntax", f"not valid YAML: {what}", place, hint, notes)

@@ -5,22 +5,28 @@
 
 from __future__ import annotations
 
+import json
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from speculators.benchmark.summary import summarise
 from speculators.documents import known_json, read_json, read_jsonl, write_json, write_text
 from speculators.recipe.engine_args import to_argv
+from speculators.recipe.yaml_loader import load_yaml
 from speculators.report import markdown, page
 from speculators.report.curves import loss_curve, validation_curve
+from speculators.report.expectations import expectations
 from speculators.report.headline import headline
 from speculators.report.prompts import per_prompt
 from speculators.report.status import status
 from speculators.report.verdict import verdict
-from speculators.serving.command import SAME_FOR_ALL
+from speculators.serving.command import FREE_METHODS, SAME_FOR_ALL
 
 SCHEMA = "speculators/report/v1"
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 BENCHMARK = Path("bench/output.json")
 REPLAY = Path("stages/replay/output/replay.json")
 COMPARISON = Path("comparison.json")
@@ -39,14 +45,20 @@ NOT_CHECKED = (
 )
 
 
-def write_report(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """Write the reports of the run in ``folder``, whose record is ``record``; returns the document."""
+def write_report(folder: Path, record: dict[str, Any], served: Path | None = None) -> dict[str, Any]:
+    """Write the reports of the run in ``folder``, whose record is ``record``; returns the document.
+
+    ``served``: the model to serve where the run has no checkpoint of its own.
+    """
+    recipe = recipe_of(folder)
     document = report_document(
         record,
+        expect=recipe.get("expect", {}),
+        gpus=gpu_count(recipe, record),
         benchmark=read_json(folder / BENCHMARK)["result"],
         replay=read_json(folder / REPLAY) if (folder / REPLAY).is_file() else None,
         metrics=list(read_jsonl(folder / METRICS)) if (folder / METRICS).is_file() else [],
-        model=folder / "model",
+        model=served or folder / "model",
     ) | {
         "gate": known_json(folder / COMPARISON) or None,
         "texts": {
@@ -64,12 +76,17 @@ def write_report(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
 def report_document(
     record: dict[str, Any],
     *,
+    expect: Mapping[str, Mapping[str, Any]] = NOTHING,
+    gpus: int = 0,
     benchmark: dict[str, Any],
     replay: dict[str, Any] | None,
     metrics: list[dict[str, Any]],
     model: Path,
 ) -> dict[str, Any]:
-    """All figures of a run as one document."""
+    """All figures of a run as one document.
+
+    ``expect``: the recipe's block of that name; ``gpus``: how many each stage had.
+    """
     summary = summarise(benchmark, replay)
     results = {stage["name"]: stage.get("result", {}) for stage in record["stages"]}
     return {
@@ -83,6 +100,7 @@ def report_document(
         "summary": summary,
         "prompts": per_prompt(benchmark, replay),
         "examples": (replay or {}).get("examples"),
+        "expectations": expectations(expect, summary, record["stages"], gpus),
         "data": _data(results),
         "probe": results.get("hidden_states", {}).get("probe"),
         "training": _training(results.get("training"), metrics),
@@ -108,17 +126,33 @@ def report_document(
     }
 
 
+def recipe_of(folder: Path) -> dict[str, Any]:
+    """The resolved recipe of the run in ``folder``; empty where it is not kept."""
+    path = folder / "resolved.yaml"
+    data = load_yaml(path.read_text(encoding="utf-8"), str(path)).data if path.is_file() else None
+    return data if isinstance(data, dict) else {}
+
+
+def gpu_count(recipe: Mapping[str, Any], record: Mapping[str, Any]) -> int:
+    """GPUs that a stage had: those a container was given, else all of the machine (``2 x NAME, ...``)."""
+    named = str(record["machine"].get("gpus", ""))
+    there = sum(int(part.partition(" x ")[0]) for part in named.split(", ") if part)
+    asked = recipe.get("container", {}).get("gpus", 0)
+    return min(asked, there) if recipe.get("executor") == "docker" and isinstance(asked, int) else there
+
+
 def serving_command(benchmark: dict[str, Any], model: Path) -> str:
-    """The command that serves the checkpoint with the measured settings: the one line a user copies.
+    """The command that serves ``model`` with the measured settings: the one line a user copies.
 
     Greedy is made the server's default, as it was measured: vLLM's CPU engine must not sample with a
     draft (see docs/status.md), and a client that names no temperature would sample.
     """
     start = benchmark["launcher"]["command"]
-    tokens = benchmark["speculation"]["tokens"]
+    method, tokens = benchmark["speculation"]["algorithm"], benchmark["speculation"]["tokens"]
+    config = {**FREE_METHODS.get(method, {}), "num_speculative_tokens": tokens}
     words = [str(model), *SAME_FOR_ALL, *to_argv(benchmark["engine_args"])]
     words += ["--override-generation-config", '{"temperature": 0}']
-    words += ["--speculative-config", f'{{"num_speculative_tokens": {tokens}}}']
+    words += ["--speculative-config", json.dumps(config)]
     return f"{start} {shlex.join(words)}"
 
 

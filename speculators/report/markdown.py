@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import resources
 from typing import Any
 
-from speculators.report import comparison
+from speculators.report import comparison, expectations
 from speculators.report.spelling import FILTERS
 
 TEMPLATE = "report.md.jinja"
@@ -18,7 +18,12 @@ def render(document: dict[str, Any]) -> str:
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    environment.filters |= {**FILTERS, "cell": cell, "comparison": comparison.markdown}
+    environment.filters |= {
+        **FILTERS,
+        "cell": cell,
+        "comparison": comparison.markdown,
+        "expected": expectations.sentence,
+    }
     text = (resources.files("speculators.report") / "templates" / TEMPLATE).read_text(encoding="utf-8")
     return environment.from_string(text).render(document)
 

@@ -52,6 +52,7 @@ class Round:
         self.arm: str = values["arm"]
         self.number: int = values["round"]
         self.speculative_tokens: int = values["speculative_tokens"]
+        self.must_draft: bool = values["must_draft"]
         self.startup_timeout: float = values["startup_timeout"]
         self.body = {**SAMPLING, **values["request_body"]}
         self.tokenizer = step.inputs["verifier"] / "model"
@@ -142,7 +143,7 @@ def _warm_up(this: Round) -> None:
 
 def _load(this: Round, prompts: Path, concurrency: int) -> dict[str, Any]:
     report, counted = _measured(this, prompts, concurrency)
-    if this.arm in DRAFT_ARMS:  # a method that only repeats may well find nothing to propose
+    if this.arm in DRAFT_ARMS and this.must_draft:  # what only repeats may well find nothing to propose
         _check_drafting(counted, concurrency)
     looping = {row.prompt: is_looping(this.client.tokenize(row.text)) for row in report.rows}
     ids = [row["id"] for row in this.rows]

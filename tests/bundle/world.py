@@ -11,6 +11,7 @@ from typing import Any
 
 from speculators.checkpoint.config import localised
 from speculators.documents import read_json, tree_digest, value_digest, write_json, write_text
+from speculators.pipeline.record import write_recipe
 from speculators.pipeline.store import KEY_NAME
 from speculators.recipe.recipe import Recipe, require_recipe
 from speculators.report.document import write_report
@@ -48,8 +49,7 @@ def a_run(root: Path, recipe: Recipe | None = None, *, speeds: dict[int, list[fl
     record |= {"id": RUN_ID, "status": "ok", "only": "", "started": "2026-01-02T03:04:05+0100"}
     record |= {"finished": "2026-01-02T03:14:05+0100"}
     record["recipe"] = {"name": recipe.name, "sha256": value_digest(recipe.data), "overrides": []}
-    write_text(run / "recipe.yaml", recipe.source_text)
-    write_text(run / "resolved.yaml", recipe.resolved_yaml())
+    write_recipe(run, recipe)
     results = {stage["name"]: stage.get("result", {}) for stage in record["stages"]}
     outputs: dict[str, Path] = {}
     for stage in build_stages(recipe.data):

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from speculators.cli.github import SUMMARY_BYTES, annotation, append, show
+from speculators.cli.app import main
+from speculators.cli.github import SUMMARY_BYTES, annotate, annotation, append, show
+from speculators.recipe.diagnostics import Diagnostic
 
 ROOT = Path(__file__).parents[2] / ".github"
 ACTION = ROOT / "actions" / "speedup-gate"
@@ -32,6 +34,34 @@ def test_a_regression_is_an_error_and_the_page_is_on_the_summary(
 def test_elsewhere_nothing_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     show("regression", "it fell", "# page", {})
     assert capsys.readouterr().err == ""
+
+
+def test_each_diagnostic_stands_beside_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+    found = [
+        Diagnostic("error", "unknown-key", "unknown key 'x'", "a,b.yaml", 6, 3, hint="did you mean 'y'?"),
+        Diagnostic("note", "not-checked", "not checked", "r.yaml", 2, 1),
+        Diagnostic("warning", "w", "of an argument", "--set[2]", 1, 9, notes=("at its default, 1",)),
+    ]
+    annotate(found, {"GITHUB_ACTIONS": "true"})
+    assert capsys.readouterr().err.splitlines() == [
+        "::error file=a%2Cb.yaml,line=6,col=3,title=unknown-key::unknown key 'x'%0Ahelp: did you mean 'y'?",
+        "::notice file=r.yaml,line=2,col=1,title=not-checked::not checked",
+        "::warning title=w::of an argument%0Anote: at its default, 1",
+    ]
+    annotate(found, {})
+    assert capsys.readouterr().err == ""
+
+
+def test_check_and_run_annotate_the_same(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    (tmp_path / "r.yaml").write_text("a: [\n")
+    expected = f"::error file={tmp_path}/r.yaml,line=2,col=1,title=yaml-syntax::"
+    for verb in ("check", "plan", "run"):
+        assert main([verb, str(tmp_path / "r.yaml")]) == 2
+        shown = capsys.readouterr()
+        assert next(line for line in shown.err.splitlines() if line.startswith("::")).startswith(expected)
 
 
 def test_nothing_in_a_message_ends_the_command_early() -> None:

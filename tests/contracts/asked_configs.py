@@ -74,9 +74,7 @@ class _Reached(BaseException):  # not an Exception: no handler on the way may st
 
 def served(stand_in: StandIn, arm: str) -> Answer:
     """The command line of one arm through both start commands and the configuration classes."""
-    tokens = stand_in.speculative_tokens
-    stored = stand_in.format
-    speculation = Speculation(stand_in.draft, stored.stored_as, tokens) if arm == "draft" else None
+    speculation = stand_in.speculation if arm == "draft" else None
     line = server_arguments(PORT, stand_in.engine_args, speculation)
     model = str(stand_in.draft if arm == "folder" else stand_in.verifier)
     by_module = _module_parser().parse_args(["--model", model, *line])
@@ -87,8 +85,10 @@ def served(stand_in: StandIn, arm: str) -> Answer:
     config = _engine_config(by_module)
     facts = _facts(config)
     if arm != "plain":
-        wanted = {**stored.serve, "num_speculative_tokens": tokens}
-        wanted |= {f"draft_model_config.hf_config.{name}": one for name, one in _drafted(stand_in).items()}
+        asked = stand_in.speculation.config()
+        wanted = {name: asked[name] for name in SPECULATION_FIELDS if name in asked}
+        drafted = {} if stand_in.free else _drafted(stand_in)
+        wanted |= {f"draft_model_config.hf_config.{name}": one for name, one in drafted.items()}
         missing += _unlike(facts["speculative_config"], wanted)
     if arm == "folder" and str(config.model_config.model) != str(stand_in.verifier):
         missing.append("the verifier named in the draft's config.json is not the model that is served")

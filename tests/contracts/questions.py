@@ -23,7 +23,8 @@ class Question(NamedTuple):
 def questions(scratch: Path) -> list[Question]:
     """All rows, in the order of the report.  ``scratch`` holds the stand-in models."""
     stand_ins = [StandIn(recipe, scratch) for recipe in recipes()]
-    return [*(row for stand_in in stand_ins for row in _of_recipe(stand_in)), *_of_engine(stand_ins[0])]
+    dense = next(one for one in stand_ins if one.recipe.name == "qwen3-8b-eagle3")
+    return [*(row for stand_in in stand_ins for row in _of_recipe(stand_in)), *_of_engine(dense)]
 
 
 def _of_recipe(stand_in: StandIn) -> list[Question]:
@@ -34,7 +35,7 @@ def _of_recipe(stand_in: StandIn) -> list[Question]:
         "checkpoint/config.py, report/model_card.py",
         partial(configs.served, stand_in, "folder"),
     )
-    return [
+    arms = [
         Question(
             f"{name}: plain arm",
             "both start commands accept the plain arm's line, and its configuration resolves",
@@ -47,6 +48,11 @@ def _of_recipe(stand_in: StandIn) -> list[Question]:
             "serving/command.py, checkpoint/config.py",
             partial(configs.served, stand_in, "draft"),
         ),
+    ]
+    if stand_in.free:  # nothing is generated, captured or packaged
+        return arms
+    return [
+        *arms,
         # vLLM has no reader of the speculators format for kinds that are stored flat.
         *([] if stand_in.format.flat else [alone]),
         Question(

@@ -12,8 +12,10 @@ from typing import Any
 from speculators.checkpoint.config import VerifierName, localised, to_document
 from speculators.checkpoint.format import Format
 from speculators.documents import write_json
-from speculators.recipe.facts import VerifierFacts, find_facts
+from speculators.recipe.facts import VerifierFacts, committed, find_facts
 from speculators.recipe.recipe import Recipe, require_recipe
+from speculators.recipe.view import free_kind
+from speculators.serving.command import Speculation
 from speculators.training.architectures import ARCHITECTURES
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -28,9 +30,24 @@ class StandIn:
         self.facts = known_facts(recipe)
         self.verifier = folder / recipe.name / "verifier"
         self.draft = folder / recipe.name / "draft"
-        for path, document in ((self.verifier, self._verifier()), (self.draft, self.draft_document())):
+        documents = {self.verifier: self._verifier()}
+        if not self.free:
+            documents[self.draft] = self.draft_document()
+        for path, document in documents.items():
             path.mkdir(parents=True, exist_ok=True)
             write_json(path / "config.json", document)
+
+    @property
+    def free(self) -> str:
+        """The method of a recipe that needs no draft; empty for one that has one."""
+        return free_kind(self.recipe.data)
+
+    @property
+    def speculation(self) -> Speculation:
+        """That of the draft arm."""
+        if self.free:
+            return Speculation(None, self.free, self.speculative_tokens)
+        return Speculation(self.draft, self.format.stored_as, self.speculative_tokens)
 
     @property
     def engine_args(self) -> dict[str, Any]:
@@ -60,8 +77,11 @@ class StandIn:
 
     def _verifier(self) -> dict[str, Any]:
         facts = self.facts._asdict()
-        del facts["source"]
-        return {"architectures": [facts.pop("architecture")], **facts, "torch_dtype": "bfloat16"}
+        del facts["source"], facts["parameters"]
+        more = committed(self.recipe.data["verifier"]) or {}
+        top = {"architectures": [facts.pop("architecture")], "torch_dtype": "bfloat16"}
+        text = {**facts, **more.get("config", {})}
+        return {**top, **more["outer"], "text_config": text} if "outer" in more else {**top, **text}
 
 
 def recipes() -> list[Recipe]:

@@ -176,7 +176,7 @@ def test_another_package_or_tool_is_a_note_unless_locked(
 def test_an_edited_recipe_is_a_note_unless_locked(given: Recipe) -> None:
     run(given)
     before = text_of(given)
-    given.path.write_text(given.source_text.replace("requests: 1", "requests: 2"))
+    given.path.write_text(given.sources[0].text.replace("requests: 1", "requests: 2"))
     edited = require_recipe(given.path)
     (note,) = run(edited).notes
     assert "recipe differs from the lock: recipe " in note

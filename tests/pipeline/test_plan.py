@@ -57,7 +57,7 @@ def test_a_changed_value_is_named_with_its_place(store: Store):
     assert actions(found) == [REUSE] * 4 + [RUN, RUN, MEASURE]
     (reason,) = found["training"].reasons
     assert reason.text == "training.learning_rate 0.002 -> 5e-05"
-    assert reason.place == "--set[1]:1"
+    assert reason.place == "--set[1]"
     assert reasons(found["package"]) == ["made anew before it: training"]
 
 
@@ -218,7 +218,7 @@ def test_the_table_estimates_from_earlier_runs(store: Store):
     assert head == (
         "smollm2-135m-eagle3 · 7 stages, 2 to run · about 12 min 00 s, 15 B of disk (from earlier runs)"
     )
-    assert lines[4] == "  ~ training       run      training.epochs 5 -> 9  (--set[1]:1)"
+    assert lines[4] == "  ~ training       run      training.epochs 5 -> 9  (--set[1])"
     assert lines[0].startswith("  = verifier       reuse    ")
 
 
@@ -236,6 +236,6 @@ def test_the_document_holds_every_reason(store: Store):
     document = plan_text.document(recipe.name, plan(recipe, store, Choice()), None)
     training = next(one for one in document["stages"] if one["name"] == "training")
     assert document["work"] is True
-    assert training["reasons"] == [{"kind": "value", "text": "training.epochs 5 -> 9", "place": "--set[1]:1"}]
+    assert training["reasons"] == [{"kind": "value", "text": "training.epochs 5 -> 9", "place": "--set[1]"}]
     assert training["seconds"] == 60.0
     assert json.loads(json.dumps(document)) == document

@@ -45,7 +45,7 @@ def test_the_record_obeys_its_schema_from_start_to_end(tmp_path: Path):
 def test_the_recipe_is_kept_as_given_and_as_resolved(tmp_path: Path):
     recipe = require_recipe(RECIPE, ["training.epochs=1"])
     record = RunRecord(tmp_path, recipe)
-    assert (record.folder / "recipe.yaml").read_text(encoding="utf-8") == recipe.source_text
+    assert (record.folder / "recipe.yaml").read_text(encoding="utf-8") == recipe.sources[0].text
     resolved = (record.folder / "resolved.yaml").read_text(encoding="utf-8")
     assert load_yaml(resolved, "resolved.yaml").data == recipe.data
 

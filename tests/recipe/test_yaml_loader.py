@@ -107,7 +107,7 @@ def test_scalars_follow_the_core_schema_of_yaml_1_2(text: str, value: Any) -> No
         ("a: 1\n---\nb: 2\n", (3, 1), "one document"),
         ("a: 1\n b: 2\n", (2, 3), "mapping values are not allowed"),
         ("a: [1, 2\nb: 3\n", (2, 2), "did not find expected ',' or ']'"),
-        ("a: 'x\n", (2, 1), "unexpected end of stream"),
+        ("a: 'x\n", (1, 4), "unexpected end of stream"),
         ("a: \x07\n", (1, 1), "control characters"),
     ],
 )

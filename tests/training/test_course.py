@@ -12,11 +12,11 @@ from speculators.training.noise import noise as noise_of
 from speculators.training.noise import ratio
 from speculators.training.validation import Judged
 
-DRAFTS = [10, 14, 8, 20, 12, 9]
+BROUGHT_MODELS = [10, 14, 8, 20, 12, 9]
 
 
 def judged(*accepted: int) -> Judged:
-    counts = tuple(zip(accepted, DRAFTS))
+    counts = tuple(zip(accepted, BROUGHT_MODELS))
     figures = {"acceptance_length": 1 + ratio(counts), "acceptance_error": noise_of(counts)}
     return Judged(figures, counts)
 

@@ -7,7 +7,7 @@ import torch
 
 from speculators.training.losses import LOSSES, Compared, WeightedSum
 
-DRAFTS, ROWS, WORDS = 2, 3, 7
+BROUGHT_MODELS, ROWS, WORDS = 2, 3, 7
 MIXTURE = {"forward_kl": 0.1, "total_variation": 0.9, "cross_entropy": 2.0}
 
 
@@ -30,7 +30,7 @@ def plain_value(name: str, p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_each_loss_is_the_sum_it_claims_to_be(name: str) -> None:
-    drafts, verifier = logits(1, DRAFTS, ROWS, WORDS), logits(2, ROWS, WORDS)
+    drafts, verifier = logits(1, BROUGHT_MODELS, ROWS, WORDS), logits(2, ROWS, WORDS)
     value = LOSSES[name].value(Compared.of(drafts, verifier))
     torch.testing.assert_close(value, plain_value(name, verifier.softmax(-1), drafts.softmax(-1)))
 
@@ -39,7 +39,7 @@ def test_each_loss_is_the_sum_it_claims_to_be(name: str) -> None:
 def test_the_derived_gradient_is_autograd_s_and_finite_differences(terms) -> None:
     loss = WeightedSum(terms)
     verifier = logits(2, ROWS, WORDS, spread=2)
-    drafts = logits(1, DRAFTS, ROWS, WORDS).requires_grad_()
+    drafts = logits(1, BROUGHT_MODELS, ROWS, WORDS).requires_grad_()
     assert torch.autograd.gradcheck(lambda z: loss.value(Compared.of(z, verifier)), (drafts,))
     value, gradient = loss.with_gradient(Compared.of(drafts.detach(), verifier))
     plain = loss.value(Compared.of(drafts, verifier))

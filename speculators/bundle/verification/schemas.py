@@ -27,6 +27,8 @@ def check(bundle: Bundle) -> str:
     found = [*recipe.diagnostics, *validate(recipe.data, recipe.positions, recipe.spoiled).diagnostics]
     if has_errors(found):
         bundle.fault(RESOLVED_NAME, f"{found[0].message} (line {found[0].line})")
+    if isinstance(recipe.data, dict) and "extends" in recipe.data:
+        bundle.fault(RESOLVED_NAME, "it extends another file, but a resolved recipe stands for itself")
     checked = len(documents) + 2
     if bundle.has(LOCK_NAME):
         checked += check_lock_schema(bundle)

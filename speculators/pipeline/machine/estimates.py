@@ -17,6 +17,7 @@ from speculators.checkpoint.tensors import EMBED_TOKENS
 from speculators.datagen.disk import states_bytes
 from speculators.quantities import byte_count
 from speculators.recipe.facts import VerifierFacts
+from speculators.recipe.view import trains
 from speculators.training.architectures import ARCHITECTURES
 
 FLOAT32_BYTES = 4
@@ -53,11 +54,11 @@ def estimate(
 ) -> Needs:
     """Needs of a resolved recipe; ``counted`` are the parameters counted in the weights, if they are here."""
     args = data["engine"]["args"]
-    parameters = counted or verifier_parameters(facts)
-    trains = not data.get("draft")
-    states = captured_bytes(data, facts, prompts) if trains else 0
-    trainable = draft_parameters(data["algorithm"], facts) if trains else 0
-    model = (trainable + facts.vocab_size * facts.hidden_size) * FLOAT32_BYTES if trains else 0
+    parameters = counted or facts.parameters or verifier_parameters(facts)
+    learns = trains(data)
+    states = captured_bytes(data, facts, prompts) if learns else 0
+    trainable = draft_parameters(data["algorithm"], facts) if learns else 0
+    model = (trainable + facts.vocab_size * facts.hidden_size) * FLOAT32_BYTES if learns else 0
     weights = parameters * element_bytes(args.get("dtype"))
     # A GGUF file is written anew and a folder is copied.
     verifier = parameters * FLOAT32_BYTES
@@ -68,7 +69,7 @@ def estimate(
         parameters=parameters,
         weights=weights,
         cache=byte_count(args.get("kv_cache_memory_bytes")),
-        reference=parameters * FLOAT32_BYTES if trains else 0,
+        reference=parameters * FLOAT32_BYTES if learns else 0,
         states=states,
         store=states + verifier + trainable * FLOAT32_BYTES * TRAINING_COPIES + model,
         runs=model,
