@@ -42,13 +42,17 @@ class VerifierWeights(NamedTuple):
     logit_scale: float = 1.0
     soft_cap: float | None = None
 
-    def to(self, device: torch.device | None, dtype: torch.dtype) -> VerifierWeights:
-        """All tensors on ``device`` in ``dtype``; a tied head stays tied."""
-        embedding = self.embedding.to(device, dtype)
+    def to(self, device: torch.device | None, dtype: torch.dtype, head: bool = True) -> VerifierWeights:
+        """All tensors on ``device`` in ``dtype``; a tied head stays tied, another may stay as it is."""
+        embedding, moved = self.embedding.to(device, dtype), self.head
+        if self.head is self.embedding:
+            moved = embedding
+        elif head:
+            moved = self.head.to(device, dtype)
         return self._replace(
             embedding=embedding,
             final_norm=self.final_norm.to(device, dtype),
-            head=embedding if self.head is self.embedding else self.head.to(device, dtype),
+            head=moved,
             norm_bias=None if self.norm_bias is None else self.norm_bias.to(device, dtype),
         )
 

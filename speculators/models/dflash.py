@@ -177,9 +177,10 @@ class DFlashDraft(nn.Module):
         """aux [S, A*H] at positions [S], embeddings [N, B, H] -> normed states [N, B, H]."""
         offsets = torch.arange(1, embeddings.shape[1] + 1, device=positions.device)  # [B]
         block_positions = positions[blocks.anchors, None] + offsets  # [N, B]
-        x = embeddings
+        stream = self.fc.weight.dtype
+        x = embeddings.to(stream)
         with precision.products(aux.device):
-            context = self.hidden_norm(self.fc(aux).to(aux.dtype))  # [S, H]
+            context = self.hidden_norm(self.fc(aux.to(stream)).to(stream))  # [S, H]
             for layer in self.layers:
                 x = precision.run(layer, x, context, positions, block_positions, blocks)  # [N, B, H]
         return self.norm(x)

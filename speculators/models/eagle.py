@@ -81,11 +81,12 @@ class EagleDraft(nn.Module):
         Returns the state that each step makes, K x [T, H]: what the head reads, and the next step.
         """
         caches: list[LayerCache] = [[] for _ in self.layers]
-        rows, hidden, states = len(features), features, []
+        stream = self.fc.weight.dtype
+        rows, hidden, states = len(features), features.to(stream), []
         for step in range(len(embeddings) - rows + 1):
             read = embeddings[step : step + rows]  # [T, H]
             with precision.products(features.device):
-                hidden = self.fc(torch.cat([read, hidden], dim=-1)).to(features.dtype)  # [T, H]
+                hidden = self.fc(torch.cat([read.to(stream), hidden], dim=-1)).to(stream)  # [T, H]
                 for layer, cache in zip(self.layers, caches):
                     hidden, made = precision.run(layer, hidden, positions + step, tuple(cache), documents)
                     cache.append(made)
@@ -114,7 +115,7 @@ class FeatureRegression(TrainTimeTest):
         """Add the batch's gradient; returns the sums of its rows' losses, [K]."""
         taught, last = batch.rows.taught, batch.sequence.hidden_states[:, -1]  # [S, H]
         states = self.unroll(batch.sequence, batch.rows)  # K x [S, H]
-        targets = self.verifier.normed(last[taught.opinions])  # [M, H]
+        targets = self.verifier.normed(last[taught.opinions]).to(states[0].dtype)  # [M, H]
         features = torch.stack(
             [
                 (functional.smooth_l1_loss(one[places], targets, reduction="none").mean(-1) * counted).sum()

@@ -7,6 +7,7 @@ what a CPU waits for.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,19 +16,32 @@ from torch.nn import functional
 from speculators.models.rope import turn
 
 
-class _UnitRms(torch.autograd.Function):
+class _Normed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, eps: float, dtype: torch.dtype) -> torch.Tensor:
+    def forward(
+        ctx: Any, x: torch.Tensor, eps: float, dtypes: tuple[torch.dtype, ...], *gains: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
         inverse = inverse_rms(x, eps)  # [T, 1]
-        unit = (x * inverse).to(dtype)  # [T, H]
-        ctx.save_for_backward(unit, inverse)
-        return unit
+        exact = x * inverse  # [T, H]
+        unit = exact.to(dtypes[0])
+        ctx.save_for_backward(unit, inverse, *gains)
+        ctx.set_materialize_grads(False)
+        return unit, *((exact * gain).to(dtype) for gain, dtype in zip(gains, dtypes[1:]))
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        unit, inverse = ctx.saved_tensors
-        along = (grad * unit).mean(dim=-1, keepdim=True, dtype=inverse.dtype)  # [T, 1]
-        return torch.addcmul(grad.to(inverse.dtype), unit, along, value=-1).mul_(inverse), None, None
+    def backward(ctx: Any, by_unit: torch.Tensor | None, *by_gained: torch.Tensor | None) -> tuple[Any, ...]:
+        unit, inverse, *gains = ctx.saved_tensors
+        total = None if by_unit is None else by_unit.to(inverse.dtype)  # [T, H]
+        by_gains: list[torch.Tensor | None] = []
+        for gain, grad in zip(gains, by_gained):
+            by_gains.append(None if grad is None else (grad * unit).sum(dim=0, dtype=inverse.dtype))
+            if grad is not None:
+                part = grad.to(inverse.dtype)
+                total = part * gain if total is None else torch.addcmul(total, part, gain)
+        if total is None:
+            return None, None, None, *by_gains
+        along = torch.linalg.vecdot(total, unit.to(total.dtype))[:, None].div_(unit.shape[-1])  # [T, 1]
+        return torch.addcmul(total, unit, along, value=-1).mul_(inverse), None, None, *by_gains
 
 
 def inverse_rms(x: torch.Tensor, eps: float) -> torch.Tensor:
@@ -44,30 +58,78 @@ def unit_rms(x: torch.Tensor, eps: float, dtype: torch.dtype) -> torch.Tensor:
     row, and where x is a constant its gradient needs no product with W.  With r = 1 / rms(x),
     ``dy_i/dx_j = r ([i = j] - y_i y_j / H)``, so ``dx = r (dy - y mean(dy * y))``.
     """
-    made: torch.Tensor = _UnitRms.apply(x, eps, dtype)
+    return normed(x, eps, dtype)[0]
+
+
+def normed(
+    x: torch.Tensor, eps: float, dtype: torch.dtype, *gained: tuple[torch.Tensor, torch.dtype]
+) -> tuple[torch.Tensor, ...]:
+    """``unit_rms`` of x [T, H], and behind it that times each gain [H], in the dtype beside the gain.
+
+    One y serves norms that read the same x, and all gradients.  With gradients c_n of y times gain
+    g_n, ``dg_n = sum_rows c_n y`` and y's own gradient grows by ``c_n g_n``.
+    """
+    gains, dtypes = [gain for gain, _ in gained], (dtype, *(kind for _, kind in gained))
+    made: tuple[torch.Tensor, ...] = _Normed.apply(x, eps, dtypes, *gains)
     return made
 
 
-class _Gated(torch.autograd.Function):
+class _FeedForward(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(x)
-        gate, up = x.chunk(2, dim=-1)  # [T, I]
-        return functional.silu(gate).mul_(up)
+    def forward(ctx: Any, x: torch.Tensor, gate_up: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
+        gate, up = (functional.linear(x, matrix) for matrix in gate_up.chunk(2))  # [T, I]
+        ctx.save_for_backward(x, gate, up, gate_up, down)
+        return functional.linear(functional.silu(gate).mul_(up), down)
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
-        gate, up = ctx.saved_tensors[0].chunk(2, dim=-1)  # [T, I]
-        by_gate = torch.ops.aten.silu_backward(grad * up, gate)
-        return torch.cat([by_gate, grad * functional.silu(gate)], dim=-1)  # [T, 2I]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        x, gate, up, gate_up, down = ctx.saved_tensors
+        opened = functional.silu(gate)  # [T, I]
+        by_down = grad.T @ (opened * up)  # [H, I]
+        inner = grad @ down  # [T, I]
+        by_up = opened.mul_(inner)
+        by_gate = torch.ops.aten.silu_backward(inner.mul_(up), gate)
+        by_matrices = torch.empty_like(gate_up)
+        for by_half, half in zip((by_gate, by_up), by_matrices.chunk(2)):
+            torch.mm(by_half.T, x, out=half)  # [I, H]
+        gate_matrix, up_matrix = gate_up.chunk(2)
+        return torch.addmm(by_gate @ gate_matrix, by_up, up_matrix), by_matrices, by_down
 
 
-def gated(x: torch.Tensor) -> torch.Tensor:
-    """SwiGLU, ``silu(gate) * up`` of [gate; up] side by side: [T, 2I] -> [T, I].
+def feed_forward(x: torch.Tensor, gate_up: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
+    """SwiGLU between two matrices, ``(silu(gate x) * up x) down``: x [T, H], [gate; up] [2I, H], [H, I].
 
-    silu(g) = g s(g) with s the logistic function has the derivative ``s (1 + g (1 - s))``.
+    silu(g) = g s(g) with s the logistic function has the derivative ``s (1 + g (1 - s))``.  Its value
+    is needed again for the gradients of ``up`` and ``down`` and is cheap to compute again: the
+    product of both, as large as T x I, is not kept.
     """
-    made: torch.Tensor = _Gated.apply(x)
+    made: torch.Tensor = _FeedForward.apply(x, gate_up, down)
+    return made
+
+
+class _Joined(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, dtype: torch.dtype, gain: torch.Tensor, *matrices: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(gain, *matrices)
+        return torch.cat([(matrix * gain).to(dtype) for matrix in matrices])  # [sum P, H]
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        gain, *matrices = ctx.saved_tensors
+        by_gain, by_matrices = torch.zeros_like(gain), []
+        for matrix, part in zip(matrices, grad.split([len(matrix) for matrix in matrices])):
+            by_gain += (part * matrix).sum(dim=0)
+            by_matrices.append(part * gain)
+        return None, by_gain, *by_matrices
+
+
+def joined(dtype: torch.dtype, gain: torch.Tensor, matrices: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Matrices [P, H] on top of each other in ``dtype``, with the gain [H] of their common input in them.
+
+    ``W' = W diag(g)`` gives ``dW = dW' diag(g)`` and ``dg = sum_rows dW' * W``: of the parameters
+    themselves, so nothing as large as they are is kept.
+    """
+    made: torch.Tensor = _Joined.apply(dtype, gain, *matrices)
     return made
 
 

@@ -25,7 +25,8 @@ from torch import nn
 
 from speculators.checkpoint.peagle import PEagleConfig
 from speculators.models.eagle3 import INIT_STD, Eagle3Draft, Span
-from speculators.models.unroll import FULL_PRECISION, Choice, Plan, Precision, Unroll
+from speculators.models.operators import normed
+from speculators.models.unroll import FULL_PRECISION, Choice, Plan, Precision, Stream, Unroll
 from speculators.training.asked import Asked
 from speculators.training.packing import PackedSequence
 from speculators.training.ttt import TrainTimeTest
@@ -81,8 +82,10 @@ class Depths(Unroll):
 
     draft: PEagleDraft
 
-    def fed_back(self, hidden: torch.Tensor, final: torch.Tensor) -> torch.Tensor:
-        return self.draft.unknown().to(hidden.dtype).expand_as(hidden)  # [N, H]
+    def left(self, hidden: torch.Tensor) -> tuple[torch.Tensor, Stream]:
+        eps, gain = self.config.rms_norm_eps, self.draft.norm.weight
+        _, final = normed(hidden, eps, self.dtype, (gain, self.dtype))  # [N, H]
+        return final, self.entered(self.draft.unknown().to(hidden.dtype).expand_as(hidden))
 
 
 def masked(plan: Plan) -> Plan:
@@ -103,8 +106,8 @@ class ParallelDepths(TrainTimeTest):
 
     def unroll(self, sequence: PackedSequence, asked: Asked) -> list[torch.Tensor]:
         states, embeddings = sequence.hidden_states[:, :-1], self.embeddings(sequence, asked.plan)
-        normed: list[torch.Tensor] = self.draft(states, embeddings, asked.plan, self.precision)
-        return normed
+        finals: list[torch.Tensor] = self.draft(states, embeddings, asked.plan, self.precision)
+        return finals
 
     def embeddings(self, sequence: PackedSequence, plan: Plan) -> torch.Tensor:
         """Of each row's next token, and below them the mask's, [S + K - 1, H]."""

@@ -27,7 +27,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from speculators.models.attention import Kernel, Layout, attend, kernel_for
-from speculators.models.operators import gated, inverse_rms, turned, unit_rms
+from speculators.models.operators import feed_forward, inverse_rms, joined, normed, turned, unit_rms
 from speculators.models.rope import Rope
 
 if TYPE_CHECKING:
@@ -88,23 +88,27 @@ class Joined(NamedTuple):
     @classmethod
     def of(cls, layer: DecoderLayer, width: int, dtype: torch.dtype) -> Joined:
         """Of a layer whose hidden size is ``width``."""
-        mlp, state = layer.mlp, projections(layer, slice(-width, None))
-        if not layer.residual_is_normed:
-            state = state * layer.state_norm.weight
-        gate_up = torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight])  # [2I, H]
+        mlp, gain = layer.mlp, layer.post_attention_layernorm.weight
         return cls(
-            state=state.to(dtype),
+            state=projections(layer, slice(-width, None), layer.state_norm.weight, dtype),
             output=layer.self_attn.o_proj.weight.to(dtype),
-            gate_up=(gate_up * layer.post_attention_layernorm.weight).to(dtype),
+            gate_up=joined(dtype, gain, [mlp.gate_proj.weight, mlp.up_proj.weight]),
             down=mlp.down_proj.weight.to(dtype),
         )
 
 
-def projections(layer: DecoderLayer, columns: slice) -> torch.Tensor:
+def projections(layer: DecoderLayer, columns: slice, gain: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """The matrices of queries, keys and values on top of each other, some columns of them: [P, columns]."""
     attention = layer.self_attn
     matrices = (attention.q_proj, attention.k_proj, attention.v_proj)
-    return torch.cat([matrix.weight[:, columns] for matrix in matrices])
+    return joined(dtype, gain, [matrix.weight[:, columns] for matrix in matrices])
+
+
+class Stream(NamedTuple):
+    """What layer 0 reads at a step, [rows, H]."""
+
+    hidden: torch.Tensor  # the residual stream
+    unit: torch.Tensor  # its rows over their RMS, in the dtype of products
 
 
 class Unroll:
@@ -117,9 +121,11 @@ class Unroll:
         self.precision = precision
         self.kernel: Kernel = kernel_for(draft.fc.weight.device, self.dtype)
         first, width = draft.layers[0], self.config.hidden_size
+        #: The gain of a residual stream that layer 0 reads normed.
+        self.entry = [(first.state_norm.weight, self.stream)] if first.residual_is_normed else []
         self.layers = [Joined.of(layer, width, self.dtype) for layer in draft.layers]
-        embedding = projections(first, slice(width)) * first.input_layernorm.weight
-        self.embedding = embedding.to(self.dtype)  # [P, H], the half of layer 0 that reads embeddings
+        # [P, H], the half of layer 0 that reads embeddings
+        self.embedding = projections(first, slice(width), first.input_layernorm.weight, self.dtype)
         self.past: list[list[torch.Tensor]] = [[] for _ in draft.layers]
         rope = Rope.of(self.config.rope_parameters, self.config.head_dim)
         asked = plan.positions if plan.choice is None else plan.positions[plan.choice.rows]  # [N]
@@ -132,23 +138,34 @@ class Unroll:
         ``states`` [S, A, H] of the verifier and ``embeddings`` [S + K - 1, H] of the tokens that
         ``plan.read`` names are constants.
         """
-        hidden, normed = self.combine(states), []  # [S, H]
+        (hidden, unit), finals = self.entered(self.combine(states)), []  # [S, H]
         with torch.no_grad():
             units = (embeddings * inverse_rms(embeddings, self.config.rms_norm_eps)).to(self.dtype)
         chosen = units if self.plan.choice is None else units[self.plan.choice.table]
         said = functional.linear(chosen, self.embedding)  # [E, P]
         for step in range(self.plan.steps):
             for index, past in enumerate(self.past):
-                hidden, made = self.precision.run(self.layer, index, step, hidden, said, units, *past)
+                if index:
+                    unit = unit_rms(hidden, self.config.rms_norm_eps, self.dtype)
+                hidden, made = self.precision.run(self.layer, index, step, hidden, unit, said, units, *past)
                 past.append(made)
-            final = unit_rms(hidden, self.config.rms_norm_eps, self.stream) * self.draft.norm.weight
-            normed.append(final)  # [N, H]
-            hidden = self.fed_back(hidden, final)
-        return normed
+            final, (hidden, unit) = self.left(hidden)
+            finals.append(final)  # [N, H]
+        return finals
 
-    def fed_back(self, hidden: torch.Tensor, final: torch.Tensor) -> torch.Tensor:
-        """What the next step reads, of this step's residual stream and normed state, all [N, H]."""
-        return final if self.config.norm_output else hidden
+    def entered(self, hidden: torch.Tensor) -> Stream:
+        """The stream [rows, H] as layer 0 reads it."""
+        unit, *residual = normed(hidden, self.config.rms_norm_eps, self.dtype, *self.entry)
+        return Stream(*residual or [hidden], unit)
+
+    def left(self, hidden: torch.Tensor) -> tuple[torch.Tensor, Stream]:
+        """The stream [N, H] behind the last layer, as the head reads it and as the next step does."""
+        eps, gain = self.config.rms_norm_eps, self.draft.norm.weight
+        if self.config.norm_output:
+            _, final = normed(hidden, eps, self.dtype, (gain, self.stream))
+            return final.to(self.dtype), self.entered(final)
+        unit, final, *residual = normed(hidden, eps, self.dtype, (gain, self.dtype), *self.entry)
+        return final, Stream(*residual or [hidden], unit)
 
     def combine(self, states: torch.Tensor) -> torch.Tensor:
         """Verifier states [S, A, H] -> the draft's state of step 0, [S, H]."""
@@ -170,21 +187,18 @@ class Unroll:
         index: int,
         step: int,
         hidden: torch.Tensor,
+        unit: torch.Tensor,
         said: torch.Tensor,
         units: torch.Tensor,
         *past: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """One layer at one step: its output, and its keys and values [rows, 2 Hkv, D].
 
-        ``hidden`` are all S rows at step 0 and the N asked ones later; the last layer leaves asked
-        rows.  ``said`` [E, P] are the embeddings' shares of layer 0's projections, ``units`` the
-        embeddings themselves, for the rows that have no share there.
+        ``hidden`` and ``unit`` (see ``Stream``) are all S rows at step 0 and the N asked ones later; the
+        last layer leaves asked rows.  ``said`` [E, P] are the embeddings' shares of layer 0's
+        projections, ``units`` the embeddings themselves, for the rows that have no share there.
         """
-        layer, joined, choice = self.draft.layers[index], self.layers[index], self.plan.choice
-        unit = unit_rms(hidden, self.config.rms_norm_eps, self.stream)
-        if layer.residual_is_normed:
-            unit = hidden = unit * layer.state_norm.weight
-        unit = unit.to(self.dtype)
+        matrices, choice = self.layers[index], self.plan.choice
         if choice is not None and step == 0 and index == len(self.layers) - 1:
             queries, made = self.project_narrowing(choice, unit, said, units)
             hidden, layout = hidden[choice.rows], self.plan.asked  # [N, H]
@@ -196,16 +210,15 @@ class Unroll:
             layout = layout._replace(window=self.config.sliding_window - step)
         keys_values = [*past, made]
         mixed = attend(self.kernel, layout, queries, keys_values[0], keys_values[1:])  # [rows, Hq, D]
-        hidden = hidden + functional.linear(mixed.flatten(1), joined.output)
+        hidden = hidden + functional.linear(mixed.flatten(1), matrices.output)
         unit = unit_rms(hidden, self.config.rms_norm_eps, self.dtype)
-        hidden = hidden + functional.linear(gated(functional.linear(unit, joined.gate_up)), joined.down)
-        return hidden, made
+        return hidden + feed_forward(unit, matrices.gate_up, matrices.down), made
 
     def project(
         self, index: int, step: int, unit: torch.Tensor, said: torch.Tensor, units: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Queries [rows, Hq, D], and keys and values [rows, 2 Hkv, D], of the same rows."""
-        joined, choice, share = self.layers[index], self.plan.choice, None
+        matrices, choice, share = self.layers[index], self.plan.choice, None
         if index == 0:
             if choice is None:
                 share = said[step : step + len(unit)]
@@ -214,21 +227,21 @@ class Unroll:
             else:
                 share = functional.linear(units[: len(unit)], self.embedding)
         angles = self.angles[step] if step else self.all_angles
-        return turned(_product(unit, joined.state, share), *angles, self.config.num_attention_heads)
+        return turned(_product(unit, matrices.state, share), *angles, self.config.num_attention_heads)
 
     def project_narrowing(
         self, choice: Choice, unit: torch.Tensor, said: torch.Tensor, units: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Step 0 of the last layer: queries of the asked rows, keys and values of all."""
-        joined, heads = self.layers[-1], self.config.num_attention_heads
+        matrices, heads = self.layers[-1], self.config.num_attention_heads
         width = heads * self.config.head_dim
         by_query = by_key = None
         if len(self.layers) == 1:
             by_query = said[:, :width][choice.places[0]]  # [N, Hq D]
             by_key = functional.linear(units[: len(unit)], self.embedding[width:])  # [S, 2 Hkv D]
-        _, made = turned(_product(unit, joined.state[width:], by_key), *self.all_angles, 0)
+        _, made = turned(_product(unit, matrices.state[width:], by_key), *self.all_angles, 0)
         queries, _ = turned(
-            _product(unit[choice.rows], joined.state[:width], by_query), *self.angles[0], heads
+            _product(unit[choice.rows], matrices.state[:width], by_query), *self.angles[0], heads
         )
         return queries, made
 

@@ -296,7 +296,7 @@ def baseline_rows(
     if not batches:
         return []
     steps = options.speculative_tokens
-    successors = bigram_successors(data.train.documents, len(objective.verifier.head))
+    successors = bigram_successors(data.train.documents, len(objective.verifier.embedding))
     rows = [
         {"name": "bigram", **judge(batches, bigram_matches(successors, batches, steps), steps).figures},
         {"name": start, **evaluate(objective, batches, steps, ranks).figures},

@@ -31,7 +31,7 @@ def supervised_rows(sequence: PackedSequence, step: int) -> torch.Tensor:
 
 
 def target_tokens(verifier: FrozenVerifier, sequence: PackedSequence) -> torch.Tensor:
-    """The verifier's greedy choice for each generated token, [S] int64 at the token's own index; else -1."""
+    """The ``whole`` verifier's choice for each generated token, [S] int64 at its own index; else -1."""
     asked = supervised_rows(sequence, -1)  # [M]
     with torch.no_grad():
         tokens = torch.full_like(sequence.token_ids, -1)  # [S]

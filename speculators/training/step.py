@@ -67,7 +67,8 @@ def make_batch(
 ) -> Batch:
     """Pack the numbered documents; what the objective draws depends on seed, epoch and documents only."""
     draws = torch.Generator().manual_seed(random.Random(f"{seed}/{epoch}/{numbers}").getrandbits(63))
-    return objective.batch(pack([documents[number] for number in numbers]), draws)
+    sequence = pack([documents[number] for number in numbers], objective.verifier.embedding.dtype)
+    return objective.batch(sequence, draws)
 
 
 def backward(

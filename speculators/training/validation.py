@@ -35,7 +35,7 @@ def prepare(
     verifier: FrozenVerifier, documents: Sequence[Document], sequence_length: int
 ) -> list[ValidationBatch]:
     """Pack the validation documents in their order and ask the verifier once."""
-    batches = []
+    batches, verifier = [], verifier.whole()
     lengths = [len(document.token_ids) for document in documents]
     for numbers in plan_epoch(lengths, sequence_length, seed=None):
         chosen = [documents[number] for number in numbers]

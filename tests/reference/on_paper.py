@@ -52,7 +52,7 @@ def full_size(
     Weights and optimiser in float32, products, frozen tensors and states in bfloat16, CUDA's attention.
     Row sets come from the loader, which runs on real numbers; within the step any question for a
     number raises.  The device is ``meta``: what the step would bring from the CPU has another one, and
-    is told as ``arrivals``.
+    is told as ``arrivals``, and what rests on the CPU all the while is not counted.
     """
     teaching = Teaching(steps, dtype=torch.bfloat16)
     with FakeTensorMode() as fake, patch.object(unroll, "kernel_for", lambda *_: CUDA_FLASH):
@@ -74,11 +74,12 @@ def full_size(
             optimiser.step(1e-4)
 
         held = tree_leaves((list(draft.parameters()), verifier, batch))
-        return account(held, optimiser.parts, step)
+        on_device = [one for one in held if isinstance(one, torch.Tensor) and one.device == DEVICE]
+        return account(on_device, optimiser.parts, step)
 
 
 def _frozen(shape: Eagle3Config) -> FrozenVerifier:
-    """The ends of a verifier whose head is not its embedding, in bfloat16."""
+    """The ends of a verifier whose head is not its embedding, in bfloat16, brought from the CPU."""
     size, dtype = (shape.vocab_size, shape.hidden_size), torch.bfloat16
     ends = VerifierWeights(
         embedding=torch.zeros(size, dtype=dtype),
