@@ -17,8 +17,10 @@ sys.path.insert(0, str(ROOT))
 # Below the path, because a checkout need not be installed.
 from speculators.models import unroll  # noqa: E402
 from speculators.models.attention import PLAIN  # noqa: E402
+from speculators.training.asked import Asked, ask  # noqa: E402
 from speculators.training.objective import Objective  # noqa: E402
 from speculators.training.optimiser import Optimiser  # noqa: E402
+from speculators.training.packing import PackedSequence  # noqa: E402
 from speculators.training.step import Share, backward, optimiser_step  # noqa: E402
 from speculators.training.ttt import DenseTrainTimeTest, TrainTimeTest  # noqa: E402
 from tests.reference.cases import sequence  # noqa: E402
@@ -26,11 +28,20 @@ from tests.reference.inside import measure, pipe  # noqa: E402
 from tests.reference.inside.case import Case  # noqa: E402
 from tests.reference.ours import bound  # noqa: E402
 
+NEVER = 2.0  # more than all rows
+
 
 class EveryRow(TrainTimeTest):
     """Without row sets: every row runs at every step."""
 
-    batch = DenseTrainTimeTest.batch
+    ask = DenseTrainTimeTest.ask
+
+
+class ChosenRows(TrainTimeTest):
+    """With row sets even where nearly all rows are asked; against ``EveryRow`` it says from where that pays."""
+
+    def ask(self, sequence: PackedSequence, positions: int) -> Asked:
+        return ask(sequence, positions, dense_from=NEVER)
 
 
 class EveryLogit(TrainTimeTest):
@@ -53,13 +64,14 @@ class PlainAttention(TrainTimeTest):
 class DenseDraft(TrainTimeTest):
     """The oracle's draft with the chunked loss: no row sets, no flash, no shared or joined products."""
 
-    batch = DenseTrainTimeTest.batch
+    ask = DenseTrainTimeTest.ask
     unroll = DenseTrainTimeTest.unroll
 
 
 #: What ``--sides`` may name beside the reference: the fast trainer, single savings turned off, none at all.
 OURS: dict[str, type[Objective]] = {
     "fast": TrainTimeTest,
+    "chosen-rows": ChosenRows,
     "every-row": EveryRow,
     "every-logit": EveryLogit,
     "plain-attention": PlainAttention,

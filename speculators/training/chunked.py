@@ -21,7 +21,10 @@ from speculators.training.asked import Taught
 from speculators.training.losses import Compared, WeightedSum
 from speculators.training.verifier import FrozenVerifier
 
-CHUNK_BYTES = 2**24  # of logits at once, in float32: K + 1 rows a token
+#: Bytes of logits at once, in float32 (K + 1 rows a token), by the type of device.  The logits pass
+#: through a CPU's cache several times; a GPU needs thousands of rows before a product fills it.
+CHUNK_BYTES = {"cpu": 2**23}
+GPU_CHUNK_BYTES = 2**27  # of any other device
 
 
 def taught_gradients(
@@ -94,8 +97,9 @@ def greedy_places(verifier: FrozenVerifier, normed: Sequence[torch.Tensor], taug
 
 
 def chunks(verifier: FrozenVerifier, taught: Taught) -> Iterator[slice]:
-    """Slices of the M taught tokens whose logits, of the verifier and of all K steps, fit ``CHUNK_BYTES``."""
-    steps, total = taught.places.shape
-    size = max(1, CHUNK_BYTES // (4 * len(verifier.draft_head) * (steps + 1)))
+    """Slices of the M taught tokens whose logits, of the verifier and of all K steps, fit the device's chunk."""
+    (steps, total), head = taught.places.shape, verifier.draft_head
+    room = CHUNK_BYTES.get(head.device.type, GPU_CHUNK_BYTES)
+    size = max(1, room // (4 * len(head) * (steps + 1)))
     for start in range(0, total, size):
         yield slice(start, min(start + size, total))

@@ -20,27 +20,57 @@ Weighting of rows and steps is not a loss's business.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
 
 import torch
 
 
-class Compared(NamedTuple):
+@dataclass(frozen=True)
+class Compared:
     """Both distributions of rows, at least in float32; p is shared by all drafts of a row.
 
-    p and log_p are [R, Vd]; q and log_q [..., R, Vd].
+    Each is as large as the logits and costs a pass over them: one that no loss reads is never made.
     """
 
-    log_p: torch.Tensor
-    p: torch.Tensor
-    log_q: torch.Tensor
-    q: torch.Tensor
+    z: torch.Tensor  # the draft's logits [..., R, Vd]
+    y: torch.Tensor  # the verifier's [R, Vd]
 
     @classmethod
     def of(cls, logits: torch.Tensor, opinions: torch.Tensor) -> Compared:
         """Of the draft's logits [..., R, Vd] and the verifier's [R, Vd]."""
-        log_q, log_p = (_exact(x).log_softmax(dim=-1) for x in (logits, opinions))
-        return cls(log_p, log_p.exp(), log_q, log_q.exp())
+        return cls(_exact(logits), _exact(opinions))
+
+    @cached_property
+    def p(self) -> torch.Tensor:
+        """[R, Vd]"""
+        return self.y.softmax(dim=-1)
+
+    @cached_property
+    def q(self) -> torch.Tensor:
+        """[..., R, Vd]"""
+        return self.z.softmax(dim=-1)
+
+    @cached_property
+    def log_p(self) -> torch.Tensor:
+        """[R, Vd]"""
+        return self.y.log_softmax(dim=-1)
+
+    @cached_property
+    def log_q(self) -> torch.Tensor:
+        """[..., R, Vd]"""
+        return self.z.log_softmax(dim=-1)
+
+    @cached_property
+    def expected_log_q(self) -> torch.Tensor:
+        """``sum_v p_v log q_v = p . z - log sum_v exp z_v``, [..., R], without making log q.
+
+        The last term is ``max z - log max q``: q is made already, or will be, and has no smaller
+        entry than 1 / Vd there.
+        """
+        said = torch.einsum("rv,...rv->...r", self.p, self.z)
+        return said - self.z.amax(dim=-1) + self.q.amax(dim=-1).log()
 
 
 class Loss(Protocol):
@@ -63,7 +93,7 @@ class ForwardKl:
     """
 
     def value(self, rows: Compared) -> torch.Tensor:
-        return _expected(rows.p, rows.log_p) - _expected(rows.p, rows.log_q)
+        return _expected(rows.p, rows.log_p) - rows.expected_log_q
 
     def gradient(self, rows: Compared, value: torch.Tensor) -> torch.Tensor:
         return rows.q - rows.p

@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from speculators.training import chunked
-from speculators.training.chunked import greedy_places, taught_gradients
+from speculators.training.chunked import chunks, greedy_places, taught_gradients
 from speculators.training.losses import Compared, WeightedSum
 from speculators.training.ttt import TrainTimeTest
 from tests.models import tiny
@@ -45,7 +45,7 @@ def whole(verifier, states, taught, normed, weights) -> torch.Tensor:
 @pytest.mark.parametrize("ends", ENDS.values(), ids=ENDS.keys())
 @pytest.mark.parametrize("own_head", [False, True], ids=["the verifier's head", "a head of its own"])
 def test_chunks_add_up_to_the_whole(monkeypatch, rows: int, ends, own_head: bool) -> None:
-    monkeypatch.setattr(chunked, "CHUNK_BYTES", rows * (STEPS + 1) * WORDS * 4)
+    monkeypatch.setitem(chunked.CHUNK_BYTES, "cpu", rows * (STEPS + 1) * WORDS * 4)
     verifier, states, taught, normed = world(**ends)
     if own_head:
         verifier = verifier._replace(own_head=verifier.draft_head.flip(0))
@@ -73,11 +73,23 @@ class LogitRows(TorchDispatchMode):
 
 
 def test_no_more_logits_exist_than_a_chunk_s(monkeypatch) -> None:
-    monkeypatch.setattr(chunked, "CHUNK_BYTES", 5 * (STEPS + 1) * WORDS * 4)
+    monkeypatch.setitem(chunked.CHUNK_BYTES, "cpu", 5 * (STEPS + 1) * WORDS * 4)
     verifier, states, taught, normed = world()
     with LogitRows() as seen:
         taught_gradients(verifier, normed, states, taught, torch.ones(STEPS), LOSS)
     assert seen.most == 5 * (STEPS + 1) < len(taught.opinions)
+
+
+def test_a_gpu_gets_more_rows_at_once_than_a_cpu() -> None:
+    verifier, _, taught, _ = world()
+    many = taught._replace(places=taught.places.new_zeros(STEPS, 10**6))
+    sizes = {
+        kind: next(chunks(verifier._replace(draft_head=verifier.draft_head.to(kind)), many))
+        for kind in ("cpu", "meta")
+    }
+    bytes_of = {kind: one.stop * (STEPS + 1) * WORDS * 4 for kind, one in sizes.items()}
+    assert bytes_of["cpu"] == pytest.approx(chunked.CHUNK_BYTES["cpu"], rel=1e-3)
+    assert bytes_of["meta"] == pytest.approx(chunked.GPU_CHUNK_BYTES, rel=1e-3)
 
 
 def test_nothing_taught_is_no_gradient() -> None:
