@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT))
 
 # Below the path, because a checkout need not be installed.
 from speculators.models import unroll  # noqa: E402
-from speculators.models.attention import PLAIN  # noqa: E402
+from speculators.models.kernels import PLAIN  # noqa: E402
 from speculators.training.asked import Asked, ask  # noqa: E402
 from speculators.training.objective import Objective  # noqa: E402
 from speculators.training.optimiser import Optimiser  # noqa: E402
@@ -38,7 +38,7 @@ class EveryRow(TrainTimeTest):
 
 
 class ChosenRows(TrainTimeTest):
-    """With row sets even where nearly all rows are asked; against ``EveryRow`` it says from where that pays."""
+    """With row sets even where nearly all rows are asked: ``EveryRow`` beside it says where that pays."""
 
     def ask(self, sequence: PackedSequence, positions: int) -> Asked:
         return ask(sequence, positions, dense_from=NEVER)

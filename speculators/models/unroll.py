@@ -26,7 +26,9 @@ import torch
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from speculators.models.attention import Kernel, Layout, attend, kernel_for
+from speculators.models.attention import attend
+from speculators.models.kernels import Kernel, kernel_for
+from speculators.models.layout import Layout
 from speculators.models.operators import feed_forward, inverse_rms, joined, normed, turned, unit_rms
 from speculators.models.rope import Rope
 
@@ -156,7 +158,7 @@ class Unroll:
     def entered(self, hidden: torch.Tensor) -> Stream:
         """The stream [rows, H] as layer 0 reads it."""
         unit, *residual = normed(hidden, self.config.rms_norm_eps, self.dtype, *self.entry)
-        return Stream(*residual or [hidden], unit)
+        return Stream(residual[0] if residual else hidden, unit)
 
     def left(self, hidden: torch.Tensor) -> tuple[torch.Tensor, Stream]:
         """The stream [N, H] behind the last layer, as the head reads it and as the next step does."""
@@ -165,7 +167,7 @@ class Unroll:
             _, final = normed(hidden, eps, self.dtype, (gain, self.stream))
             return final.to(self.dtype), self.entered(final)
         unit, final, *residual = normed(hidden, eps, self.dtype, (gain, self.dtype), *self.entry)
-        return final, Stream(*residual or [hidden], unit)
+        return final, Stream(residual[0] if residual else hidden, unit)
 
     def combine(self, states: torch.Tensor) -> torch.Tensor:
         """Verifier states [S, A, H] -> the draft's state of step 0, [S, H]."""

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import torch
 
-from speculators.models.attention import Run, layout_of
+from speculators.models.layout import Run, layout_of
 from speculators.models.unroll import Choice, Plan
 from speculators.training.packing import PackedSequence
 from speculators.training.rows import supervised_rows

@@ -97,7 +97,7 @@ def greedy_places(verifier: FrozenVerifier, normed: Sequence[torch.Tensor], taug
 
 
 def chunks(verifier: FrozenVerifier, taught: Taught) -> Iterator[slice]:
-    """Slices of the M taught tokens whose logits, of the verifier and of all K steps, fit the device's chunk."""
+    """Slices of the M taught tokens whose logits, of verifier and all K steps, fit the device's chunk."""
     (steps, total), head = taught.places.shape, verifier.draft_head
     room = CHUNK_BYTES.get(head.device.type, GPU_CHUNK_BYTES)
     size = max(1, room // (4 * len(head) * (steps + 1)))

@@ -3,18 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from speculators.models.attention import (
-    BLOCK,
-    CPU_FLASH,
-    CUDA_FLASH,
-    PLAIN,
-    Kernel,
-    Run,
-    attend,
-    kernel_for,
-    layout_of,
-    merged,
-)
+from speculators.models.attention import attend
+from speculators.models.kernels import BLOCK, CPU_FLASH, CUDA_FLASH, PLAIN, Kernel, kernel_for, merged
+from speculators.models.layout import Run, layout_of
 
 KERNELS = {"plain": PLAIN, "cpu flash": CPU_FLASH}
 # A whole document; two late runs of one document; a single late row.

@@ -12,8 +12,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from speculators.checkpoint.eagle3 import Eagle3Config
 from speculators.checkpoint.verifier_weights import VerifierWeights
 from speculators.models import unroll
-from speculators.models.attention import CUDA_FLASH
 from speculators.models.eagle3 import Eagle3Draft
+from speculators.models.kernels import CUDA_FLASH
 from speculators.training.objective import Objective, Teaching
 from speculators.training.optimiser import Optimiser
 from speculators.training.packing import PackedSequence

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from speculators.models import unroll
-from speculators.models.attention import CPU_FLASH
+from speculators.models.kernels import CPU_FLASH
 from speculators.training import self_check
 from speculators.training.ranks import ALONE
 from speculators.training.self_check import Check, fast_against_oracle, learned, ranks_against_one
