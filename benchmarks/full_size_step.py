@@ -3,6 +3,7 @@
 
     python benchmarks/full_size_step.py                        # every setting; minutes
     python benchmarks/full_size_step.py --verifiers qwen3-8b
+    python benchmarks/full_size_step.py --golden               # this trainer's, into the committed file
 
 Both run under torch's FakeTensorMode, where tensors have shapes and no data, and are counted by the same
 code.
@@ -11,6 +12,7 @@ code.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -32,6 +34,9 @@ TOKENS, STEPS, SEED = 8192, 3, 0
 VERIFIERS = ("qwen3-8b", "llama-3.3-70b")
 REDUCED = 32000
 SUPERVISED = (1.0, 0.6, 0.3, 0.1)
+
+#: This trainer's figures of every setting, as committed.
+GOLDEN = ROOT / "tests" / "reference" / "full_size.json"
 
 Figures = dict[str, Any]
 
@@ -60,6 +65,15 @@ def rows(side: Side, verifiers: list[str]) -> Iterator[Figures]:
                 yield {**setting, "side": "ours", "supervised": supervised, **figures}
 
 
+def golden() -> Iterator[Figures]:
+    """This trainer's settings and figures."""
+    for verifier in VERIFIERS:
+        for vocabulary in (REDUCED, SHAPES[verifier].vocab_size):
+            for supervised in SUPERVISED:
+                setting = {"verifier": verifier, "draft_vocabulary": vocabulary, "supervised": supervised}
+                yield {**setting, **ours(verifier, vocabulary, supervised)}
+
+
 def table(found: list[Figures]) -> str:
     """The rows for reading."""
     lines = [["verifier", "vocabulary", "", "supervised", "GFLOP/token", "GB held", "GB peak"]]
@@ -77,7 +91,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--verifiers", nargs="+", choices=VERIFIERS, default=VERIFIERS)
+    parser.add_argument("--golden", action="store_true", help=f"write {GOLDEN.relative_to(ROOT)} and stop")
     options = parser.parse_args()
+    if options.golden:
+        lines = ",\n".join(json.dumps(one) for one in golden())
+        GOLDEN.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+        return
     found = []
     with tempfile.TemporaryDirectory(prefix="full-size-") as folder:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -62,14 +63,15 @@ def plan(
     from speculators.pipeline.premises import planned_surroundings
     from speculators.pipeline.record import benchmark_seconds
     from speculators.pipeline.store import Store, default_home
+    from speculators.pipeline.training_step import documents, told, training_costs
 
     where = planned_surroundings(loaded, wanted_of(images, allow_untested))
     planned = make_plan(loaded, Store(default_home()), choice_of(only, start, fresh, accept), where)
     seconds = benchmark_seconds(runs_dir, loaded.name)
+    costs = training_costs(loaded, os.environ)
     if as_json:
-        typer.echo(
-            json.dumps(plan_text.document(loaded.name, planned, seconds), indent=2, ensure_ascii=False)
-        )
+        document = {**plan_text.document(loaded.name, planned, seconds), "training_step": documents(costs)}
+        typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
     else:
-        typer.echo(plan_text.table(loaded.name, planned, seconds))
+        typer.echo("\n".join([plan_text.table(loaded.name, planned, seconds), *told(costs)]))
     return EXIT_WORK if detailed and plan_text.has_work(planned) else 0

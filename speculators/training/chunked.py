@@ -19,12 +19,13 @@ import torch
 
 from speculators.training.asked import Taught
 from speculators.training.losses import Compared, WeightedSum
+from speculators.training.step_cost import GPU_CHUNK_BYTES
 from speculators.training.verifier import FrozenVerifier
 
 #: Bytes of logits at once, in float32 (K + 1 rows a token), by the type of device.  The logits pass
 #: through a CPU's cache several times; a GPU needs thousands of rows before a product fills it.
 CHUNK_BYTES = {"cpu": 2**23}
-GPU_CHUNK_BYTES = 2**27  # of any other device
+# Any other device has ``GPU_CHUNK_BYTES``, which is part of what a step costs on paper.
 
 
 def taught_gradients(

@@ -2,7 +2,7 @@
 
 A step's cost is decided before a machine is rented: ``speculators plan`` prints it.  The formulas are of
 EAGLE-3 with one layer as ``models.unroll`` runs it, weights and optimiser in float32 and products in
-bfloat16; ``tests/training/test_step_cost.py`` holds them against an account of every operation and
+bfloat16; ``tests/reference/test_full_size.py`` holds them against an account of every operation and
 storage of real steps under torch's FakeTensorMode.
 
 Names as in ``training.asked``: S tokens, N asked rows, M taught tokens, K steps; H hidden, I intermediate

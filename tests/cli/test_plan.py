@@ -38,6 +38,27 @@ def test_the_plan_as_a_document(capsys: pytest.CaptureFixture[str]) -> None:
     assert [stage["action"] for stage in document["stages"]] == ["run"] * 6 + ["measure"]
 
 
+def test_the_plan_says_what_a_training_step_costs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.main(["plan", SMOLLM, "--set", "training.precision=bfloat16"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    at = lines.index("a training step on 1024 tokens, on paper:")
+    assert [line.split()[0] for line in lines[at + 1 :]] == ["100%", "60%", "30%", "10%"]
+    assert "GFLOP a token" in lines[-1]
+    assert "of a GPU at the most" in lines[-1]
+    assert app.main(["plan", SMOLLM, "--json", "--set", "training.ttt_steps=1"]) == 0
+    short = json.loads(capsys.readouterr().out)["training_step"]
+    assert app.main(["plan", SMOLLM, "--json"]) == 0
+    whole = json.loads(capsys.readouterr().out)["training_step"]
+    assert [one["taught"] for one in whole] == [1.0, 0.6, 0.3, 0.1]
+    assert all(one["memory"] is None for one in whole), "products in float32 were promised a memory"
+    assert all(a["operations_per_token"] < b["operations_per_token"] for a, b in zip(short, whole))
+
+
+def test_a_draft_without_a_formula_is_planned_without_figures(capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.main(["plan", SMOLLM, "--json", "--set", "algorithm.layers=2"]) == 0
+    assert json.loads(capsys.readouterr().out)["training_step"] == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

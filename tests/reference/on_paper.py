@@ -14,9 +14,11 @@ from speculators.checkpoint.verifier_weights import VerifierWeights
 from speculators.models import unroll
 from speculators.models.eagle3 import Eagle3Draft
 from speculators.models.kernels import CUDA_FLASH
+from speculators.training.asked import Asked, ask
 from speculators.training.objective import Objective, Teaching
 from speculators.training.optimiser import Optimiser
 from speculators.training.packing import PackedSequence
+from speculators.training.step_cost import Rows
 from speculators.training.ttt import TrainTimeTest
 from speculators.training.verifier import FrozenVerifier
 from tests.reference.inside.paper import Figures, account
@@ -76,6 +78,14 @@ def full_size(
         held = tree_leaves((list(draft.parameters()), verifier, batch))
         on_device = [one for one in held if isinstance(one, torch.Tensor) and one.device == DEVICE]
         return account(on_device, optimiser.parts, step)
+
+
+def rows_of(shape: Eagle3Config, documents: Sequence[tuple[int, int]], steps: int) -> Rows:
+    """The sizes of the pack that ``full_size`` runs."""
+    asked: Asked = ask(packed(shape, documents), steps)
+    tokens, choice = len(asked.plan.positions), asked.plan.choice
+    some = (tokens, tokens + steps - 1) if choice is None else (len(choice.rows), len(choice.table))
+    return Rows(tokens, some[0], len(asked.taught.opinions), some[1], steps)
 
 
 def _frozen(shape: Eagle3Config) -> FrozenVerifier:

@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from speculators.training import chunked
 from speculators.training.chunked import chunks, greedy_places, taught_gradients
 from speculators.training.losses import Compared, WeightedSum
+from speculators.training.step_cost import GPU_CHUNK_BYTES
 from speculators.training.ttt import TrainTimeTest
 from tests.models import tiny
 
@@ -89,7 +90,7 @@ def test_a_gpu_gets_more_rows_at_once_than_a_cpu() -> None:
     }
     bytes_of = {kind: one.stop * (STEPS + 1) * WORDS * 4 for kind, one in sizes.items()}
     assert bytes_of["cpu"] == pytest.approx(chunked.CHUNK_BYTES["cpu"], rel=1e-3)
-    assert bytes_of["meta"] == pytest.approx(chunked.GPU_CHUNK_BYTES, rel=1e-3)
+    assert bytes_of["meta"] == pytest.approx(GPU_CHUNK_BYTES, rel=1e-3)
 
 
 def test_nothing_taught_is_no_gradient() -> None:
