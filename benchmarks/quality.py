@@ -44,7 +44,7 @@ from benchmarks.quality_table import Counts, Served, changes, document, summed, 
 from benchmarks.train_step import machine  # noqa: E402
 from speculators.benchmark.rounds import DRAFT, FREE_ARMS  # noqa: E402
 from speculators.benchmark.run import missing_packages, run_benchmark  # noqa: E402
-from speculators.documents import write_json  # noqa: E402
+from speculators.documents import known_json, write_json  # noqa: E402
 from speculators.errors import EXIT_INTERRUPTED, MachineError, SpeculatorsError, StageError  # noqa: E402
 from speculators.executors.local import LocalExecutor  # noqa: E402
 from speculators.pipeline.choice import Choice  # noqa: E402
@@ -53,7 +53,7 @@ from speculators.pipeline.measure import keep_finished_rounds  # noqa: E402
 from speculators.pipeline.run import Options, run_recipe  # noqa: E402
 from speculators.pipeline.store import Lock, Store, default_home  # noqa: E402
 from speculators.recipe.recipe import Recipe  # noqa: E402
-from speculators.stages.documents import read_output  # noqa: E402
+from speculators.stages.documents import OUTPUT_NAME, read_output  # noqa: E402
 
 COMPARED = (
     ("eagle3", "reference"),
@@ -61,6 +61,7 @@ COMPARED = (
     *((new, free) for new in ("eagle3", "reference") for free in FREE_ARMS),
 )
 DATA = ("verifier", "prompts", "responses", "hidden_states")
+OUTPUTS = "outputs.json"
 
 
 class Comparison(NamedTuple):
@@ -197,19 +198,25 @@ class Comparison(NamedTuple):
 
 
 def make_data(recipe: Recipe, folder: Path) -> dict[str, Path]:
-    """The outputs of the project's data stages, found in its store or made now.
+    """The outputs of the project's data stages, made once for ``folder``: a later version keeps its data.
 
     Raises:
         SpeculatorsError: a stage failed.
     """
+    record = known_json(folder / OUTPUTS)
+    known = {name: Path(path) for name, path in record.get("outputs", {}).items()}
+    if record.get("recipe") == recipe.data and all((path / OUTPUT_NAME).is_file() for path in known.values()):
+        return known
     outputs: dict[str, Path] = {}
     for name in DATA:
         console = Console(voice=Voice("plain"))
-        record = run_recipe(recipe, Options(folder / "runs", Choice(only=name)), console)
-        key = next(one["key"] for one in record["stages"] if one["name"] == name)
+        run = run_recipe(recipe, Options(folder / "runs", Choice(only=name)), console)
+        key = next(one["key"] for one in run["stages"] if one["name"] == name)
         found = Store(default_home()).find(name, key)
         assert found is not None
         outputs[name] = found
+    places = {name: str(path) for name, path in outputs.items()}
+    write_json(folder / OUTPUTS, {"recipe": recipe.data, "outputs": places})
     return outputs
 
 

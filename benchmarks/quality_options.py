@@ -28,8 +28,8 @@ FULL = {
     "epochs": 5,
     "requests": 96,
     "limit": 420,
-    "own": 2400,
-    "answer": 96,
+    "own": 1900,
+    "answer": 128,
     "served": 64,
 }
 SMOKE = {
@@ -79,8 +79,8 @@ def arguments(text: str | None, words: list[str] | None = None) -> argparse.Name
     add("--epochs", type=int, help="of every training (default 5)")
     add("--requests", type=int, help="prompts of the benchmark that are served (default 96)")
     add("--limit", type=int, help="prompts from the recipe's file (default 420)")
-    add("--own", type=int, help="prompts that the verifier writes itself (default 2400)")
-    add("--answer", type=int, help="longest training answer in tokens (default 96)")
+    add("--own", type=int, help="prompts that the verifier writes itself (default 1900)")
+    add("--answer", type=int, help="longest training answer in tokens (default 128)")
     add("--served", type=int, help="longest served answer in tokens (default 64)")
     add("--set", action="append", default=[], metavar="PATH=VALUE", help="change the data recipe")
     options = parser.parse_args(words)
@@ -93,6 +93,8 @@ def arguments(text: str | None, words: list[str] | None = None) -> argparse.Name
         options.serve_sizes = [max(options.sizes)] if options.smoke else options.sizes
     if stray := set(options.serve_sizes) - set(options.sizes):
         parser.error(f"--serve-sizes: {sorted(stray)} are no --sizes")
+    if options.requests < 2:
+        parser.error("--requests: a paired interval needs two prompts at least")
     options.systems = [SYSTEMS[name] for name in options.systems]
     return options
 

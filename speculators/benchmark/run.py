@@ -138,6 +138,7 @@ def run_benchmark(
 def _document(bench: Bench, launches: Sequence[dict[str, Any]], rounds: int) -> dict[str, Any]:
     """The benchmark document of the ``launches`` so far, which make so many ``rounds``."""
     benchmark = {name: value for name, value in bench.values["benchmark"].items() if name not in FILES}
+    measured = {one["arm"] for one in launches}
     return {
         "schema": SCHEMA,
         "launcher": {
@@ -150,7 +151,7 @@ def _document(bench: Bench, launches: Sequence[dict[str, Any]], rounds: int) -> 
         "request_body": bench.request_body,
         "engine_args": bench.values["engine"]["args"],
         "benchmark": benchmark | {"rounds": rounds},
-        "arms": {arm: _shown_arguments(bench, arm) for arm in bench.arms},
+        "arms": {arm: _shown_arguments(bench, arm) for arm in bench.arms if arm in measured},
         "left_out": bench.left_out,
         "rounds": [
             {name: value for name, value in one.items() if name != "loads"} | {"place": place}

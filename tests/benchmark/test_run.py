@@ -99,6 +99,7 @@ def measure(inputs: dict[str, Path], tmp_path: Path) -> Callable[..., dict[str, 
         lines: list[str] | None = None,
         *,
         extra_arms: Sequence[str] = (),
+        only: Sequence[str] = (),
         looks: Sequence[int] = (),
         enough: Callable[[dict[str, Any]], bool] | None = None,
         method: str = "",
@@ -121,7 +122,8 @@ def measure(inputs: dict[str, Path], tmp_path: Path) -> Callable[..., dict[str, 
         if method:
             inputs.pop("package")
         say = (lambda _: None) if lines is None else lines.append
-        return run_benchmark(values, inputs, tmp_path / "bench", executor, say, looks=looks, enough=enough)
+        folder = tmp_path / "bench"
+        return run_benchmark(values, inputs, folder, executor, say, only=only, looks=looks, enough=enough)
 
     return run
 
@@ -209,6 +211,16 @@ def test_an_arm_that_the_engine_cannot_serve_is_left_out_and_said(measure: Calla
     document = measure(executor, extra_arms=["suffix"])
     assert {one["arm"] for one in executor.clients} == {"plain", "draft"}
     assert document["left_out"] == {"suffix": "the engine's environment has no arctic-inference"}
+
+
+def test_arms_that_nobody_asks_for_are_not_served(measure: Callable[..., Any]) -> None:
+    executor = FakeExecutor()
+    document = measure(executor, extra_arms=["ngram"], only=["ngram"])
+    assert [(one["round"], one["arm"]) for one in executor.clients] == [(1, "ngram"), (2, "ngram")]
+    assert list(document["arms"]) == ["ngram"]
+    again = FakeExecutor()
+    assert len(measure(again, extra_arms=["ngram"], only=["ngram"])["samples"]) == 2
+    assert not again.clients, "a finished round of these arms is kept"
 
 
 def test_rounds_are_added_until_the_looks_say_enough(measure: Callable[..., Any]) -> None:
