@@ -122,6 +122,10 @@ def test_what_else_was_measured_is_shown_where_it_was(tmp_path: Path) -> None:
         "draft": service | {"goodput": {"requests_per_second": 1.5, "share": 0.25}}
     }
     document["summary"]["warnings"] = ["rounds: 2"]
+    overall = document["summary"]["overall_speedup"]
+    copy = {"quantising": overall, "both": None, "overall_speedup": overall, "acceptance": group}
+    copy |= {"speed": document["summary"]["speed"], "exact_match": {"rate": 0.5}, "checks": []}
+    document["summary"]["quantised"] = copy
     expected = {
         "title": "speedup at one request",
         "low": 1.5,
@@ -138,6 +142,7 @@ def test_what_else_was_measured_is_shown_where_it_was(tmp_path: Path) -> None:
         "1.5025.0%",
         "rounds: 2",
         "1.080miss",
+        "quantised with the draft over plainall (geometric mean)not measured",
     ):
         assert words in text, words
 
