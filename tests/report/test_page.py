@@ -155,7 +155,7 @@ def test_a_draft_that_was_brought_has_no_training_to_show(tmp_path: Path) -> Non
     given["stages"] = [one for one in given["stages"] if one["name"] in ("verifier", "prompts", "package")]
     write_report(folder, given)
     page = (folder / "report.html").read_text(encoding="utf-8")
-    assert "nothing was trained" in page
+    assert "Nothing was trained" in page
     assert "Not predicted: the replay did not run" in page
     assert "None" not in "".join(Seen(page).words)
 
