@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from speculators.documents import read_json
+from speculators.recipe.yaml_writer import dump_yaml
 from speculators.report.document import write_report
 
 DATA = Path(__file__).parent / "data"
@@ -63,8 +64,8 @@ def hostile(folder: Path) -> dict[str, Any]:
     first = benchmark["result"]["samples"][0]["requests"][0]["id"]
     renamed = json.dumps(benchmark).replace(json.dumps(first), json.dumps(ATTACKS[0]))
     place.write_text(renamed, encoding="utf-8")
-    for name in ("recipe.yaml", "resolved.yaml"):
-        (folder / name).write_text("\n".join(ATTACKS), encoding="utf-8")
+    (folder / "recipe.yaml").write_text("\n".join(ATTACKS), encoding="utf-8")
+    (folder / "resolved.yaml").write_text(dump_yaml({"description": list(ATTACKS)}), encoding="utf-8")
     strange = record()
     strange["recipe"] |= {"name": ATTACKS[0], "overrides": list(ATTACKS)}
     strange["machine"] |= {"processor": ATTACKS[1], "system": ATTACKS[2]}

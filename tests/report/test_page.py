@@ -112,6 +112,41 @@ def test_a_report_of_an_earlier_version_is_still_a_page(tmp_path: Path) -> None:
     assert page.count("<svg") == 4
 
 
+def test_what_else_was_measured_is_shown_where_it_was(tmp_path: Path) -> None:
+    document = write_report(run_folder(tmp_path), record())
+    group = {"name": "co<de", "prompts": 3, "acceptance_length": 2.345, "per_position": [0.9, 0.445]}
+    document["summary"]["acceptance"] |= {"by_group": [group], "by_prompt_length": [group | {"name": "0-63"}]}
+    service = {"machine_seconds_per_million_tokens": 1234.0, "goodput": None}
+    document["summary"]["speed"][0]["service"] = {"plain": service}
+    document["summary"]["speed"][1]["service"] = {
+        "draft": service | {"goodput": {"requests_per_second": 1.5, "share": 0.25}}
+    }
+    document["summary"]["warnings"] = ["rounds: 2"]
+    overall = document["summary"]["overall_speedup"]
+    copy = {"quantising": overall, "both": None, "overall_speedup": overall, "acceptance": group}
+    copy |= {"speed": document["summary"]["speed"], "exact_match": {"rate": 0.5}, "checks": []}
+    document["summary"]["quantised"] = copy
+    expected = {
+        "title": "speedup at one request",
+        "low": 1.5,
+        "high": None,
+        "source": "a paper",
+        "met": False,
+    }
+    document["expectations"] = [expected | {"measured": 1.08}]
+    text = " ".join("".join(Seen(render(document)).words).split())
+    for words in (
+        "co<de32.3450.900 / 0.445",
+        "0-63",
+        "1,234not measured",
+        "1.5025.0%",
+        "rounds: 2",
+        "1.080miss",
+        "quantised with the draft over plainall (geometric mean)not measured",
+    ):
+        assert words in text, words
+
+
 def test_a_draft_that_was_brought_has_no_training_to_show(tmp_path: Path) -> None:
     folder = run_folder(tmp_path)
     (folder / "stages/training/metrics.jsonl").unlink()
@@ -120,7 +155,7 @@ def test_a_draft_that_was_brought_has_no_training_to_show(tmp_path: Path) -> Non
     given["stages"] = [one for one in given["stages"] if one["name"] in ("verifier", "prompts", "package")]
     write_report(folder, given)
     page = (folder / "report.html").read_text(encoding="utf-8")
-    assert "nothing was trained" in page
+    assert "Nothing was trained" in page
     assert "Not predicted: the replay did not run" in page
     assert "None" not in "".join(Seen(page).words)
 
