@@ -43,6 +43,8 @@ STOPS = {
     "source-unreadable": "weights readable",
 }
 
+LAYERS_KEY = "eagle_aux_hidden_state_layer_ids"
+
 #: Keys by which a config promises native prediction heads.
 PROMISES = ("mtp_num_hidden_layers", "num_nextn_predict_layers", "num_mtp_layers")
 
@@ -82,7 +84,7 @@ def options_for(verifier_dir: Path | None) -> Options:
 
 
 def planned(kind: Kind, source: Source, options: Options) -> tuple[Plan, list[Check]]:
-    """The converter's plan; where layer ids can be read two ways, with any of them, and a check that says so.
+    """The converter's plan; where layer ids can be read two ways, as vLLM reads them, and a check says so.
 
     Raises:
         StageError: the converter stops at something else.
@@ -94,7 +96,9 @@ def planned(kind: Kind, source: Source, options: Options) -> tuple[Plan, list[Ch
             raise
         hidden, fused = next(source.shape(name) for name in source.tensors if name.endswith("fc.weight"))
         count = fused // int(source.config.get("target_hidden_size") or hidden)
-        plan = kind.plan(source, replace(options, aux_layers=tuple(range(1, count + 1))))
+        written = {**source.config, **(source.config.get("eagle_config") or {})}.get(LAYERS_KEY)
+        ids = tuple(written or range(1, count + 1))
+        plan = kind.plan(source, replace(options, aux_layers=ids))
         return plan, [Check("layer ids can be told", False, error.message, "warning")]
 
 
@@ -107,7 +111,7 @@ def as_it_stands(kind: Kind, source: Source, plan: Plan) -> Iterator[Check]:
         prefixed = [name for name in source.tensors if name.startswith(("model.", "draft_model."))]
         yield Check("names as engines read them", not prefixed, ", ".join(prefixed[:3]) or "no prefix")
     for fate in plan.fields:
-        if fate.name == "eagle_aux_hidden_state_layer_ids" and "one was added" in fate.why:
+        if fate.name == LAYERS_KEY and "one was added" in fate.why:
             yield Check(
                 "layer ids as vLLM reads them", False, f"{fate.target} are meant: {fate.why}", "warning"
             )
