@@ -68,10 +68,11 @@ def _checked(folder: Path, verifier_dir: Path | None) -> list[Check]:
     if verifier_dir is not None:
         checks += _guarded(lambda: list(verifier_config_checks(document, verifier_dir)))
         depth = text_config(read_object(verifier_dir / CONFIG_NAME)).get("num_hidden_layers")
-    return checks + _guarded(lambda: _content(document, tensors, metadata, verifier_dir, depth))
+    return checks + _guarded(lambda: _content(folder, document, tensors, metadata, verifier_dir, depth))
 
 
 def _content(
+    folder: Path,
     document: dict[str, Any],
     tensors: Mapping[str, Stored],
     metadata: Mapping[str, str],
@@ -80,7 +81,7 @@ def _content(
 ) -> list[Check]:
     """The validator's checks of what vLLM will take the config to be, open flags and layers filled in."""
     full, _ = completed(document, depth or STAND_IN_DEPTH)
-    found = content_checks(full, tensors, verifier_dir)
+    found = content_checks(folder, full, tensors, verifier_dir)
     # ``open_flag_checks`` speaks of the document itself.
     found = [check for check in found if check.name != "flags explicit"]
     if verifier_dir is not None:
@@ -94,7 +95,7 @@ def _foreign(folder: Path, verifier_dir: Path | None) -> list[Check]:
     if foreign.plan is None:
         return foreign.checks
     document, pieces = foreign.plan.document, foreign.plan.pieces
-    checks = foreign.checks + content_checks(document, pieces, verifier_dir, "warning")
+    checks = foreign.checks + content_checks(folder, document, pieces, verifier_dir, "warning")
     if verifier_dir is not None:
         checks += layer_config_checks(document, verifier_dir)
     return checks

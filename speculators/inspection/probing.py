@@ -50,7 +50,24 @@ class Probed(NamedTuple):
             "nearest": [_shown(one) for one in result.tried[:SHOWN] if one.score is not None],
             "blame": self.blame.document() if self.blame else None,
             "served_as": self.alike.neighbour.change if self.alike else None,
+            "said": self.said,
         }
+
+    @property
+    def said(self) -> str:
+        """The blame in words, with what the neighbours tell of it."""
+        result, best = self.result, self.result.best
+        whose = f"{self.blame.half.capitalize()}: {self.blame.said}." if self.blame else "Not told."
+        tried = sum(one.score is not None for one in result.tried)
+        text = f"{whose} {tried} drafts one mistake away were tried on {result.tokens} tokens"
+        if self.alike:
+            text += f"; it is served as if {self.alike.neighbour.change}"
+        if best and best.score:
+            first = f"{best.score.first:.0%} of first tokens"
+            text += f"; {best.neighbour.change} guesses better ({first}): it was trained for that"
+        else:
+            text += "; none guesses better: the config is the one of the weights"
+        return text + "."
 
 
 def _shown(one: Tried) -> dict[str, Any]:

@@ -7,11 +7,8 @@ served low means export, configuration or engine.
 
 from __future__ import annotations
 
-<<<<<<< HEAD
-from functools import partial
-=======
 from collections.abc import Mapping
->>>>>>> 033ee4f (Probe a draft: try what is one mistake away, and split the blame between training and engine)
+from functools import partial
 from pathlib import Path
 from typing import Any
 

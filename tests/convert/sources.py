@@ -75,6 +75,14 @@ def nvidia(folder: Path, ids: tuple[int, ...] = (1, 5, 8)) -> Path:
     return write(folder, config, eagle3_tensors("layers.0"))
 
 
+def nemo(folder: Path, architecture: str = "LlamaEagle3DraftModel") -> Path:
+    """Its own class name, and every name under ``model.``."""
+    tensors = {f"model.{name}": tensor for name, tensor in eagle3_tensors("layers.0").items()}
+    config = {**LLAMA, "architectures": [architecture], "draft_vocab_size": DRAFT_VOCAB}
+    config["eagle_config"] = {"eagle_aux_hidden_state_layer_ids": [1, 5, 8], "use_aux_hidden_state": True}
+    return write(folder, config, tensors)
+
+
 def eagle1(folder: Path, **more: torch.Tensor) -> Path:
     torch.manual_seed(3)
     shapes = {

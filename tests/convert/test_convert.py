@@ -33,6 +33,7 @@ def written(source: Path) -> tuple[dict, dict[str, torch.Tensor]]:
 
 LAYOUTS: dict[str, Callable[[Path], Path]] = {
     "eagle3": sources.safeailab, "specforge": sources.specforge, "nvidia": sources.nvidia,
+    "nemo": sources.nemo,
 }  # fmt: skip
 
 

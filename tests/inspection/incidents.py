@@ -105,18 +105,6 @@ def deeper(depth: int, *ids: int) -> tuple[Callable[[Subject], None], Callable[[
     return verifier(num_hidden_layers=depth), config(**{IDS: list(ids)})
 
 
-def spelled(change: Callable[[str], str]) -> Callable[[Subject], None]:
-    """Every tensor under another name."""
-
-    def rename(subject: Subject) -> None:
-        found = load_file(subject.folder / "model.safetensors")
-        save_file(
-            {change(name): tensor for name, tensor in found.items()}, subject.folder / "model.safetensors"
-        )
-
-    return rename
-
-
 def padded_verifier(subject: Subject) -> None:
     """Embedding and head rows were padded to a round number after the draft was made."""
     path = subject.verifier / "model.safetensors"
@@ -154,10 +142,10 @@ INCIDENTS = (
     Incident("TorchSpec#38", "a random embed_tokens was saved; SGLang hides it",
              native(random_like("embed_tokens.weight")), "embed_tokens.weight is the verifier's"),
     Incident("NeMo Automodel#2841 (class)", "vLLM knew no class of the name that the trainer wrote",
-             foreign(sources.nvidia, config(architectures=["LlamaEagle3DraftModel"])),
-             "engine knows the class"),
+             foreign(sources.nemo), "engine knows the class"),
     Incident("NeMo Automodel#2841 (names)", "every tensor had a prefix that vLLM adds itself",
-             foreign(sources.specforge, spelled(lambda name: f"model.{name}")), "names as engines read them"),
+             foreign(lambda path: sources.nemo(path, "LlamaForCausalLMEagle3")),
+             "names as engines read them"),
     Incident("speculators#456, vLLM#43671", "layer outputs counted from zero, in the format: 45 % -> 10 %",
              native(*deeper(36, 1, 17, 32)), "layer id convention"),
     Incident("SGLang#25454, TorchSpec#87", "two conventions of layer ids, told apart by the first id",

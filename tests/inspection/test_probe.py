@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,16 +14,23 @@ import torch
 
 from speculators.checkpoint.vocabulary import from_offsets
 from speculators.cli.app import main
-from speculators.documents import canonical_json, write_json, write_jsonl
+from speculators.datagen.verifier import facts
+from speculators.documents import canonical_json, read_json, write_json, write_jsonl
+from speculators.executors.base import Step
+from speculators.executors.local import LocalExecutor
 from speculators.inspection.answers import BENCHMARK, TOKENS, answered
 from speculators.inspection.blame import EXPORT, TEXT, TRAINING, blame
 from speculators.inspection.neighbours import layer_ids
 from speculators.inspection.probe import Texts, finding
 from speculators.inspection.probing import probe_draft, whole_draft
+from speculators.serving.environment import engine_environment
+from speculators.stages.documents import StageInput, write_output
 from speculators.stages.replay import differs
 from tests.benchmark.conftest import document, spec
 from tests.inspection.faults import IDS, Subject, config, forget, layer, permuted_fc, random_like, tensors
 from tests.inspection.trained import learnt
+from tests.models.words import ENGINE_ARGS, ENGINE_ENV
+from tests.needs import needing
 
 # It trains: the rest of the tests of this room need no trained draft.
 pytestmark = pytest.mark.integration
@@ -107,6 +115,8 @@ def test_what_is_served_as_another_layer_is_blamed_on_the_engine_and_named(world
     assert again.alike is not None
     assert again.alike.neighbour.change == f"{IDS} [0, 1, 2]"
     assert "from the first position on" in again.blame.said
+    said = again.document()["said"]
+    assert f"it is served as if {IDS} [0, 1, 2]; none guesses better" in said
 
 
 def write_run(folder: Path, world: World, *accepted: int) -> Path:
@@ -116,6 +126,7 @@ def write_run(folder: Path, world: World, *accepted: int) -> Path:
             "id": one.id,
             "prompt_token_ids": one.token_ids[: one.prompt_tokens].tolist(),
             "output_token_ids": one.token_ids[one.prompt_tokens :].tolist(),
+            "looping": False,
         }
         for one in world.texts.documents
     ]
@@ -142,6 +153,27 @@ def test_the_command_line_probes_on_a_run_and_splits_the_blame(
     report = json.loads(capsys.readouterr().out)
     assert report["findings"][0]["name"] == "a neighbour drafts better"
     assert report["probe"]["best"]["change"] == f"{IDS} [1, 2, 3]"
+
+
+@needing("vllm")
+def test_a_run_whose_prediction_was_missed_probes_itself(world: World, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", world, 5, 0)
+    inputs = {"verifier": tmp_path / "verifier", "package": tmp_path / "package", "benchmark": run / "bench"}
+    shutil.copytree(world.verifier, inputs["verifier"] / "model")
+    shutil.copytree(world.draft, inputs["package"] / "model")
+    known = {"facts": facts(world.verifier, trust_remote_code=False), "trust_remote_code": False}
+    write_output(StageInput("verifier", {}, {}, {}, inputs["verifier"]), known, 0.0)
+    step = StageInput("replay", {"engine": {"args": ENGINE_ARGS}}, inputs, {}, tmp_path / "replay")
+    write_json(tmp_path / "input.json", step.document())
+    argv = [sys.executable, "-m", "speculators.stages", str(tmp_path / "input.json")]
+    log = tmp_path / "replay.log"
+    done = LocalExecutor().run(Step("replay", argv, engine_environment(ENGINE_ENV), log))
+    assert done.exit_code == 0, log.read_text()[-4000:]
+    probed = read_json(tmp_path / "replay" / "replay.json")["probe"]
+    assert probed["blame"]["half"] == EXPORT
+    assert probed["best"] is None  # on the states that vLLM captured too, the config is the weights'
+    assert probed["neighbours"] > 12
+    assert probed["first"] > 0.7
 
 
 def test_a_verifier_is_asked_where_no_run_is_given(world: World) -> None:
