@@ -95,8 +95,11 @@ def _probed(
     from speculators.inspection.probing import named_verifier, probe_draft
 
     verifier = named_verifier(folder, verifier_dir)
-    texts = answered(verifier) if run is None else of_run(run, verifier)
-    probed = probe_draft(folder, verifier, texts, None if run is None else served_by(run))
+    if run is None:
+        probed = probe_draft(folder, verifier, answered(verifier))
+    else:
+        served = served_by(run)
+        probed = probe_draft(folder, verifier, of_run(run, verifier), served.figures, served.tokens)
     one = finding(probed.result)
     return (found if one is None else found._replace(findings=[one, *found.findings])), probed
 

@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -88,8 +88,15 @@ def of_run(run: Path, verifier_dir: Path) -> Texts:
     return _with_states(reference_model(verifier_dir), documents[:MOST_DOCUMENTS])
 
 
-def served_by(run: Path) -> dict[str, Any] | None:
-    """Acceptance figures of the run's draft as it was served; None where they were not counted.
+class Served(NamedTuple):
+    """Acceptance figures of a run's draft, None where they were not counted; ``tokens``: of each draft."""
+
+    figures: dict[str, Any] | None
+    tokens: int
+
+
+def served_by(run: Path) -> Served:
+    """How the run's draft was served.
 
     Raises:
         RecipeError: the run has no benchmark.
@@ -100,8 +107,8 @@ def served_by(run: Path) -> dict[str, Any] | None:
             hint="name the folder of a finished run, such as runs/NAME/latest",
             rule="no-run",
         )
-    served: dict[str, Any] | None = summarise(read_json(run / BENCHMARK)["result"])["acceptance"]["served"]
-    return served
+    benchmark = read_json(run / BENCHMARK)["result"]
+    return Served(summarise(benchmark)["acceptance"]["served"], benchmark["speculation"]["tokens"])
 
 
 def require_memory(verifier_dir: Path) -> None:

@@ -20,10 +20,7 @@ EXPORT, TRAINING, TEXT = "export or engine", "data or training", "another text"
 
 
 class Blame(NamedTuple):
-    """``half``: #: Below this rate a position is too rare for its relative difference to say much.
-    RARE = 0.2
-
-    EXPORT, TRAINING, or TEXT where served is above what was guessed."""
+    """``half``: EXPORT, TRAINING, or TEXT where served is above what was guessed."""
 
     half: str
     said: str

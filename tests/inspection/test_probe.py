@@ -142,12 +142,12 @@ def write_run(folder: Path, world: World, *accepted: int) -> Path:
 def test_the_command_line_probes_on_a_run_and_splits_the_blame(
     world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = write_run(tmp_path / "run", world, 5, 0, 0)
+    run = write_run(tmp_path / "run", world, 5, 0)
     assert main(["inspect", str(world.draft), "--probe", "--run", str(run)]) == 0
     said = capsys.readouterr().out
     assert "probe: 12 answers, 453 tokens" in said
     assert "no neighbour guesses better" in said
-    assert "blame: export or engine: it guesses 3." in said
+    assert "blame: export or engine: it guesses 2." in said
     wrong = broken(world, tmp_path / "wrong", config(**{IDS: [2, 3, 4]}))
     assert main(["inspect", str(wrong), "--run", str(run), "--json"]) == 6
     report = json.loads(capsys.readouterr().out)
