@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from speculators.checkpoint.check import Check
 from speculators.checkpoint.config import CONFIG_NAME, completed
 from speculators.checkpoint.model import read_object, weights_of
-from speculators.checkpoint.trained_as import TRAINED_AS
+from speculators.checkpoint.trained_as import DIGESTS
 from speculators.checkpoint.validate import content_checks, file_checks
 from speculators.checkpoint.verifier_layout import text_config
 from speculators.checkpoint.weights_file import Stored, read_header
@@ -85,7 +85,7 @@ def _content(
     # ``open_flag_checks`` speaks of the document itself.
     found = [check for check in found if check.name != "flags explicit"]
     if verifier_dir is not None:
-        found = ends_together(found, tensors, verifier_dir, full, recorded=TRAINED_AS in metadata)
+        found = ends_together(found, tensors, verifier_dir, full, recorded=DIGESTS in metadata)
     return found
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from speculators.convert.run import Request, convert
 from speculators.inspection.draft import inspect_draft
 from speculators.inspection.findings import CAUSES
 from tests.convert import sources
@@ -39,6 +40,16 @@ WHOLE = {
 def test_before_it_was_broken_nothing_was_wrong(layout: str, tmp_path: Path) -> None:
     subject: Subject = WHOLE[layout](tmp_path)
     assert inspect_draft(subject.folder, subject.verifier).defects == []
+
+
+def test_a_converted_draft_may_keep_the_head_that_its_trainer_trained(tmp_path: Path) -> None:
+    subject = foreign(sources.safeailab)(tmp_path)
+    convert(Request(str(subject.folder), str(subject.verifier)), tmp_path / "new")
+    found = inspect_draft(tmp_path / "new", subject.verifier)
+    assert [one.name for one in found.findings if "lm_head" in one.name] == [
+        "lm_head.weight is the verifier's"
+    ]
+    assert found.defects == []
 
 
 @pytest.mark.parametrize("name", PUBLIC)
