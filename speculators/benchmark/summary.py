@@ -167,6 +167,8 @@ def _acceptance(pairs: list[Pair], calm: list[Pair], replay: dict[str, Any] | No
         "predicted": predicted,
         "predicted_without_looping": predicted_calm,
         "not_predicted": (replay or {}).get("not_predicted", "" if predicted else "the replay did not run"),
+        "probe": (replay or {}).get("probe"),
+        "not_probed": (replay or {}).get("not_probed", ""),
         "difference": _difference(served, predicted),
         "difference_without_looping": _difference(served_calm, predicted_calm),
     }

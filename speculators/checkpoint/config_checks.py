@@ -102,7 +102,8 @@ def layer_checks(layer: Mapping[str, Any], known: Format) -> Iterator[Check]:
     yield Check("activation", layer.get("hidden_act") == "silu", f"hidden_act is {layer.get('hidden_act')!r}")
     theta = (layer.get("rope_parameters") or {}).get("rope_theta") or layer.get("rope_theta")
     # A null rope_scaling overwrites rope_parameters in transformers 5; without either the base is 10000.
-    null_scaling = "rope_scaling" in layer and layer["rope_scaling"] is None
+    # Beside the older rope_theta it says what it means: no scaling.
+    null_scaling = bool(layer.get("rope_parameters")) and layer.get("rope_scaling", 0) is None
     yield Check("RoPE written", theta is not None and not null_scaling, f"rope_theta {theta}")
     types = layer.get("layer_types")
     count = layer.get("num_hidden_layers")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from speculators.checkpoint.format import Document, Format
@@ -28,6 +29,14 @@ class Eagle3Config(DraftConfig):
     def faults(self) -> dict[str, bool]:
         both = {"norm_before_fc and fc_norm exclude each other": self.norm_before_fc and self.fc_norm}
         return super().faults() | aux_layers_fault(self) | both
+
+
+def shown_flags(names: Collection[str]) -> dict[str, bool]:
+    """The norm flags that leave a tensor, as a draft with tensors of these names must have them."""
+    return {
+        "norm_before_fc": "input_norm.weight" in names,
+        "fc_norm": any(name.startswith("fc_norm.") for name in names),
+    }
 
 
 def tensors(document: Document) -> Layout:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file
@@ -45,14 +46,28 @@ def read_checkpoint(
     document = read_json(folder / CONFIG_NAME)
     if verifier_layers is not None:
         document, _ = completed(document, verifier_layers)
-    config = from_document(document)
     files = sorted(folder.glob("*.safetensors"))
     if len(files) != 1:
         raise StageError(f"{folder}: {len(files)} safetensors files, expected one", rule="draft-weights")
-    tensors = {canonical_name(name): tensor for name, tensor in load_file(files[0]).items()}
+    return loaded_draft(document, load_file(files[0]), dtype, str(files[0]))
+
+
+def loaded_draft(
+    document: Mapping[str, Any],
+    tensors: Mapping[str, torch.Tensor],
+    dtype: torch.dtype = torch.float32,
+    place: str = "the draft",
+) -> LoadedDraft:
+    """The draft that a complete config and its tensors make.
+
+    Raises:
+        StageError: a tensor is missing, or the draft is of a kind that our own model does not compute.
+    """
+    config = from_document(document)
+    tensors = {canonical_name(name): tensor for name, tensor in tensors.items()}
     missing = sorted(format_of(config).tensors(document).required.keys() - tensors.keys())
     if missing:
-        raise StageError(f"{files[0]}: no tensor {', '.join(missing)}", rule="draft-weights")
+        raise StageError(f"{place}: no tensor {', '.join(missing)}", rule="draft-weights")
     kind = document["speculators_model_type"]
     draft = ARCHITECTURES[kind].load().model(config).to(dtype)
     draft.load_state_dict({name: tensors[name].to(dtype) for name in draft.state_dict()})

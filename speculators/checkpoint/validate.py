@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from speculators.checkpoint.check import Check, failures
 from speculators.checkpoint.config import CONFIG_NAME, stored_format
@@ -29,8 +28,9 @@ from speculators.checkpoint.tensors import (
 )
 from speculators.checkpoint.tokenizer import recorded_tokenizer, token_differences, tokenizer_of
 from speculators.checkpoint.verifier_layout import text_config
-from speculators.checkpoint.verifier_weights import VerifierWeights, load_verifier_weights, read_tensor
+from speculators.checkpoint.verifier_weights import VerifierWeights, load_verifier_weights
 from speculators.checkpoint.vocabulary import from_offsets
+from speculators.checkpoint.weights_file import described, mapped, read_header
 from speculators.documents import read_json
 from speculators.errors import StageError
 
@@ -41,17 +41,19 @@ NEAR = 0.4
 
 
 class Subject(NamedTuple):
-    """What is checked: a folder, its config, and its weight file's header."""
+    """What is checked: a config and its tensors by their canonical names, and the folder they are from."""
 
     folder: Path
     format: Format
-    document: dict[str, Any]
-    weights: Path
-    shapes: dict[str, Shape]
-    stored_names: dict[str, str]  # canonical tensor name -> name in the file
+    document: Mapping[str, Any]
+    pieces: dict[str, Any]  # weights_file.Stored or torch.Tensor
+
+    @property
+    def shapes(self) -> dict[str, Shape]:
+        return {name: described(piece)[1] for name, piece in self.pieces.items()}
 
     def tensor(self, name: str) -> torch.Tensor:
-        return read_tensor(self.weights, self.stored_names[name])
+        return mapped(self.pieces[name])
 
 
 def validate(folder: Path, verifier_dir: Path | None = None, *, own_ends: bool = False) -> list[Check]:
@@ -64,28 +66,45 @@ def validate(folder: Path, verifier_dir: Path | None = None, *, own_ends: bool =
     checks = list(file_checks(folder))
     if failures(checks):
         return checks
-    document = read_json(folder / CONFIG_NAME)
-    checks += config_checks(document)
+    (weights,) = folder.glob("*.safetensors")
+    pieces, _ = read_header(weights)
+    severity = "warning" if own_ends else "error"
+    return checks + content_checks(folder, read_json(folder / CONFIG_NAME), pieces, verifier_dir, severity)
+
+
+def content_checks(
+    folder: Path,
+    document: Mapping[str, Any],
+    pieces: Mapping[str, Any],
+    verifier_dir: Path | None = None,
+    severity: str = "error",
+) -> list[Check]:
+    """The checks of a config and its tensors (``weights_file.Stored`` or torch's), as made of ``folder``.
+
+    ``severity``: of an embedding or head that is not the verifier's.
+    """
+    checks = list(config_checks(document))
     known = stored_format(document)
     if failures(checks) or known is None:
         return checks
-    subject = subject_of(folder, document, known)
+    subject = Subject(folder, known, document, by_canonical_name(pieces))
     checks += shape_checks(subject)
     if failures(checks):
         return checks
     checks += value_checks(subject)
     if verifier_dir is not None and not failures(checks):
-        checks += verifier_checks(subject, verifier_dir, "warning" if own_ends else "error")
+        checks += verifier_checks(subject, verifier_dir, severity)
     return checks
 
 
-def subject_of(folder: Path, document: dict[str, Any], known: Format) -> Subject:
+def subject_of(folder: Path, document: Mapping[str, Any], known: Format) -> Subject:
     """The checkpoint in ``folder``, whose files have been found readable."""
     (weights,) = folder.glob("*.safetensors")
-    with safe_open(weights, framework="pt") as file:
-        stored = {canonical_name(name): name for name in list(file.keys())}
-        shapes = {name: tuple(file.get_slice(key).get_shape()) for name, key in stored.items()}
-    return Subject(folder, known, document, weights, shapes, stored)
+    return Subject(folder, known, document, by_canonical_name(read_header(weights)[0]))
+
+
+def by_canonical_name(pieces: Mapping[str, Any]) -> dict[str, Any]:
+    return {canonical_name(name): piece for name, piece in pieces.items()}
 
 
 def file_checks(folder: Path) -> Iterator[Check]:
@@ -97,10 +116,9 @@ def file_checks(folder: Path) -> Iterator[Check]:
     yield Check("no Python file", not code, ", ".join(code) or "none")
     for name in weights:
         try:
-            with safe_open(folder / name, framework="pt") as file:
-                yield Check("weights readable", True, f"{name}: {len(list(file.keys()))} tensors")
-        except SafetensorError as error:
-            yield Check("weights readable", False, f"{name}: {error}")
+            yield Check("weights readable", True, f"{name}: {len(read_header(folder / name)[0])} tensors")
+        except StageError as error:
+            yield Check("weights readable", False, error.message)
     try:
         document = read_json(folder / CONFIG_NAME)
     except (OSError, JSONDecodeError) as error:

@@ -227,3 +227,16 @@ def load_stored(piece: Stored) -> torch.Tensor:
     if not data:
         return torch.empty(piece.shape, dtype=types[piece.dtype])
     return torch.frombuffer(data, dtype=types[piece.dtype]).reshape(piece.shape)
+
+
+def mapped(piece: Stored | torch.Tensor) -> torch.Tensor:
+    """The tensor as pages of its file: reading it once takes no memory that the system cannot take back."""
+    import torch
+
+    if not isinstance(piece, Stored):
+        return piece
+    types = {name: dtype for dtype, name in torch_names().items()}
+    if piece.dtype not in types or piece.start % SIZES[piece.dtype]:
+        return load_stored(piece)  # refuses the type, or copies what does not lie as a processor wants it
+    raw = torch.from_file(str(piece.path), shared=False, size=piece.end, dtype=torch.uint8)
+    return raw[piece.start :].view(types[piece.dtype]).reshape(piece.shape)

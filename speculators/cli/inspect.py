@@ -12,6 +12,7 @@ from speculators.errors import EXIT_DEFECT
 
 if TYPE_CHECKING:
     from speculators.inspection.draft import Inspection
+    from speculators.inspection.probing import Probed
 
 REPORT_SCHEMA = "speculators/inspect/v1"
 
@@ -26,6 +27,18 @@ def inspect(
         Path | None,
         typer.Option("--fix", metavar="NEW", help="Write a draft with the unambiguous mended to NEW."),
     ] = None,
+    probe: Annotated[
+        bool,
+        typer.Option(
+            "--probe", help="Let it guess what its verifier says, and try what is one mistake away."
+        ),
+    ] = False,
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            "--run", metavar="RUN", help="With --probe: on this run's answers, against what it served."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> int:
     """Look for what makes a draft load and serve without a word, and badly.
@@ -34,10 +47,18 @@ def inspect(
     Each finding says what it costs, how sure it is and how to mend it. Exit code
     6 when there is a defect; with --fix, of the mended draft.
 
+    --probe runs draft and verifier in plain PyTorch on the CPU: layer ids off by
+    one, flipped norm flags, other RoPE, another reading of the vocabulary map or
+    another order of fc are tried, and the one that restores accuracy is named.
+    With --run it also says which half is at fault: export and engine, or data
+    and training.
+
     \b
     Examples:
       speculators inspect runs/latest/model --verifier models/llama-3.1-8b
       speculators inspect draft --fix mended --json
+      speculators inspect draft --verifier models/llama-3.1-8b --probe
+      speculators inspect runs/latest/model --probe --run runs/latest
     """
     from speculators.checkpoint.location import local_folder
     from speculators.inspection.draft import inspect_draft
@@ -45,18 +66,66 @@ def inspect(
 
     folder = local_folder(draft)
     verifier_dir = None if verifier is None else local_folder(verifier)
-    found, mended = inspect_draft(folder, verifier_dir), None
+    found, mended, probed = inspect_draft(folder, verifier_dir), None, None
+    if probe or run is not None:
+        found, probed = _probed(found, folder, verifier_dir, run)
     if fix is not None:
         mended = mend(folder, fix, verifier_dir)
         after = inspect_draft(fix, verifier_dir)
     if as_json:
-        typer.echo(json.dumps(_document(found, mended, after if fix else None), indent=2, ensure_ascii=False))
+        typer.echo(
+            json.dumps(_document(found, mended, after if fix else None, probed), indent=2, ensure_ascii=False)
+        )
     else:
         typer.echo(_text(found, draft))
+        if probed is not None:
+            typer.echo(_probe_text(probed))
         if fix is not None:
             typer.echo("\n".join(f"mended: {note}" for note in mended or ["nothing"]))
             typer.echo(_text(after, str(fix)))
     return EXIT_DEFECT if (after if fix else found).defects else 0
+
+
+def _probed(
+    found: Inspection, folder: Path, verifier_dir: Path | None, run: Path | None
+) -> tuple[Inspection, Probed]:
+    """The findings with the probe's among them, and the probe."""
+    from speculators.inspection.answers import answered, of_run, served_by
+    from speculators.inspection.probe import finding
+    from speculators.inspection.probing import named_verifier, probe_draft
+
+    verifier = named_verifier(folder, verifier_dir)
+    if run is None:
+        probed = probe_draft(folder, verifier, answered(verifier))
+    else:
+        served = served_by(run)
+        probed = probe_draft(folder, verifier, of_run(run, verifier), served.figures, served.tokens)
+    one = finding(probed.result)
+    return (found if one is None else found._replace(findings=[one, *found.findings])), probed
+
+
+def _probe_text(probed: Probed) -> str:
+    """What was tried on what, and what came of it."""
+    document = probed.document()
+    lines = [
+        f"probe: {document['texts']} answers, {document['tokens']} tokens, {document['seconds']} s; "
+        f"states by transformers in float32; {document['neighbours']} neighbours tried"
+    ]
+    if document["first"] is None:
+        lines.append(f"       it cannot guess as it stands: {document['not_guessed']}")
+    else:
+        rates = ", ".join(f"{rate:.2f}" for rate in document["per_position"] or ())
+        lines.append(
+            f"       guesses {document['first']:.0%} of first tokens; acceptance length "
+            f"{document['acceptance_length'] or 0:.2f} ({rates})"
+        )
+    if document["best"] is None:
+        lines.append("       no neighbour guesses better")
+    if probed.blame is not None:
+        lines.append(f"blame: {probed.blame.half}: {probed.blame.said}")
+    if document["served_as"]:
+        lines.append(f"       served as if: {document['served_as']}")
+    return "\n".join(lines)
 
 
 def _text(found: Inspection, name: str) -> str:
@@ -69,12 +138,15 @@ def _text(found: Inspection, name: str) -> str:
     return "\n".join([*lines, f"{name}: {verdict}, {len(found.passed)} checks passed"])
 
 
-def _document(found: Inspection, mended: list[str] | None, after: Inspection | None) -> dict[str, Any]:
+def _document(
+    found: Inspection, mended: list[str] | None, after: Inspection | None, probed: Probed | None
+) -> dict[str, Any]:
     return {
         "schema": REPORT_SCHEMA,
         "defect": bool(found.defects),
         "findings": [one._asdict() for one in found.findings],
         "passed": found.passed,
         "mended": mended,
+        "probe": None if probed is None else probed.document(),
         "left": None if after is None else [one._asdict() for one in after.findings],
     }

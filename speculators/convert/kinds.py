@@ -56,6 +56,12 @@ def _nvidia(source: Source) -> str | None:
     return f"its config has {', '.join(found)}" if found and _is_eagle3(source) else None
 
 
+def _nemo(source: Source) -> str | None:
+    if not _is_eagle3(source) or not _architecture(source).startswith("LlamaEagle3"):
+        return None
+    return f"its architecture is {_architecture(source)}, as NeMo Automodel writes it"
+
+
 def _specforge(source: Source) -> str | None:
     if not _is_eagle3(source) or _architecture(source) != "LlamaForCausalLMEagle3":
         return None
@@ -82,7 +88,8 @@ KINDS = {
     for kind in (
         Kind("mtp", "a verifier with a native MTP head", "speculators.convert.mtp", _mtp),
         Kind("dflash", "z-lab DFlash", "speculators.convert.dflash", _dflash),
-        Kind("nvidia", "NVIDIA ModelOpt or NeMo EAGLE-3", EAGLE3, _nvidia),
+        Kind("nvidia", "NVIDIA ModelOpt EAGLE-3", EAGLE3, _nvidia),
+        Kind("nemo", "NVIDIA NeMo Automodel EAGLE-3", EAGLE3, _nemo),
         Kind("specforge", "SpecForge EAGLE-3", EAGLE3, _specforge),
         Kind("torchspec", "TorchSpec EAGLE-3", EAGLE3, _specforge),
         Kind("eagle3", "SafeAILab EAGLE-3", EAGLE3, _eagle3),

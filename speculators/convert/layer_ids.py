@@ -61,4 +61,4 @@ def undecided(place: str, problem: str) -> StageError:
         "say which: --aux-layers A,B,C counts decoder layers before the state (0 = embeddings); "
         "the producer's documentation or 'speculators inspect DIR --probe' tells"
     )
-    return StageError(f"{place}: {problem}", hint=hint, rule="layer-ids")
+    return StageError(f"{place}: {problem}", hint=hint, rule="layer-id-convention")

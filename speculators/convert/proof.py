@@ -10,9 +10,11 @@ import torch
 
 from speculators.checkpoint.model import SpeculatorModel
 from speculators.checkpoint.read import read_checkpoint
+from speculators.checkpoint.verifier_layout import text_config
 from speculators.checkpoint.weights_file import Stored, load_stored
 from speculators.convert import forward
 from speculators.convert.eagle.eagle3 import FLAGS, target_name
+from speculators.convert.forward_mtp import EXTRACTED, NATIVE, mtp_states
 from speculators.convert.source import Source
 from speculators.convert.vocabulary_map import read_map
 from speculators.errors import StageError
@@ -34,7 +36,7 @@ class Proof(NamedTuple):
 
 
 def prove(kind: str, source: Source, converted: Path) -> Proof | None:
-    """Run both forwards; None where this kind has no plain forward (``mtp``).
+    """Run both forwards; None where this kind has no plain forward.
 
     Raises:
         StageError: they differ.
@@ -170,4 +172,25 @@ def prove_dflash(source: Source, model: SpeculatorModel) -> Proof:
     return difference("plain DFlash forward in both layouts", [was], [now])
 
 
-PROOFS = {"eagle3": prove_eagle3, "eagle": prove_eagle, "dflash": prove_dflash}
+def prove_mtp(source: Source, model: SpeculatorModel) -> Proof:
+    """The head's states inside its verifier against those outside, on random states.
+
+    Raises:
+        StageError: the head lacks a tensor.
+    """
+    config = text_config(source.config)
+    hidden = int(config["hidden_size"])
+    states, embedded = random(ROWS, hidden), random(ROWS, hidden + 1)[:, :hidden]
+    try:
+        was = mtp_states(source_weights(source), NATIVE, config, states, embedded)
+        now = mtp_states(model_weights(model), EXTRACTED, config, states, embedded)
+    except KeyError as error:
+        raise StageError(
+            f"{source.folder}: the head has no tensor {error.args[0]}",
+            hint="it is incomplete, or of a family other than Qwen3-Next and Qwen3.5",
+            rule="source-tensors",
+        ) from error
+    return difference("plain MTP forward in both layouts", [was], [now])
+
+
+PROOFS = {"eagle3": prove_eagle3, "eagle": prove_eagle, "dflash": prove_dflash, "mtp": prove_mtp}

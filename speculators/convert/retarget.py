@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from speculators.checkpoint.check import Check, failures
 from speculators.checkpoint.config import CONFIG_NAME, stored_format
 from speculators.checkpoint.location import WANTED, local_folder
-from speculators.checkpoint.model import new_folder, read_object
+from speculators.checkpoint.model import new_folder, read_object, weights_of
 from speculators.checkpoint.rope import rope_differences, rope_parameters
 from speculators.checkpoint.tokenizer import SMALL_FILES, Tokenizer, recorded_tokenizer, tokenizer_of
 from speculators.checkpoint.validate import (
@@ -78,7 +78,7 @@ def retarget(draft: Path, verifier: str, target: Path, trained_for: str | None =
     named = copy.deepcopy(document)
     tokenizer = trained_tokenizer(subject, original)
     named["speculators_config"]["verifier"] = renamed(before, verifier, given, tokenizer)
-    tensors, metadata = read_header(subject.weights)
+    tensors, metadata = read_header(weights_of(draft))
     with new_folder(target) as partial:
         for path in sorted(draft.iterdir()):
             if path.is_file() and path.suffix in COMPANIONS and path.name != CONFIG_NAME:

@@ -114,11 +114,20 @@ def references(
     Raises:
         StageError: the architecture has no final norm where transformers keeps it.
     """
+    yield from states_of(reference_model(model_dir, trust_remote_code=trust_remote_code), documents)
+
+
+def reference_model(model_dir: Path, *, trust_remote_code: bool = False) -> Any:
+    """The verifier by transformers, in float32 and not to be trained."""
     from transformers import AutoModelForCausalLM
 
-    model: Any = AutoModelForCausalLM.from_pretrained(
+    return AutoModelForCausalLM.from_pretrained(
         model_dir, dtype=torch.float32, trust_remote_code=trust_remote_code
     ).eval()
+
+
+def states_of(model: Any, documents: Sequence[Document]) -> Iterator[Reference]:
+    """``references`` of a model that is loaded."""
     norm = getattr(model.get_decoder(), "norm", None)
     if norm is None:
         raise StageError(f"probe: {type(model).__name__} has no final norm to look before", rule="probe")

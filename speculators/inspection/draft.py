@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from speculators.checkpoint.check import Check
-from speculators.checkpoint.config import CONFIG_NAME
+from speculators.checkpoint.config import CONFIG_NAME, completed
 from speculators.checkpoint.model import read_object, weights_of
-from speculators.checkpoint.validate import validate
-from speculators.checkpoint.weights_file import read_header
+from speculators.checkpoint.trained_as import DIGESTS
+from speculators.checkpoint.validate import content_checks, file_checks
+from speculators.checkpoint.verifier_layout import text_config
+from speculators.checkpoint.weights_file import Stored, read_header
 from speculators.errors import StageError
 from speculators.inspection.findings import Finding, finding
-from speculators.inspection.static_checks import ends_together, own_checks, verifier_config_checks
+from speculators.inspection.foreign import read_foreign
+from speculators.inspection.static_checks import (
+    ends_together,
+    layer_config_checks,
+    own_checks,
+    verifier_config_checks,
+)
+
+#: Any of them makes a config one of the speculators format, for engines too.
+FORMAT_KEYS = {"speculators_config", "speculators_model_type"}
+#: Where nothing says how deep the verifier is, the ids that it would settle are not looked at either.
+STAND_IN_DEPTH = 12
 
 
 class Inspection(NamedTuple):
@@ -32,25 +45,64 @@ def inspect_draft(folder: Path, verifier_dir: Path | None = None) -> Inspection:
 
     A folder that cannot be read is a finding, not an error.
     """
-    checks: list[Check] = []
-    try:
-        document, weights = read_object(folder / CONFIG_NAME), weights_of(folder)
-        tensors, metadata = read_header(weights)
-        checks += own_checks(document, tensors, metadata)
-        if verifier_dir is not None:
-            checks += verifier_config_checks(document, verifier_dir)
-    except StageError:  # the validator says what is wrong with the files
-        tensors, document = {}, {}
-    found = _guarded(lambda: validate(folder, verifier_dir))
-    if verifier_dir is not None and tensors:
-        found = ends_together(found, tensors, verifier_dir, document)
-    checks += found
+    checks = _guarded(lambda: _checked(folder, verifier_dir))
     failed = [check for check in checks if not check.ok]
     return Inspection(_findings(failed), [check.name for check in checks if check.ok])
 
 
+def _checked(folder: Path, verifier_dir: Path | None) -> list[Check]:
+    """Every check that the files allow, in the layout that they are in."""
+    try:
+        document = read_object(folder / CONFIG_NAME)
+    except StageError:  # the file checks say what is wrong with it
+        return list(file_checks(folder))
+    if not FORMAT_KEYS & document.keys():
+        return _foreign(folder, verifier_dir)
+    checks = list(file_checks(folder))
+    try:
+        tensors, metadata = read_header(weights_of(folder))
+    except StageError:
+        return checks
+    checks += _guarded(lambda: list(own_checks(document, tensors, metadata)))
+    depth = None
+    if verifier_dir is not None:
+        checks += _guarded(lambda: list(verifier_config_checks(document, verifier_dir)))
+        depth = text_config(read_object(verifier_dir / CONFIG_NAME)).get("num_hidden_layers")
+    return checks + _guarded(lambda: _content(folder, document, tensors, metadata, verifier_dir, depth))
+
+
+def _content(
+    folder: Path,
+    document: dict[str, Any],
+    tensors: Mapping[str, Stored],
+    metadata: Mapping[str, str],
+    verifier_dir: Path | None,
+    depth: int | None,
+) -> list[Check]:
+    """The validator's checks of what vLLM will take the config to be, open flags and layers filled in."""
+    full, _ = completed(document, depth or STAND_IN_DEPTH)
+    found = content_checks(folder, full, tensors, verifier_dir)
+    # ``open_flag_checks`` speaks of the document itself.
+    found = [check for check in found if check.name != "flags explicit"]
+    if verifier_dir is not None:
+        found = ends_together(found, tensors, verifier_dir, full, recorded=DIGESTS in metadata)
+    return found
+
+
+def _foreign(folder: Path, verifier_dir: Path | None) -> list[Check]:
+    """A draft in another trainer's layout; its ends may be trained, as these trainers do."""
+    foreign = read_foreign(folder, verifier_dir)
+    if foreign.plan is None:
+        return foreign.checks
+    document, pieces = foreign.plan.document, foreign.plan.pieces
+    checks = foreign.checks + content_checks(folder, document, pieces, verifier_dir, "warning")
+    if verifier_dir is not None:
+        checks += layer_config_checks(document, verifier_dir)
+    return checks
+
+
 def _guarded(run: Callable[[], list[Check]]) -> list[Check]:
-    """A stranger's config may hold anything; what the validator trips over is a defect of the config."""
+    """A stranger's config may hold anything; what a check trips over is a defect of the config."""
     try:
         return run()
     except (KeyError, TypeError, AttributeError, ValueError, IndexError, RecursionError) as error:

@@ -46,8 +46,12 @@ CAUSES = {
         "keep the model's file only (--fix keeps model.safetensors)",
     ),
     "no Python file": Cause(
-        "D8", "a checkpoint must not bring code; loaders that trust it would run it",
-        "remove it (--fix leaves it out)",
+        "D8", "a checkpoint must not bring code; loaders that trust it would run it, engines do not read it",
+        "remove it (--fix leaves it out)", POSSIBLE,
+    ),
+    "no code named": Cause(
+        "D8", "auto_map points at code; loaders that trust it would run it, engines do not read it",
+        "remove the key (--fix does)",
     ),
     "weights readable": Cause("D12", "the file is truncated or no safetensors", "copy or download it again"),
     "config readable": Cause("D12", "the config is no JSON object", "copy or download it again"),
@@ -61,6 +65,48 @@ CAUSES = {
     ),
     "proposal and verifier named": Cause(
         "D11", "vLLM takes method, number of tokens and verifier from this block only", "write the block",
+    ),
+    "algorithm as tensors show": Cause(
+        "D11", "engines choose what they compute by this name: EAGLE-3 served as EAGLE has an acceptance "
+        "length of exactly 1.0", "write the algorithm that the tensors are of",
+    ),
+    "engine knows the class": Cause(
+        "D11", "vLLM looks a draft's class up by this name, and stops at one it does not know",
+        "convert the draft: speculators convert SOURCE --to DIR",
+    ),
+    "names as engines read them": Cause(
+        "D11", "vLLM puts model. before every name itself, and stops at one that has it already",
+        "convert the draft: speculators convert SOURCE --to DIR",
+    ),
+    "layout complete": Cause("D11", "the layout is told, but not all of it is there", "export again"),
+    "vocabulary map readable": Cause(
+        "D3", "which tokens the draft says cannot be told; a wrong map gives an acceptance near 0",
+        "get the map from whoever trained the draft",
+    ),
+    "d2t holds offsets": Cause(
+        "D3", "absolute ids: engines that load this file read offsets, and draft other tokens",
+        "convert the draft: speculators convert SOURCE --to DIR",
+    ),
+    "layer ids can be told": Cause(
+        "D2", "two conventions are in use and the ids fit neither's default; one layer off cost 45 % -> 10 % "
+        "at the first position", "inspect DIR --probe --verifier MODEL measures it", POSSIBLE,
+    ),
+    "layer ids as vLLM reads them": Cause(
+        "D2", "these are layer outputs counted from zero; SGLang adds one, vLLM takes them as they are and "
+        "captures each state one layer early", "convert the draft for vLLM: speculators convert", POSSIBLE,
+    ),
+    "aux layers fit fc": Cause("D1", "fc's columns meet other layers than in training", "correct the ids"),
+    "MTP head is there": Cause(
+        "D8", "engines do not notice: the head stays uninitialised memory, acceptance is 0",
+        "use a release that has the head, or stitch one in",
+    ),
+    "aux layers written": Cause(
+        "D1", "engines guess 2, N / 2, N - 3; a draft of other layers fell to an acceptance length of 1.04",
+        "write the ids (--fix with --verifier writes the engines' default)",
+    ),
+    "reaches as far as its verifier": Cause(
+        "D6", "drafts behind what was trained are worse or end; older vLLM crashed there",
+        "right if requests stay shorter; else train on longer documents", POSSIBLE,
     ),
     "flags explicit": Cause(
         "D5", "readers disagree about an unwritten flag (norm_before_residual: vLLM true, others false); "
@@ -89,7 +135,7 @@ CAUSES = {
     "one norm before fc": Cause("D5", "the two exclude each other", "keep the flag whose tensors are there"),
     "aux layers ascend": Cause(
         "D1", "engines sort and de-duplicate the ids, so fc's columns meet other layers than in training",
-        "write ids ascending, fc's columns in the same order; null ids: --fix with --verifier writes them",
+        "write ids ascending, fc's columns in the same order",
     ),
     "aux count": Cause(
         "D1", "vLLM's Llama draft sizes fc for three states unless num_aux_hidden_states says otherwise",

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from speculators.checkpoint.config import CONFIG_NAME, DEFAULT_AUX_LAYERS
+from speculators.checkpoint.eagle3 import shown_flags
 from speculators.checkpoint.model import new_folder, read_object
 from speculators.checkpoint.tensors import canonical_name
 from speculators.checkpoint.trained_as import changes
@@ -98,10 +99,7 @@ def write_flags(patient: Patient) -> list[str]:
     """Norm flags that tensors show; the other two have one meaning only where all readers agree."""
     if patient.document.get("speculators_model_type") != "eagle3":
         return []
-    shown = {
-        "norm_before_fc": "input_norm.weight" in patient.tensors,
-        "fc_norm": any(name.startswith("fc_norm.") for name in patient.tensors),
-    }
+    shown = shown_flags(patient.tensors)
     open_flags = {**shown, "norm_output": False}  # every reader takes a missing norm_output to be false
     notes = []
     for flag, value in open_flags.items():

@@ -6,12 +6,14 @@ draft from, and what it would count there, is ``training.acceptance``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from speculators.checkpoint.read import read_checkpoint
-from speculators.checkpoint.verifier_weights import load_verifier_weights
+import torch
+
+from speculators.checkpoint.read import LoadedDraft, read_checkpoint
+from speculators.checkpoint.verifier_weights import VerifierWeights, load_verifier_weights
 from speculators.datagen.shards import Document
 from speculators.inspection.drafts import Decode, Drafted, drafts_of, extremes, spelled
 from speculators.training.acceptance import Replayed, leading_matches, summary, tally
@@ -24,18 +26,29 @@ from speculators.training.verifier import FrozenVerifier
 REPLAY_LENGTH = 1024  # tokens replayed in one pass; a longer document is a pass of its own
 
 
-def replay(objective: Objective, documents: Sequence[Document], steps: int) -> list[Drafted]:
-    """Replay greedy drafting of ``steps`` tokens on documents whose tokens the verifier chose greedily."""
-    found, verifier = [], objective.verifier
+def matched(
+    objective: Objective, documents: Sequence[Document], steps: int
+) -> Iterator[tuple[Document, torch.Tensor, torch.Tensor]]:
+    """Each document with what is proposed from each row, and what of that is right: [T, steps] each.
+
+    Its tokens must be the verifier's greedy ones.
+    """
+    verifier = objective.verifier
     for numbers in plan_epoch([len(document.token_ids) for document in documents], REPLAY_LENGTH, seed=None):
         chosen = [documents[number] for number in numbers]
         sequence = pack(chosen, dtype=verifier.embedding.dtype).to(verifier.embedding.device)
         proposed = objective.propose(sequence, steps)  # [S, K]
         matches = matching(proposed, truth=sequence.token_ids)  # [S, K]
         for document, (start, end) in zip(chosen, sequence.documents):
-            rows = (proposed[start:end].tolist(), matches[start:end].tolist())
-            found.append(_drafted(document, *rows))
-    return found
+            yield document, proposed[start:end], matches[start:end]
+
+
+def replay(objective: Objective, documents: Sequence[Document], steps: int) -> list[Drafted]:
+    """Replay greedy drafting of ``steps`` tokens on documents whose tokens the verifier chose greedily."""
+    return [
+        _drafted(document, proposed.tolist(), matches.tolist())
+        for document, proposed, matches in matched(objective, documents, steps)
+    ]
 
 
 def _drafted(document: Document, proposed: list[list[int]], matches: list[list[bool]]) -> Drafted:
@@ -48,6 +61,16 @@ def _drafted(document: Document, proposed: list[list[int]], matches: list[list[b
         tuple(token_ids[prompt_tokens:]),
         drafts_of(proposed, leading_matches(matches), prompt_tokens),
     )
+
+
+def questioned(loaded: LoadedDraft, weights: VerifierWeights, steps: int) -> Objective:
+    """The draft with its verifier's ends, or with its own where it brings them, ready to propose."""
+    verifier = FrozenVerifier.of(weights, loaded.draft_ids)
+    if loaded.embedding is not None:
+        verifier = verifier._replace(embedding=loaded.embedding)
+    if loaded.head is not None:
+        verifier = verifier._replace(own_head=loaded.head)
+    return ARCHITECTURES[loaded.kind].load().objective(loaded.draft, verifier, Teaching(steps))
 
 
 def replay_checkpoint(
@@ -67,12 +90,7 @@ def replay_checkpoint(
     """
     loaded = read_checkpoint(model_dir)
     steps = speculative_tokens or loaded.speculative_tokens
-    verifier = FrozenVerifier.of(load_verifier_weights(verifier_dir), loaded.draft_ids)
-    if loaded.embedding is not None:
-        verifier = verifier._replace(embedding=loaded.embedding)
-    if loaded.head is not None:
-        verifier = verifier._replace(own_head=loaded.head)
-    objective = ARCHITECTURES[loaded.kind].load().objective(loaded.draft, verifier, Teaching(steps))
+    objective = questioned(loaded, load_verifier_weights(verifier_dir), steps)
     drafted = replay(objective, documents, steps)
     replayed = [one.replayed for one in drafted]
     result = {

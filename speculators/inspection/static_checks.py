@@ -13,10 +13,12 @@ from typing import Any
 import torch
 
 from speculators.checkpoint.check import Check
+from speculators.checkpoint.config import stored_format
+from speculators.checkpoint.eagle3 import shown_flags
 from speculators.checkpoint.model import read_object
 from speculators.checkpoint.rope import rope_differences, rope_parameters
-from speculators.checkpoint.tensors import is_reduced
-from speculators.checkpoint.trained_as import changed_tensors, changes
+from speculators.checkpoint.tensors import canonical_name, is_reduced
+from speculators.checkpoint.trained_as import TRAINED_AS, changed_tensors, changes
 from speculators.checkpoint.verifier_layout import text_config
 from speculators.checkpoint.verifier_weights import load_verifier_weights
 from speculators.checkpoint.vocabulary import from_offsets
@@ -39,6 +41,14 @@ def own_checks(
     yield Check("config is as trained", not changed, told or "nothing says otherwise")
     altered = changed_tensors(metadata, tensors)
     yield Check("tensors are as written", not altered, ", ".join(altered) or "nothing says otherwise")
+    yield from open_flag_checks(document, tensors, recorded=bool(metadata.get(TRAINED_AS)))
+    code = "auto_map" in document
+    yield Check("no code named", not code, "auto_map" if code else "none", "warning")
+    said, shown = document.get("speculators_model_type"), shown_algorithm(tensors)
+    unlike = shown is not None and stored_format(document) is not None and said not in shown
+    yield Check(
+        "algorithm as tensors show", not unlike, f"named {said!r}, tensors of {' or '.join(shown or ())}"
+    )
     layer = document.get("transformer_layer_config")
     places = [document, layer if isinstance(layer, dict) else {}]
     quantised = any(place.get("quantization_config") for place in places)
@@ -47,17 +57,52 @@ def own_checks(
     yield Check("no quantisation of its own", not (quantised and plain), detail)
 
 
+def open_flag_checks(
+    document: Mapping[str, Any], tensors: Mapping[str, Stored], *, recorded: bool
+) -> Iterator[Check]:
+    """Flags and layers that the config leaves to its reader, and whether readers agree about them.
+
+    vLLM takes some open flags to be true; the format's first writer took all of them to be false.
+    ``recorded``: the file is of a writer that leaves nothing open.
+    """
+    known = stored_format(document)
+    if known is None:
+        return
+    shown = shown_flags({canonical_name(name) for name in tensors})
+    unwritten = [flag for flag in known.flags if not isinstance(document.get(flag), bool)]
+    told = [flag for flag in unwritten if known.open_flags[flag] or shown.get(flag)]
+    severity = "error" if told or recorded else "warning"
+    yield Check("flags explicit", not unwritten, ", ".join(told or unwritten) or "all written", severity)
+    if known.layers_assumed:
+        written = bool(document.get(known.layers_key or ""))
+        said = document.get(known.layers_key or "")
+        detail = f"{known.layers_key} is {said}" + ("" if written else ": vLLM takes 2, N / 2, N - 3")
+        yield Check("aux layers written", written, detail, "error" if recorded else "warning")
+
+
+def shown_algorithm(tensors: Mapping[str, Stored]) -> tuple[str, ...] | None:
+    """The algorithms that a draft with these tensors can be; None where they do not tell."""
+    names = {canonical_name(name): piece.shape for name, piece in tensors.items()}
+    if "fc.weight" not in names:
+        return None
+    if "mask_hidden" in names:
+        return ("peagle",)
+    if "hidden_norm.weight" in names:
+        return ("dflash", "dflash2", "dspark", "xpress")
+    if "layers.0.hidden_norm.weight" in names:
+        return ("eagle3", "peagle")  # the validator misses P-EAGLE's mask
+    hidden, fused = names["fc.weight"]
+    return ("eagle",) if fused == 2 * hidden else None
+
+
 def verifier_config_checks(document: Mapping[str, Any], verifier_dir: Path) -> Iterator[Check]:
     """The draft's config against its verifier's."""
     config = read_object(verifier_dir / "config.json")
-    text = text_config(config)
-    depth, ids = text.get("num_hidden_layers"), document.get(IDS_KEY)
+    depth, ids = text_config(config).get("num_hidden_layers"), document.get(IDS_KEY)
     if isinstance(depth, int) and isinstance(ids, list):
         shifted = [layer - 1 for layer in default_layers(depth)]
         yield Check("layer id convention", ids != shifted, f"{ids} of {depth} layers")
-    layer = document.get("transformer_layer_config") or {}
-    differences = rope_differences(rope_parameters(layer), rope_parameters(text))
-    yield Check("RoPE is the verifier's", not differences, "; ".join(differences) or "the same", "warning")
+    yield from layer_config_checks(document, verifier_dir)
     block = document.get("speculators_config")
     named = block.get("verifier") if isinstance(block, dict) else None
     meant = set((named or {}).get("architectures") or []) if isinstance(named, dict) else set()
@@ -66,9 +111,24 @@ def verifier_config_checks(document: Mapping[str, Any], verifier_dir: Path) -> I
     yield Check("verifier is the one meant", not other, f"{sorted(given)}, made for {sorted(meant)}")
 
 
+def layer_config_checks(document: Mapping[str, Any], verifier_dir: Path) -> Iterator[Check]:
+    """RoPE and reach of the draft's layers against the verifier's."""
+    text = text_config(read_object(verifier_dir / "config.json"))
+    layer = document.get("transformer_layer_config") or {}
+    differences = rope_differences(rope_parameters(layer), rope_parameters(text))
+    yield Check("RoPE is the verifier's", not differences, "; ".join(differences) or "the same", "warning")
+    own, whole = layer.get("max_position_embeddings"), text.get("max_position_embeddings")
+    short = isinstance(own, int) and isinstance(whole, int) and own < whole
+    yield Check("reaches as far as its verifier", not short, f"{own} of {whole} positions", "warning")
+
+
 def ends_together(checks: Sequence[Check], folder_tensors: Mapping[str, Stored], verifier_dir: Path,
-                  document: Mapping[str, Any]) -> list[Check]:  # fmt: skip
-    """Foreign embedding *and* head tell of another verifier; a head of other tokens of another map."""
+                  document: Mapping[str, Any], *, recorded: bool) -> list[Check]:  # fmt: skip
+    """Foreign embedding *and* head tell of another verifier; a head of other tokens of another map.
+
+    A head that is merely another may be a trained one, as SafeAILab's trainer and those after it make,
+    and an embedding where the config says so; unless the file is ``recorded``, of a writer that freezes both.
+    """
     wrong = [check for check in checks if check.name in ENDS and not check.ok]
     rest = [check for check in checks if check not in wrong]
     if len(wrong) == len(ENDS):
@@ -78,7 +138,8 @@ def ends_together(checks: Sequence[Check], folder_tensors: Mapping[str, Stored],
         strangers = head_of_other_tokens(folder_tensors, verifier_dir)
         if strangers:
             return [*rest, Check("d2t fits the head", False, strangers)]
-    return [*rest, *wrong]
+    trained = {ENDS[1]: not recorded, ENDS[0]: document.get("embed_requires_grad") is True}
+    return [*rest, *(one._replace(severity="warning") if trained[one.name] else one for one in wrong)]
 
 
 def head_of_other_tokens(tensors: Mapping[str, Stored], verifier_dir: Path) -> str:

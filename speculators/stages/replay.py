@@ -7,15 +7,20 @@ served low means export, configuration or engine.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from speculators.benchmark.checks import PREDICTION_TOLERANCE
 from speculators.benchmark.rounds import PLAIN, Launch
+from speculators.benchmark.summary import summarise
 from speculators.checkpoint.config import from_document
 from speculators.datagen.capture import CaptureRow, capture_documents
 from speculators.documents import read_json, read_jsonl, write_json
-from speculators.errors import StageError
+from speculators.errors import SpeculatorsError, StageError
+from speculators.inspection.probe import Texts
+from speculators.inspection.probing import neighbouring_layers, probe_draft
 from speculators.inspection.replay import replay_checkpoint
 from speculators.stages.benchmark_round import TOKENS_NAME
 from speculators.stages.documents import OUTPUT_NAME, StageInput
@@ -55,9 +60,29 @@ def run(step: StageInput) -> dict[str, Any]:
     # As they are: a report that hid the template's own tokens would show another text than was drafted.
     decode = partial(tokenizer.decode, skip_special_tokens=False, clean_up_tokenization_spaces=False)
     result = replay_checkpoint(model, verifier, documents, speculative_tokens, decode)
-    write_json(step.output / RESULT_NAME, result)
     print(f"predicted acceptance length {result['all']['acceptance_length']}")
+    benchmark = read_json(step.inputs["benchmark"] / OUTPUT_NAME)["result"]
+    acceptance = summarise(benchmark, result)["acceptance"]
+    if differs(acceptance):
+        print("served and predicted acceptance differ: probing which half is wrong")
+        near = neighbouring_layers(config, depth)
+        captured = capture_documents(
+            verifier, rows, near, args, step.work / "near", trust_remote_code=trusted
+        )
+        try:
+            texts = Texts(list(captured), tuple(near))
+            probed = probe_draft(model, verifier, texts, acceptance["served"], speculative_tokens)
+            result["probe"] = probed.document()
+        except SpeculatorsError as error:  # the prediction stands without
+            result["not_probed"] = error.message
+    write_json(step.output / RESULT_NAME, result)
     return result
+
+
+def differs(acceptance: Mapping[str, Any]) -> bool:
+    """Whether served and predicted acceptance are further apart than one explanation allows."""
+    difference = acceptance["difference"]
+    return difference is not None and abs(difference) > PREDICTION_TOLERANCE
 
 
 def _row(row: dict[str, Any]) -> CaptureRow:

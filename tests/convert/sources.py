@@ -75,6 +75,14 @@ def nvidia(folder: Path, ids: tuple[int, ...] = (1, 5, 8)) -> Path:
     return write(folder, config, eagle3_tensors("layers.0"))
 
 
+def nemo(folder: Path, architecture: str = "LlamaEagle3DraftModel") -> Path:
+    """Its own class name, and every name under ``model.``."""
+    tensors = {f"model.{name}": tensor for name, tensor in eagle3_tensors("layers.0").items()}
+    config = {**LLAMA, "architectures": [architecture], "draft_vocab_size": DRAFT_VOCAB}
+    config["eagle_config"] = {"eagle_aux_hidden_state_layer_ids": [1, 5, 8], "use_aux_hidden_state": True}
+    return write(folder, config, tensors)
+
+
 def eagle1(folder: Path, **more: torch.Tensor) -> Path:
     torch.manual_seed(3)
     shapes = {
@@ -119,10 +127,19 @@ def mtp(folder: Path, experts: int = 0) -> Path:
     tensors = load_file(folder / "model.safetensors")
     torch.manual_seed(6)
     head = {"fc": (16, 32), "norm": (16,), "pre_fc_norm_hidden": (16,), "pre_fc_norm_embedding": (16,)}
-    head |= {"layers.0.self_attn.q_proj": (32, 16), "layers.0.input_layernorm": (16,)}
-    for index in range(experts):
-        head |= {f"layers.0.mlp.experts.{index}.{part}": shape for part, shape in
-                 (("gate_proj", (4, 16)), ("up_proj", (4, 16)), ("down_proj", (16, 4)))}  # fmt: skip
+    layer = {"self_attn.q_proj": (64, 16), "self_attn.k_proj": (16, 16), "self_attn.v_proj": (16, 16),
+             "self_attn.o_proj": (16, 32), "self_attn.q_norm": (8,), "self_attn.k_norm": (8,),
+             "input_layernorm": (16,), "post_attention_layernorm": (16,)}  # fmt: skip
+    places = [f"experts.{index}." for index in range(experts)] + ["shared_expert."] if experts else [""]
+    for place in places:
+        layer |= {f"mlp.{place}{part}": shape for part, shape in
+                  (("gate_proj", (4, 16)), ("up_proj", (4, 16)), ("down_proj", (16, 4)))}  # fmt: skip
+    if experts:
+        layer |= {"mlp.gate": (experts, 16), "mlp.shared_expert_gate": (1, 16)}
+    head |= {f"layers.0.{name}": shape for name, shape in layer.items()}
+    document = json.loads((folder / "config.json").read_text())
+    document["rope_parameters"] |= {"partial_rotary_factor": 0.5}
+    (folder / "config.json").write_text(json.dumps({**document, "num_experts_per_tok": 2}))
     tensors |= {f"mtp.{name}.weight": torch.randn(shape) for name, shape in head.items()}
     save_file(tensors, folder / "model.safetensors")
     return folder

@@ -33,6 +33,7 @@ def written(source: Path) -> tuple[dict, dict[str, torch.Tensor]]:
 
 LAYOUTS: dict[str, Callable[[Path], Path]] = {
     "eagle3": sources.safeailab, "specforge": sources.specforge, "nvidia": sources.nvidia,
+    "nemo": sources.nemo,
 }  # fmt: skip
 
 
@@ -243,6 +244,8 @@ def test_a_native_head_taken_out_and_put_back_is_the_same(experts: int, tmp_path
     assert "mtp_layers.0.input_proj.weight" in tensors
     assert ("mtp_layers.0.mlp.experts.gate_up_proj" in tensors) == bool(experts)
     assert document["transformer_layer_config"]["hidden_size"] == 16
+    assert done.proof is not None
+    assert done.proof.ok
     names = stitch(tmp_path / "converted", source, tmp_path / "stitched")
     original, again = load_file(source / "model.safetensors"), {}
     for path in (tmp_path / "stitched").glob("*.safetensors"):

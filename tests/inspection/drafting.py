@@ -9,7 +9,7 @@ leaves what our own model proposes and predicts, every draft that vLLM made, and
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from speculators.checkpoint.package import assemble, write_checkpoint
 from speculators.checkpoint.read import read_checkpoint
 from speculators.checkpoint.verifier_weights import load_verifier_weights
 from speculators.checkpoint.vocabulary import select_draft_ids, token_frequencies
+from speculators.convert.run import Request, convert
 from speculators.datagen.probe import references
 from speculators.datagen.shards import Document
 from speculators.datagen.verifier import facts
@@ -37,6 +38,7 @@ from speculators.training.packing import pack
 from speculators.training.resume import Checkpoints
 from speculators.training.validation import prepare
 from speculators.training.verifier import FrozenVerifier
+from tests.convert.serving import LAYOUTS
 from tests.models.words import ENGINE_ARGS, WORDS, write_words_model
 
 POSITIONS = 3
@@ -61,6 +63,7 @@ TRAINING = {
 }  # fmt: skip
 PROMPTS, SERVED = 24, 8  # answers that are learned, and those of them that are drafted
 TOKENS = 32
+CONVERTED = 3  # answers that converted checkpoints draft
 
 
 class Drafted(NamedTuple):
@@ -94,15 +97,22 @@ def reading(document: Document, layers: Sequence[int]) -> Document:
     return document._replace(hidden_states=document.hidden_states[:, [*layers, -1]])
 
 
-def make_draft(kind: str, verifier_dir: Path, documents: Sequence[Document], folder: Path) -> None:
+def make_draft(
+    kind: str,
+    verifier_dir: Path,
+    documents: Sequence[Document],
+    folder: Path,
+    shape: Mapping[str, Any] | None = None,
+    **training: Any,
+) -> None:
     """Train a draft of ``kind`` and leave its checkpoint in ``folder / "model"``."""
-    algorithm = {"kind": kind, "speculative_tokens": POSITIONS, **ALGORITHMS[kind]}
+    algorithm = {"kind": kind, "speculative_tokens": POSITIONS, **(shape or ALGORITHMS[kind])}
     architecture = ARCHITECTURES[kind]
     config = architecture.format.config.for_verifier(facts(verifier_dir, trust_remote_code=False), algorithm)
     weights = load_verifier_weights(verifier_dir)
     ids = select_draft_ids(token_frequencies(documents, config.vocab_size), config.draft_vocab_size)
     verifier = FrozenVerifier.of(weights, ids)
-    options = training_options({"algorithm": algorithm, "training": TRAINING})
+    options = training_options({"algorithm": algorithm, "training": {**TRAINING, **training}})
     torch.manual_seed(0)
     model, objective_of, _ = architecture.load()
     objective = objective_of(model(config), verifier, options.teaching)
@@ -133,11 +143,13 @@ def watched(engine: Any) -> Iterator[list[Drafted]]:
     yield drafted
 
 
-def serve(kind: str, verifier_dir: Path, documents: Sequence[Document], model: Path) -> dict[str, Any]:
-    """Let the engine answer the documents' prompts with the draft, one after the other."""
+def serve(stored: str, verifier_dir: Path, documents: Sequence[Document], model: Path) -> dict[str, Any]:
+    """Let the engine answer the documents' prompts with the draft, one after the other.
+
+    ``stored``: the checkpoint's ``speculators_model_type``.
+    """
     from vllm import SamplingParams
 
-    stored = ARCHITECTURES[kind].format.stored_as
     sampling = SamplingParams(temperature=0, max_tokens=TOKENS, ignore_eos=True, detokenize=False)
     rows = []
     arguments = {**ENGINE_ARGS, "max_num_seqs": 1}
@@ -174,6 +186,20 @@ def predict(verifier_dir: Path, documents: Sequence[Document], model: Path, kind
     }
 
 
+def convert_and_serve(
+    layout: str, verifier_dir: Path, documents: Sequence[Document], folder: Path
+) -> dict[str, Any]:
+    """What a checkpoint in another layout drafts by its own forward, and vLLM by the converted one."""
+    made = LAYOUTS[layout].make(folder / "source")
+    told = Request(str(made), str(verifier_dir), speculative_tokens=POSITIONS, **LAYOUTS[layout].told)
+    stored = convert(told, folder / "model").plan.document["speculators_model_type"]
+    ends = load_verifier_weights(verifier_dir)
+    return {
+        "drafted": [LAYOUTS[layout].draft(made, ends, one, POSITIONS).tolist() for one in documents],
+        "served": serve(stored, verifier_dir, documents, folder / "model"),
+    }
+
+
 def main(folder: Path) -> None:
     verifier = folder / "verifier"
     write_words_model(verifier)
@@ -188,10 +214,15 @@ def main(folder: Path) -> None:
         found = {
             "documents": known,
             "predicted": predict(verifier, drafted, model, kind),
-            "served": serve(kind, verifier, drafted, model),
+            "served": serve(ARCHITECTURES[kind].format.stored_as, verifier, drafted, model),
         }
         write_json(folder / f"{kind}.json", found)
         print(kind, found["predicted"]["counters"], found["served"]["counters"], flush=True)
+    for layout in LAYOUTS:
+        write_json(
+            folder / f"converted-{layout}.json",
+            convert_and_serve(layout, verifier, answers[:CONVERTED], folder / layout / "converted"),
+        )
 
 
 if __name__ == "__main__":

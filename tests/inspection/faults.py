@@ -136,7 +136,7 @@ FAULTS = {
     "ids one layer early": Fault(config(**{IDS: [0, 1, 3]}), AS_TRAINED, IDS),
     "ids unsorted": Fault(config(**{IDS: [4, 2, 1]}), "aux layers ascend", "[4, 2, 1]"),
     "ids repeated": Fault(config(**{IDS: [1, 2, 2]}), "aux layers ascend", "[1, 2, 2]"),
-    "ids null": Fault(config(**{IDS: None}), "aux layers ascend", "None"),
+    "ids null": Fault(config(**{IDS: None}), "aux layers written", "None"),
     "ids beyond the verifier": Fault(config(**{IDS: [1, 2, 9]}), "aux layers exist", "of 6 layers"),
     "an id too many": Fault(config(**{IDS: [1, 2, 3, 4]}), "aux count"),
     "d2t absolute": Fault(

@@ -15,6 +15,7 @@ import pytest
 
 from speculators.documents import read_json
 from speculators.serving.environment import engine_environment
+from tests.convert.serving import LAYOUTS
 from tests.inspection.drafting import ALGORITHMS, POSITIONS
 
 pytestmark = pytest.mark.integration
@@ -75,3 +76,15 @@ def test_the_counters_are_as_predicted(found: dict[str, Any]) -> None:
     surplus = sum(per_position) - sum(predicted["accepted"])
     assert 0 <= surplus <= predicted["undecided"]
     assert sum(predicted["accepted"]) > 0.1 * predicted["drafts"]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_converted_checkpoint_drafts_what_its_source_forward_drafts(layout: str, folder: Path) -> None:
+    found = read_json(folder / f"converted-{layout}.json")
+    compared = 0
+    for row, ours in zip(found["served"]["rows"], found["drafted"]):
+        for place, drafted in row["drafts"]:
+            if place < len(ours):
+                assert drafted == ours[place], place
+                compared += len(drafted)
+    assert compared > 150

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from speculators.documents import read_json
-from speculators.report.document import write_report
+from speculators.documents import read_json, write_json
+from speculators.report.document import REPLAY, write_report
 from tests.report import documents
 from tests.report.documents import DATA, run_folder
 
@@ -85,3 +85,19 @@ def test_a_run_without_replay_or_training_reports_what_it_has(tmp_path: Path, re
     assert "This recipe brings its draft: nothing was trained." in page
     assert "Not predicted: the replay did not run." in page
     assert "None" not in page
+
+
+def test_what_the_run_found_of_a_missed_prediction_is_told(tmp_path: Path, record: dict[str, Any]) -> None:
+    folder = run_folder(tmp_path)
+    replay = read_json(folder / REPLAY)
+    write_json(folder / REPLAY, replay | {"probe": {"said": "Export or engine: 1.9 guessed, 1.2 served."}})
+    write_report(folder, record)
+    for name in ("report.md", "report.html"):
+        page = (folder / name).read_text(encoding="utf-8")
+        assert "Which half is wrong?" in page
+        assert "Export or engine: 1.9 guessed, 1.2 served." in page
+    write_json(folder / REPLAY, replay | {"not_probed": "no room"})
+    write_report(folder, record)
+    page = (folder / "report.md").read_text(encoding="utf-8")
+    assert "Not probed: no room." in page
+    assert "Which half" not in page

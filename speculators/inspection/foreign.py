@@ -1,0 +1,136 @@
+"""A draft in another trainer's layout: what it is, and where engines read it otherwise than it was meant.
+
+Engines load many of these as they are, so a layout is no defect.  What the converter would have to change
+for the numbers to stay the same is one: an engine that loads the file as it stands changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from speculators.checkpoint.check import Check
+from speculators.checkpoint.model import read_object
+from speculators.checkpoint.verifier_layout import text_config
+from speculators.convert.kinds import Kind, detect
+from speculators.convert.plan import Options, Plan
+from speculators.convert.source import Source, open_source
+from speculators.errors import RecipeError, StageError
+
+#: Architectures that vLLM 0.32 takes for EAGLE or EAGLE-3 (``model_executor/models/registry.py``; the
+#: plain names by ``transformers_utils/configs/eagle.py``).
+ENGINE_CLASSES = {
+    "LlamaForCausalLM", "LlamaForCausalLMEagle3", "Eagle3LlamaForCausalLM", "Eagle3Qwen3ForCausalLM",
+    "EagleLlamaForCausalLM", "EagleLlama4ForCausalLM", "Eagle3DeepseekV2ForCausalLM",
+    "Eagle3DeepseekV3ForCausalLM", "Eagle3MiniMaxM2ForCausalLM", "Eagle3Qwen2_5vlForCausalLM",
+    "Eagle3Qwen3vlForCausalLM", "PEagleDraftModel", "PeagleLlamaForCausalLM", "PeagleQwen3ForCausalLM",
+    "Qwen3ForCausalLM", "DFlashDraftModel",
+}  # fmt: skip
+
+#: A stop of the converter, by its rule -> the check that it fails.
+STOPS = {
+    "layer-ids": "aux layers fit fc",
+    "vocabulary-map": "vocabulary map readable",
+    "fc-bias": "no unknown tensor",
+    "norm-flags": "flags explicit",
+    "source-tensors": "layout complete",
+    "source-config": "layout complete",
+    "vocabulary-size": "verifier vocabulary",
+    "source-unreadable": "weights readable",
+}
+
+LAYERS_KEY = "eagle_aux_hidden_state_layer_ids"
+
+#: Keys by which a config promises native prediction heads.
+PROMISES = ("mtp_num_hidden_layers", "num_nextn_predict_layers", "num_mtp_layers")
+
+
+class Foreign(NamedTuple):
+    """What was found, and the draft in the format's own terms; None where it cannot be read so."""
+
+    checks: list[Check]
+    plan: Plan | None
+
+
+def read_foreign(folder: Path, verifier_dir: Path | None) -> Foreign:
+    """Read the draft in ``folder``, which is not in the speculators format, as the converter would."""
+    try:
+        source = open_source(str(folder))
+    except StageError as error:
+        return Foreign([Check("weights readable", False, error.message)], None)
+    heads = list(head_checks(source))
+    if any(not check.ok for check in heads):
+        return Foreign(heads, None)
+    try:
+        kind, by = detect(source)
+    except RecipeError as error:
+        return Foreign([*heads, Check("algorithm", False, error.message)], None)
+    checks = [*heads, Check("layout recognised", True, f"{kind.label}: {by}")]
+    try:
+        plan, told = planned(kind, source, options_for(verifier_dir))
+    except StageError as error:
+        name = STOPS.get(error.rule, "layout complete")
+        return Foreign([*checks, Check(name, False, error.message)], None)
+    return Foreign([*checks, *told, *as_it_stands(kind, source, plan)], plan)
+
+
+def options_for(verifier_dir: Path | None) -> Options:
+    """What is known of the verifier; its name plays no part."""
+    return Options("verifier", {} if verifier_dir is None else read_object(verifier_dir / "config.json"))
+
+
+def planned(kind: Kind, source: Source, options: Options) -> tuple[Plan, list[Check]]:
+    """The converter's plan; where layer ids can be read two ways, as vLLM reads them, and a check says so.
+
+    Raises:
+        StageError: the converter stops at something else.
+    """
+    try:
+        return kind.plan(source, options), []
+    except StageError as error:
+        if error.rule != "layer-id-convention":
+            raise
+        hidden, fused = next(source.shape(name) for name in source.tensors if name.endswith("fc.weight"))
+        count = fused // int(source.config.get("target_hidden_size") or hidden)
+        written = {**source.config, **(source.config.get("eagle_config") or {})}.get(LAYERS_KEY)
+        ids = tuple(written or range(1, count + 1))
+        plan = kind.plan(source, replace(options, aux_layers=ids))
+        return plan, [Check("layer ids can be told", False, error.message, "warning")]
+
+
+def as_it_stands(kind: Kind, source: Source, plan: Plan) -> Iterator[Check]:
+    """Where an engine that loads the file as it is computes something else than the converted draft."""
+    architecture = str((source.config.get("architectures") or [""])[0])
+    if kind.name != "mtp":
+        known = architecture in ENGINE_CLASSES
+        yield Check("engine knows the class", known, f"architectures begins with {architecture!r}")
+        prefixed = [name for name in source.tensors if name.startswith(("model.", "draft_model."))]
+        yield Check("names as engines read them", not prefixed, ", ".join(prefixed[:3]) or "no prefix")
+    for fate in plan.fields:
+        if fate.name == LAYERS_KEY and "one was added" in fate.why:
+            yield Check(
+                "layer ids as vLLM reads them", False, f"{fate.target} are meant: {fate.why}", "warning"
+            )
+    stored = next((source.load(name) for name in source.tensors if name.split(".")[-1] == "d2t"), None)
+    if stored is not None and "d2t" in plan.pieces:
+        (by,) = [fate.why for fate in plan.tensors if fate.target == "d2t"]
+        same = torch.equal(stored.to(torch.int64).flatten(), plan.pieces["d2t"])
+        yield Check("d2t holds offsets", same, by)
+
+
+def head_checks(source: Source) -> Iterator[Check]:
+    """Whether native heads that the config promises are there: engines do not notice that they are not."""
+    text: Mapping[str, Any] = text_config(source.config)
+    promised = {key: text[key] for key in PROMISES if isinstance(text.get(key), int) and text[key] > 0}
+    if not promised:
+        return
+    depth = text.get("num_hidden_layers")
+    # Qwen keeps them under mtp., DeepSeek and GLM as further layers behind the last one.
+    places = ("mtp.", "model.mtp", f"model.layers.{depth}.")
+    there = any(name.startswith(places) for name in source.tensors)
+    said = ", ".join(f"{key} {count}" for key, count in promised.items())
+    yield Check("MTP head is there", there, f"config says {said}; tensors: {'there' if there else 'none'}")
