@@ -98,8 +98,8 @@ def _prompt(line: str, path: Path, number: int) -> Prompt:
         asked = conversation(row)
     except RowError as error:
         raise _error(place, str(error)) from error
-    name = row.get("id", f"{path.stem}-{number}")
-    return Prompt(name, "file", row.get("topic", name), asked.messages, asked.tools)
+    name = str(row.get("id", f"{path.stem}-{number}"))
+    return Prompt(name, "file", str(row.get("topic", name)), asked.messages, asked.tools)
 
 
 def _error(place: str, cause: str) -> RecipeError:

@@ -167,7 +167,7 @@ def compare_rendering(rendered: Mapping[int, list[int]], answers: Mapping[int, A
             raise StageError(
                 f"row {number}: the engine's chat gives {len(theirs)} prompt ids and the chat template "
                 f"{len(ours)}, unlike from position {at} on",
-                hint="look at verifier.chat_template_kwargs and at the model's chat template: what is trained "
+                hint="look at verifier.chat_template_kwargs and the model's chat template: what is trained "
                 "on must be what is served",
                 rule="rendering",
             )

@@ -16,9 +16,6 @@ def turn(sender: str, value: str = "x") -> dict[str, str]:
     return {"from": sender, "value": value}
 
 
-SHARED = [turn("system", "S"), turn("human", "Why?"), turn("gpt", "So."), turn("user", "And?")]
-
-
 @pytest.mark.parametrize(
     ("row", "messages"),
     [
