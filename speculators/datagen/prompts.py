@@ -1,6 +1,8 @@
 """Prompt files: JSON lines written by people, so every complaint names file and line.
 
-A row is ``{"id", "topic", "prompt"}`` or ``{"id", "topic", "messages": [{"role", "content"}, ...]}``.
+A row is a conversation in one of the forms of ``rows``, with an ``id`` and a ``topic`` where the data has
+them.  Without an id it is called after its file and line; without a topic it is a topic of its own, so that
+the validation split is one by row.
 """
 
 from __future__ import annotations
@@ -10,20 +12,23 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from speculators.datagen.rows import Message, RowError, conversation
 from speculators.errors import RecipeError
 
 __all__ = ["Prompt", "question", "read_prompts"]
 
-ROLES = ("system", "user", "assistant")
-
 
 class Prompt(NamedTuple):
-    """One conversation to answer.  ``group`` is its topic; ``source`` is "file" or "magpie"."""
+    """One conversation to answer.  ``group`` is its topic; ``source`` is "file" or "magpie".
+
+    ``tools``: what the model is offered, as the chat API takes it.
+    """
 
     id: str
     source: str
     group: str
-    messages: list[dict[str, str]]
+    messages: list[Message]
+    tools: list[dict[str, Any]] | None = None
 
     @property
     def text(self) -> str:
@@ -38,10 +43,11 @@ class Prompt(NamedTuple):
             "group": self.group,
             "split": split,
             "messages": self.messages,
+            **({"tools": self.tools} if self.tools else {}),
         }
 
 
-def question(messages: list[dict[str, str]]) -> list[dict[str, str]]:
+def question(messages: list[Message]) -> list[Message]:
     """The conversation up to what is to be answered: without a last answer that the data may bring."""
     return messages[:-1] if messages[-1]["role"] == "assistant" else messages
 
@@ -57,7 +63,7 @@ def read_prompts(paths: Sequence[Path]) -> list[Prompt]:
     for path in paths:
         for number, line in _lines(path):
             place = f"{path}:{number}"
-            prompt = _prompt(line, place)
+            prompt = _prompt(line, path, number)
             if prompt.id in places:
                 raise _error(place, f"id {prompt.id!r} was used before, at {places[prompt.id]}")
             places[prompt.id] = place
@@ -77,7 +83,8 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             yield number, line
 
 
-def _prompt(line: str, place: str) -> Prompt:
+def _prompt(line: str, path: Path, number: int) -> Prompt:
+    place = f"{path}:{number}"
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
@@ -85,27 +92,14 @@ def _prompt(line: str, place: str) -> Prompt:
     if not isinstance(row, dict):
         raise _error(place, "a row must be a JSON object")
     for key in ("id", "topic"):
-        if not isinstance(row.get(key), str) or not row[key]:
+        if key in row and (not isinstance(row[key], str) or not row[key]):
             raise _error(place, f"{key!r} must be a non-empty string")
-    if ("prompt" in row) == ("messages" in row):
-        raise _error(place, "a row has either 'prompt' or 'messages'")
-    messages = row["messages"] if "messages" in row else [{"role": "user", "content": row["prompt"]}]
-    _check_messages(messages, place)
-    return Prompt(row["id"], "file", row["topic"], messages)
-
-
-def _check_messages(messages: Any, place: str) -> None:
-    if not isinstance(messages, list) or not messages:
-        raise _error(place, "'messages' must be a non-empty list")
-    for message in messages:
-        if not isinstance(message, dict) or set(message) != {"role", "content"}:
-            raise _error(place, "a message has exactly 'role' and 'content'")
-        if message["role"] not in ROLES:
-            raise _error(place, f"role {message['role']!r} is none of {', '.join(ROLES)}")
-        if not isinstance(message["content"], str) or not message["content"].strip():
-            raise _error(place, "'content' must be a non-empty string")
-    if not any(message["role"] == "user" for message in messages):
-        raise _error(place, "a conversation needs a user message")
+    try:
+        asked = conversation(row)
+    except RowError as error:
+        raise _error(place, str(error)) from error
+    name = str(row.get("id", f"{path.stem}-{number}"))
+    return Prompt(name, "file", str(row.get("topic", name)), asked.messages, asked.tools)
 
 
 def _error(place: str, cause: str) -> RecipeError:

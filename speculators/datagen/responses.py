@@ -15,7 +15,10 @@ from speculators.datagen.chat import template_arguments
 from speculators.datagen.context import CAPTURE_POSITIONS
 from speculators.datagen.loops import is_looping
 from speculators.datagen.prompts import question
+from speculators.datagen.rows import Message
 from speculators.datagen.seeds import request_seed
+from speculators.documents import canonical_json
+from speculators.errors import StageError
 
 if TYPE_CHECKING:
     from vllm import LLM
@@ -32,6 +35,10 @@ __all__ = [
     "kept_answer",
     "output_row",
 ]
+
+
+#: Rows of each generation call whose prompt ids are compared with the chat template's.
+COMPARED_ROWS = 50
 
 
 class Answer(NamedTuple):
@@ -99,6 +106,7 @@ def _answers(engine: LLM, rows: Mapping[int, dict[str, Any]], how: Generation) -
     tokenizer: Any = engine.get_tokenizer()
     context = engine.model_config.max_model_len - CAPTURE_POSITIONS
     asked: list[int] = []
+    rendered: dict[int, list[int]] = {}
     for turn, thinking in enumerate(how.modes):
         arguments = template_arguments(how.verifier, str(tokenizer.chat_template), thinking)
         questions = {
@@ -106,22 +114,63 @@ def _answers(engine: LLM, rows: Mapping[int, dict[str, Any]], how: Generation) -
             for number, row in rows.items()
             if number % len(how.modes) == turn
         }
-        rooms = {
-            number: context - len(render_ids(tokenizer, asked_for, arguments, generation_prompt=True))
+        prompts = {
+            number: render_ids(
+                tokenizer, asked_for, arguments, tools=rows[number].get("tools"), generation_prompt=True
+            )
             for number, asked_for in questions.items()
         }
-        fitting = [number for number, room in rooms.items() if room > 0]
-        if fitting:
+        rendered |= prompts
+        fitting = [number for number, prompt in prompts.items() if len(prompt) < context]
+        for tools, numbers in _by_tools(rows, fitting):
             engine.enqueue_chat(
-                [questions[number] for number in fitting],
-                [_params(how, number, rooms[number]) for number in fitting],
+                [questions[number] for number in numbers],
+                [_params(how, number, context - len(prompts[number])) for number in numbers],
                 use_tqdm=False,
+                tools=tools,
                 chat_template_kwargs=arguments,
             )
-        asked += fitting
+            asked += numbers
     # An engine in this process takes no step before this call: the same batch every time.
     outputs = engine.wait_for_completion(use_tqdm=False) if asked else []
-    return {number: _answer(output) for number, output in zip(asked, outputs, strict=True)}
+    answers = {number: _answer(output) for number, output in zip(asked, outputs, strict=True)}
+    compare_rendering(rendered, answers)
+    return answers
+
+
+def _by_tools(
+    rows: Mapping[int, dict[str, Any]], numbers: Iterable[int]
+) -> Iterator[tuple[list[dict[str, Any]] | None, list[int]]]:
+    """The rows in groups that were offered the same tools: an engine call takes one list of them."""
+    groups: dict[str, list[int]] = {}
+    for number in numbers:
+        groups.setdefault(canonical_json(rows[number].get("tools")), []).append(number)
+    for group in groups.values():
+        yield rows[group[0]].get("tools"), group
+
+
+def compare_rendering(rendered: Mapping[int, list[int]], answers: Mapping[int, Answer]) -> None:
+    """Compare the first rows' prompts as the engine's chat rendered them with the tokenizer's own template.
+
+    Kept answers are rendered by the template alone, and a draft that was trained on other ids than the chat
+    endpoint serves is slow without any error.
+
+    Raises:
+        StageError: naming the first row that differs and where.
+    """
+    for number in sorted(answers)[:COMPARED_ROWS]:
+        ours, theirs = rendered[number], answers[number].prompt_token_ids
+        if ours != theirs:
+            at = next(
+                (n for n, (a, b) in enumerate(zip(ours, theirs)) if a != b), min(len(ours), len(theirs))
+            )
+            raise StageError(
+                f"row {number}: the engine's chat gives {len(theirs)} prompt ids and the chat template "
+                f"{len(ours)}, unlike from position {at} on",
+                hint="look at verifier.chat_template_kwargs and the model's chat template: what is trained "
+                "on must be what is served",
+                rule="rendering",
+            )
 
 
 def keep(tokenizer: Any, wanted: Iterable[Chunk], how: Generation, context: int) -> Iterator[Batch]:
@@ -132,16 +181,26 @@ def keep(tokenizer: Any, wanted: Iterable[Chunk], how: Generation, context: int)
         for number, row in chunk.rows.items():
             thinking = how.modes[number % len(how.modes)]
             arguments = template_arguments(how.verifier, str(tokenizer.chat_template), thinking)
-            answers.append(kept_answer(tokenizer, row["messages"], arguments, how.stop_token_ids, context))
+            answers.append(
+                kept_answer(
+                    tokenizer,
+                    row["messages"],
+                    arguments,
+                    how.stop_token_ids,
+                    context,
+                    tools=row.get("tools"),
+                )
+            )
         yield Batch(chunk.shard, list(chunk.rows.values()), answers, time.monotonic() - started)
 
 
 def kept_answer(
     tokenizer: Any,
-    messages: list[dict[str, str]],
+    messages: list[Message],
     arguments: Mapping[str, Any],
     stop: Sequence[int],
     context: int,
+    tools: list[dict[str, Any]] | None = None,
 ) -> Answer | str:
     """The last assistant message as the answer, or the reason why it cannot be one.
 
@@ -150,8 +209,8 @@ def kept_answer(
     """
     if messages[-1]["role"] != "assistant" or len(messages) < 2:
         return "no_response"
-    prompt = render_ids(tokenizer, messages[:-1], arguments, generation_prompt=True)
-    whole = render_ids(tokenizer, messages, arguments, generation_prompt=False)
+    prompt = render_ids(tokenizer, messages[:-1], arguments, tools=tools, generation_prompt=True)
+    whole = render_ids(tokenizer, messages, arguments, tools=tools, generation_prompt=False)
     if whole[: len(prompt)] != prompt:
         return "unstable_template"
     output = whole[len(prompt) :]
@@ -160,15 +219,27 @@ def kept_answer(
     output = output[: ends[0] + 1] if ends else output
     if len(prompt) + len(output) > context - CAPTURE_POSITIONS:
         return "too_long"
-    return Answer(prompt, output, messages[-1]["content"], "stop")
+    last = messages[-1]
+    return Answer(prompt, output, last["content"] or canonical_json(last.get("tool_calls")), "stop")
 
 
 def render_ids(
-    tokenizer: Any, messages: list[dict[str, str]], arguments: Mapping[str, Any], *, generation_prompt: bool
+    tokenizer: Any,
+    messages: list[Message],
+    arguments: Mapping[str, Any],
+    *,
+    tools: list[dict[str, Any]] | None = None,
+    generation_prompt: bool,
 ) -> list[int]:
     """Token ids of a conversation by the tokenizer's own chat template."""
+    offered = {"tools": tools} if tools else {}
     ids: list[int] = tokenizer.apply_chat_template(
-        messages, tokenize=True, return_dict=False, add_generation_prompt=generation_prompt, **arguments
+        messages,
+        tokenize=True,
+        return_dict=False,
+        add_generation_prompt=generation_prompt,
+        **offered,
+        **arguments,
     )
     return ids
 

@@ -64,6 +64,12 @@ def _benchmark(step: StageInput) -> list[Prompt]:
     files = step.files["benchmark.prompts"]
     prompts = unique_prompts(read_prompts(files))
     requests = step.values["benchmark"]["requests"]
+    if with_tools := [prompt.id for prompt in prompts if prompt.tools]:
+        raise RecipeError(
+            f"{files[0]}: row {with_tools[0]!r} offers tools, and the load generator sends messages only",
+            hint="leave 'tools' out of benchmark rows; training rows may have them",
+            rule="benchmark-tools",
+        )
     if len(prompts) < requests:
         raise RecipeError(
             f"{files[0]}: {len(prompts)} different prompts, but benchmark.requests is {requests}",

@@ -27,8 +27,9 @@ from speculators.bundle.model import content_digest
 from speculators.bundle.verify import verify
 from speculators.cli.app import main
 from speculators.errors import RecipeError
+from speculators.recipe.recipe import require_recipe
 from tests.bundle.forgery import edit, rewritten
-from tests.bundle.world import a_run
+from tests.bundle.world import a_recipe, a_run
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,19 @@ def test_a_whole_bundle_says_what_was_checked_and_what_was_not(
     assert "report: its figures follow from 4 launches" in out
     assert "unsigned: nothing shows who made the bundle" in out
     assert "weights: 3 files are named by digest only" in out
+
+
+def test_a_bundle_of_a_recipe_that_extends_holds_both_files_and_a_recipe_that_needs_neither(
+    tmp_path: Path,
+):
+    a_recipe(tmp_path / "recipes")
+    child = tmp_path / "recipes" / "child.yaml"
+    child.write_text("extends: my.yaml\nname: child\n")
+    made = bundle(a_run(tmp_path, require_recipe(child)), tmp_path / "child.speculators.tar")
+    assert made.read("recipe.yaml") == child.read_bytes()
+    assert made.read("extends-1.yaml") == (tmp_path / "recipes" / "my.yaml").read_bytes()
+    assert b"extends" not in made.read("resolved.yaml")
+    verify(made.path)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ SAMPLING = ("temperature", "top_p", "max_tokens", "detokenize", "seed", "stop", 
 #: name -> how we call it: positional arguments, keyword arguments.
 CALLS: dict[str, tuple[int, tuple[str, ...]]] = {
     "vllm.entrypoints.llm:LLM.generate": (2, ("use_tqdm",)),
-    "vllm.entrypoints.llm:LLM.enqueue_chat": (2, ("use_tqdm", "chat_template_kwargs")),
+    "vllm.entrypoints.llm:LLM.enqueue_chat": (2, ("use_tqdm", "tools", "chat_template_kwargs")),
     "vllm.entrypoints.llm:LLM.wait_for_completion": (0, ("use_tqdm",)),
     "vllm.entrypoints.llm:LLM.get_tokenizer": (0, ()),
     "vllm.sampling_params:SamplingParams": (0, SAMPLING),

@@ -30,6 +30,20 @@ def test_only_the_users_words_are_compared(tmp_path: Path) -> None:
     assert prompt.text == "Hi"
 
 
+def test_a_row_without_id_or_topic_is_called_after_its_line_and_stands_alone(tmp_path: Path) -> None:
+    first, second = read_prompts([write(tmp_path, '{"prompt": "a"}', "", '{"prompt": "b"}')])
+    assert (first.id, first.group) == ("prompts-1", "prompts-1")
+    assert (second.id, second.group) == ("prompts-3", "prompts-3")
+
+
+def test_tools_go_with_the_row(tmp_path: Path) -> None:
+    tools = [{"type": "function", "function": {"name": "clock"}}]
+    (prompt,) = read_prompts([write(tmp_path, json.dumps({"prompt": "What time is it?", "tools": tools}))])
+    assert prompt.row("train")["tools"] == tools
+    (bare,) = read_prompts([write(tmp_path, GOOD)])
+    assert "tools" not in bare.row("train")
+
+
 def test_unicode_line_separators_do_not_end_a_row(tmp_path: Path) -> None:
     assert len(read_prompts([write(tmp_path, GOOD.replace("two", "two\u2028"))])) == 1
 
@@ -39,9 +53,12 @@ def test_unicode_line_separators_do_not_end_a_row(tmp_path: Path) -> None:
     [
         ('{"id": "a", "topic": "t", "prompt": "x"', ":2:40: not JSON"),
         ("[]", ":2: a row must be a JSON object"),
-        ('{"topic": "t", "prompt": "x"}', ":2: 'id' must be a non-empty string"),
+        ('{"id": 7, "topic": "t", "prompt": "x"}', ":2: 'id' must be a non-empty string"),
         ('{"id": "a", "topic": "", "prompt": "x"}', ":2: 'topic' must be"),
-        ('{"id": "a", "topic": "t"}', ":2: a row has either 'prompt' or 'messages'"),
+        (
+            '{"id": "a", "topic": "t"}',
+            ":2: a row has one of 'prompt', 'messages', 'conversations', this one has none",
+        ),
         ('{"id": "a", "topic": "t", "messages": []}', ":2: 'messages' must be a non-empty list"),
         ('{"id": "a", "topic": "t", "messages": [{"role": "bot", "content": "x"}]}', ":2: role 'bot'"),
         (

@@ -7,8 +7,8 @@ import pytest
 
 from speculators.datagen.chat import template_arguments, thinking_modes
 from speculators.datagen.ledger import Entry, summary
-from speculators.datagen.responses import Answer, drop_reason, kept_answer
-from speculators.errors import RecipeError
+from speculators.datagen.responses import Answer, compare_rendering, drop_reason, kept_answer
+from speculators.errors import RecipeError, StageError
 
 CHATML = (
     "{% for m in messages %}{{ '<' + m.role + '>' + m.content + '#\n' }}{% endfor %}"
@@ -50,6 +50,27 @@ def test_a_kept_answer_ends_with_the_end_of_its_turn() -> None:
     assert isinstance(answer, Answer)
     assert bytes(answer.prompt_token_ids).decode() == "<user>Why?#\n<assistant>"
     assert bytes(answer.output_token_ids).decode() == "Because.#"
+
+
+def test_tools_reach_the_template_and_a_call_is_an_answer() -> None:
+    template = "{% if tools %}[{{ tools[0].name }}]{% endif %}" + CHATML.replace(
+        "m.content", "(m.content or m.tool_calls[0].name)"
+    )
+    chat = [CHAT[0], {"role": "assistant", "content": None, "tool_calls": [{"name": "clock"}]}]
+    answer = kept_answer(CharacterTokenizer(template), chat, {}, [END], 100, tools=[{"name": "clock"}])
+    assert isinstance(answer, Answer)
+    assert bytes(answer.prompt_token_ids).decode() == "[clock]<user>Why?#\n<assistant>"
+    assert bytes(answer.output_token_ids).decode() == "clock#"
+    assert drop_reason(answer, drop_looping=True, stop=[END]) is None
+
+
+def test_a_prompt_that_the_engine_renders_otherwise_is_an_error() -> None:
+    answers = {3: Answer([1, 2, 3], [4], "x", "stop")}
+    compare_rendering({3: [1, 2, 3], 9: [7]}, answers)  # 9 was too long to be asked
+    with pytest.raises(StageError, match="unlike from position 1 on"):
+        compare_rendering({3: [1, 9, 3]}, answers)
+    with pytest.raises(StageError, match="unlike from position 2 on"):
+        compare_rendering({3: [1, 2]}, answers)
 
 
 def test_a_template_that_rewrites_the_prompt_is_refused() -> None:
