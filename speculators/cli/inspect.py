@@ -1,4 +1,4 @@
-"""``speculators inspect``: what is wrong with this draft, what it costs, and how to mend it."""
+"""``speculators inspect``: what is wrong with this draft and how to mend it; what this model can be."""
 
 from __future__ import annotations
 
@@ -12,12 +12,18 @@ from speculators.errors import EXIT_DEFECT
 
 if TYPE_CHECKING:
     from speculators.inspection.draft import Inspection
+    from speculators.inspection.verifier import VerifierReport
 
 REPORT_SCHEMA = "speculators/inspect/v1"
+VERIFIER_SCHEMA = "speculators/inspect-verifier/v1"
+MARKS = {True: "ok     ", False: "missing", None: "unknown"}
 
 
 def inspect(
-    draft: Annotated[str, typer.Argument(metavar="DIR", help="Folder or hub repository of a draft.")],
+    draft: Annotated[
+        str,
+        typer.Argument(metavar="DIR|MODEL", help="Folder or hub repository of a draft, or of a verifier."),
+    ],
     verifier: Annotated[
         str | None,
         typer.Option("--verifier", help="Its verifier: then embedding, head and layers are compared."),
@@ -34,15 +40,24 @@ def inspect(
     Each finding says what it costs, how sure it is and how to mend it. Exit code
     6 when there is a defect; with --fix, of the mended draft.
 
+    Of a model that is no draft it says what a draft for it needs: whether vLLM hands out
+    its states, depth and default layers, its head, quantisation, and disk; exit code 6
+    when something is missing.
+
     \b
     Examples:
       speculators inspect runs/latest/model --verifier models/llama-3.1-8b
       speculators inspect draft --fix mended --json
+      speculators inspect Qwen/Qwen3-8B
     """
     from speculators.checkpoint.location import local_folder
     from speculators.inspection.draft import inspect_draft
     from speculators.inspection.mending import mend
+    from speculators.inspection.verifier import is_model, small_files
 
+    small = small_files(draft)
+    if is_model(small):
+        return _inspect_model(small, draft, as_json=as_json, asked=verifier is not None or fix is not None)
     folder = local_folder(draft)
     verifier_dir = None if verifier is None else local_folder(verifier)
     found, mended = inspect_draft(folder, verifier_dir), None
@@ -57,6 +72,28 @@ def inspect(
             typer.echo("\n".join(f"mended: {note}" for note in mended or ["nothing"]))
             typer.echo(_text(after, str(fix)))
     return EXIT_DEFECT if (after if fix else found).defects else 0
+
+
+def _inspect_model(folder: Path, name: str, *, as_json: bool, asked: bool) -> int:
+    from speculators.inspection.verifier import inspect_verifier
+
+    if asked:
+        raise typer.BadParameter(f"{name} is no draft: --verifier and --fix are for drafts")
+    found = inspect_verifier(folder)
+    if as_json:
+        typer.echo(json.dumps(_verifier_document(found), indent=2, ensure_ascii=False))
+    else:
+        typer.echo("\n".join(f"{MARKS[line.ok]}  {line.name}: {line.detail}" for line in found.lines))
+    return EXIT_DEFECT if found.missing else 0
+
+
+def _verifier_document(found: VerifierReport) -> dict[str, Any]:
+    return {
+        "schema": VERIFIER_SCHEMA,
+        "missing": [line.name for line in found.missing],
+        **found.facts,
+        "lines": [line._asdict() for line in found.lines],
+    }
 
 
 def _text(found: Inspection, name: str) -> str:
