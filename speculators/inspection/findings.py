@@ -144,6 +144,7 @@ CAUSES = {
     "aux layers exist": Cause("D1", "the verifier has no such layer to capture", "correct the ids"),
     "layer config": Cause("D6", "vLLM builds the draft from it and fills in nothing", "write it"),
     "layer keys written": Cause("D6", "a missing size falls to a default that was not trained", "write them"),
+    "sizes plausible": Cause("D12", "no draft has such sizes; none can be built", "export the config again"),
     "decoder family": Cause("D11", "vLLM has EAGLE-3 drafts of these families only", "convert the draft"),
     "activation": Cause("D11", "vLLM's draft computes silu only", "the draft cannot be served"),
     "RoPE written": Cause(
@@ -161,6 +162,9 @@ CAUSES = {
         "export again, or set the flag that the tensor belongs to",
     ),
     "tensor shapes": Cause("D7", "config and tensors belong to different drafts", "export both again"),
+    "tensor types": Cause(
+        "D12", "engines cast what they find, whole numbers too, and draft by what is left", "export it again",
+    ),
     "finite weights": Cause(
         "D12", "an overflow of a narrower type, or a training that diverged", "export again in a wider type",
     ),
@@ -218,6 +222,15 @@ CAUSES = {
         "D9", "this is another model than the draft was trained for: its words are guessed by another mind",
         "name the right verifier", LIKELY,
     ),
+    "tokenizer is the verifier's": Cause(
+        "D9", "other ids for the same text: every drafted token is another one; acceptance near 0",
+        "serve the revision that it was trained with, or train it for this tokenizer",
+    ),
+    "chat template is the verifier's": Cause(
+        "D9", "the draft learned texts of another form, such as with or without thinking (25 % against 60 %)",
+        "serve with the template of the training, or train on texts of this one", POSSIBLE,
+    ),
+    "tokenizer readable": Cause("D9", "nothing can be compared", "copy or download it again", POSSIBLE),
     "d2t fits the head": Cause(
         "D3", "the head's rows are the verifier's, but of other tokens than the map says: a map of another "
         "training; acceptance near 0", "export map and head of the same training",
