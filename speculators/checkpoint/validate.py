@@ -144,7 +144,7 @@ def shape_checks(subject: Subject) -> Iterator[Check]:
         for name, shape in sorted(subject.shapes.items())
         if name in known and shape != known[name]
     ]
-    types = {canonical_name(name): piece.dtype for name, piece in read_header(subject.weights)[0].items()}
+    types = {name: described(piece)[0] for name, piece in subject.pieces.items()}
     whole = [
         f"{name} {types[name]}"
         for name in sorted(known.keys() - MAPS)

@@ -141,6 +141,8 @@ def _probe_text(probed: Probed) -> str:
     if document["served_as"]:
         lines.append(f"       served as if: {document['served_as']}")
     return "\n".join(lines)
+
+
 def _inspect_model(folder: Path, name: str, *, as_json: bool, asked: bool) -> int:
     from speculators.inspection.verifier import inspect_verifier
 
