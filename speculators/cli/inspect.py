@@ -1,4 +1,4 @@
-"""``speculators inspect``: what is wrong with this draft, what it costs, and how to mend it."""
+"""``speculators inspect``: what is wrong with this draft and how to mend it; what this model can be."""
 
 from __future__ import annotations
 
@@ -13,12 +13,18 @@ from speculators.errors import EXIT_DEFECT
 if TYPE_CHECKING:
     from speculators.inspection.draft import Inspection
     from speculators.inspection.probing import Probed
+    from speculators.inspection.verifier import VerifierReport
 
 REPORT_SCHEMA = "speculators/inspect/v1"
+VERIFIER_SCHEMA = "speculators/inspect-verifier/v1"
+MARKS = {True: "ok     ", False: "missing", None: "unknown"}
 
 
 def inspect(
-    draft: Annotated[str, typer.Argument(metavar="DIR", help="Folder or hub repository of a draft.")],
+    draft: Annotated[
+        str,
+        typer.Argument(metavar="DIR|MODEL", help="Folder or hub repository of a draft, or of a verifier."),
+    ],
     verifier: Annotated[
         str | None,
         typer.Option("--verifier", help="Its verifier: then embedding, head and layers are compared."),
@@ -53,17 +59,26 @@ def inspect(
     With --run it also says which half is at fault: export and engine, or data
     and training.
 
+    Of a model that is no draft it says what a draft for it needs: whether vLLM hands out
+    its states, depth and default layers, its head, quantisation, and disk; exit code 6
+    when something is missing.
+
     \b
     Examples:
       speculators inspect runs/latest/model --verifier models/llama-3.1-8b
       speculators inspect draft --fix mended --json
       speculators inspect draft --verifier models/llama-3.1-8b --probe
       speculators inspect runs/latest/model --probe --run runs/latest
+      speculators inspect Qwen/Qwen3-8B
     """
     from speculators.checkpoint.location import local_folder
     from speculators.inspection.draft import inspect_draft
     from speculators.inspection.mending import mend
+    from speculators.inspection.verifier import is_model, small_files
 
+    small = small_files(draft)
+    if is_model(small):
+        return _inspect_model(small, draft, as_json=as_json, asked=any((verifier, fix, probe, run)))
     folder = local_folder(draft)
     verifier_dir = None if verifier is None else local_folder(verifier)
     found, mended, probed = inspect_draft(folder, verifier_dir), None, None
@@ -126,6 +141,28 @@ def _probe_text(probed: Probed) -> str:
     if document["served_as"]:
         lines.append(f"       served as if: {document['served_as']}")
     return "\n".join(lines)
+
+
+def _inspect_model(folder: Path, name: str, *, as_json: bool, asked: bool) -> int:
+    from speculators.inspection.verifier import inspect_verifier
+
+    if asked:
+        raise typer.BadParameter(f"{name} is no draft: --verifier, --fix, --probe and --run are for drafts")
+    found = inspect_verifier(folder)
+    if as_json:
+        typer.echo(json.dumps(_verifier_document(found), indent=2, ensure_ascii=False))
+    else:
+        typer.echo("\n".join(f"{MARKS[line.ok]}  {line.name}: {line.detail}" for line in found.lines))
+    return EXIT_DEFECT if found.missing else 0
+
+
+def _verifier_document(found: VerifierReport) -> dict[str, Any]:
+    return {
+        "schema": VERIFIER_SCHEMA,
+        "missing": [line.name for line in found.missing],
+        **found.facts,
+        "lines": [line._asdict() for line in found.lines],
+    }
 
 
 def _text(found: Inspection, name: str) -> str:

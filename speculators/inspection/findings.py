@@ -218,6 +218,15 @@ CAUSES = {
         "D9", "this is another model than the draft was trained for: its words are guessed by another mind",
         "name the right verifier", LIKELY,
     ),
+    "tokenizer is the verifier's": Cause(
+        "D9", "other ids for the same text: every drafted token is another one; acceptance near 0",
+        "serve the revision that it was trained with, or train it for this tokenizer",
+    ),
+    "chat template is the verifier's": Cause(
+        "D9", "the draft learned texts of another form, such as with or without thinking (25 % against 60 %)",
+        "serve with the template of the training, or train on texts of this one", POSSIBLE,
+    ),
+    "tokenizer readable": Cause("D9", "nothing can be compared", "copy or download it again", POSSIBLE),
     "d2t fits the head": Cause(
         "D3", "the head's rows are the verifier's, but of other tokens than the map says: a map of another "
         "training; acceptance near 0", "export map and head of the same training",

@@ -113,6 +113,19 @@ def foreign_verifier(subject: Subject) -> None:
     save_file(own, path)
 
 
+def write_tokenizer(folder: Path, **changes: int) -> None:
+    """A tokenizer of the verifier's size; ``changes``: tokens with another id."""
+    vocabulary = {f"t{number}": number for number in range(tiny.CONFIG.vocab_size)} | changes
+    model = {"type": "WordLevel", "vocab": vocabulary, "unk_token": "t0"}
+    (folder / "tokenizer.json").write_text(json.dumps({"model": model, "added_tokens": []}))
+
+
+def other_tokens(subject: Subject) -> None:
+    """As drafts come with a copy of their tokenizer, and verifiers in revisions."""
+    write_tokenizer(subject.folder)
+    write_tokenizer(subject.verifier, t7=8, t8=7)
+
+
 def second_file(subject: Subject) -> None:
     shutil.copyfile(subject.folder / "model.safetensors", subject.folder / "consolidated.safetensors")
 
@@ -191,6 +204,7 @@ FAULTS = {
         lambda s: config(architectures=["Qwen3ForCausalLM"])(s._replace(folder=s.verifier)),
         "verifier is the one meant",
     ),
+    "another tokenizer": Fault(other_tokens, "tokenizer is the verifier's", "2 tokens differ"),
     "a quantisation that came along": Fault(
         layer(quantization_config={"quant_method": "fp8"}), "no quantisation of its own"
     ),

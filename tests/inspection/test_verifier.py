@@ -1,0 +1,176 @@
+"""``inspect`` on a model: what a draft for it needs, from its files alone."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from speculators.cli.app import main
+from speculators.inspection.families import HAND_OUT, HYBRID, KEEP
+from speculators.inspection.verifier import inspect_verifier, is_model
+from tests.convert import sources
+from tests.convert.test_retarget import write_tokenizer
+from tests.inspection.faults import good
+from tests.models import tiny
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    folder = tiny.write_verifier(tmp_path / "model")
+    write_tokenizer(folder)
+    return folder
+
+
+def edit(folder: Path, **changes: Any) -> None:
+    document = json.loads((folder / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(json.dumps(document))
+
+
+def said(folder: Path) -> dict[str, tuple[bool | None, str]]:
+    return {line.name: (line.ok, line.detail) for line in inspect_verifier(folder).lines}
+
+
+def test_a_model_that_a_draft_can_be_trained_for(model: Path, capsys: pytest.CaptureFixture) -> None:
+    assert inspect_verifier(model).facts["default_aux_layers"] is None  # 2, 3 and 3 of six
+    edit(model, num_hidden_layers=12)
+    assert main(["inspect", str(model), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["schema"], report["missing"]) == ("speculators/inspect-verifier/v1", [])
+    assert (report["aux_states"], report["default_aux_layers"]) == ("yes", [2, 6, 9])
+    assert report["head"] == {"kind": "untied", "scale": 1.0, "soft_cap": None, "norm": "RMSNorm"}
+    assert report["quantisation"] is None
+    assert report["state_bytes_per_1000_tokens"] == 1000 * 4 * 16 * 2
+    assert main(["inspect", str(model)]) == 0
+    assert "ok       head: untied; final norm RMSNorm" in capsys.readouterr().out
+
+
+def test_what_lies_between_head_and_logits_is_said(model: Path) -> None:
+    edit(
+        model,
+        tie_word_embeddings=True,
+        final_logit_softcapping=30.0,
+        logit_scale=0.5,
+        model_type="gemma3_text",
+    )
+    scaled = "tied to the embedding, scaled by 0.5, soft-capped at 30"
+    assert said(model)["head"] == (True, f"{scaled}; final norm RMSNorm times (1 + weight)")
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "complaint"),
+    [
+        ({"architectures": ["Gemma3ForCausalLM"]}, "aux states", "does not hand out its states"),
+        ({"kv_lora_rank": 512}, "capture", "MLA"),
+        ({"model_type": "olmo"}, "head", "its final norm has no weight"),
+    ],
+)
+def test_what_is_missing_is_exit_code_6(
+    changes, name, complaint, model: Path, capsys: pytest.CaptureFixture
+) -> None:
+    edit(model, **changes)
+    assert main(["inspect", str(model)]) == 6
+    assert any(line.startswith(f"missing  {name}: ") and complaint in line
+               for line in capsys.readouterr().out.splitlines())  # fmt: skip
+
+
+def test_what_nobody_knows_is_not_called_missing(model: Path) -> None:
+    edit(model, architectures=["SomethingNewForCausalLM"])
+    assert said(model)["aux states"][0] is None
+    edit(model, architectures=["Qwen3NextForCausalLM"])
+    assert said(model)["capture"] == (
+        None, "layers without attention: the connector has handed out zeros for such models; probe first"
+    )  # fmt: skip
+    assert inspect_verifier(model).missing == []
+
+
+def test_quantised_layers_and_a_quantised_head_are_told_apart(model: Path) -> None:
+    edit(model, quantization_config={"quant_method": "compressed-tensors"})
+    assert said(model)["quantisation"] == (True, "compressed-tensors; embedding and head are plain")
+    tensors = load_file(model / "model.safetensors")
+    tensors["lm_head.weight_scale"] = torch.ones(50, 1)
+    save_file(tensors, model / "model.safetensors")
+    assert said(model)["quantisation"][1] == "compressed-tensors; quantised too: lm_head (weight_scale)"
+
+
+def test_without_the_weights_the_index_tells_where_the_head_is(model: Path) -> None:
+    names = dict.fromkeys(load_file(model / "model.safetensors"), "model-00001-of-00009.safetensors")
+    (model / "model.safetensors").unlink()
+    assert said(model)["head"] == (None, "tensor names are not at hand")
+    (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    assert said(model)["head"][1].startswith("untied")
+    assert said(model)["weights"] == (None, "1 files of the index are not here")
+
+
+def test_drafts_and_models_are_told_apart(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert is_model(model)
+    assert is_model(sources.mtp(tmp_path / "mtp"))
+    for layout in (sources.specforge, sources.eagle1, sources.dflash):
+        assert not is_model(layout(tmp_path / layout.__name__))
+    draft = good(tmp_path / "good", 1).folder
+    assert not is_model(draft)
+    (draft / "config.json").write_text('{"a":')
+    assert not is_model(draft)
+    assert main(["inspect", str(model), "--fix", str(tmp_path / "new")]) == 2
+    assert "--verifier, --fix, --probe and --run are for drafts" in capsys.readouterr().err
+    (model / "config.json").write_text('{"model_type": "vit"}')
+    assert main(["inspect", str(model)]) == 2
+    assert "neither a draft in the speculators format nor a language model" in capsys.readouterr().err
+
+
+def classes_of(root: Path) -> dict[str, set[str]]:
+    """Names of classes below the engine's model folders, and of what they inherit."""
+    found: dict[str, set[str]] = {}
+    for folder in (root / "model_executor" / "models", root / "models"):
+        for path in folder.rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.ClassDef):
+                    bases = (base.value if isinstance(base, ast.Subscript) else base for base in node.bases)
+                    names = {
+                        base.id if isinstance(base, ast.Name) else getattr(base, "attr", "") for base in bases
+                    }
+                    found.setdefault(node.name, set()).update(names)
+                elif isinstance(node, ast.ImportFrom):
+                    for alias in node.names:
+                        if alias.asname:
+                            found.setdefault(alias.asname, set()).add(alias.name)
+    return found
+
+
+def registered(root: Path) -> Iterator[tuple[str, str]]:
+    """Architecture and class of every generating model in the engine's registry."""
+    wanted = ("_TEXT_GENERATION_MODELS", "_MULTIMODAL_MODELS", "_TRANSFORMERS_SUPPORTED_MODELS")
+    tree = ast.parse((root / "model_executor" / "models" / "registry.py").read_text(encoding="utf-8"))
+    for node in tree.body:
+        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+        if isinstance(target, ast.Name) and target.id in wanted and isinstance(node.value, ast.Dict):  # type: ignore[attr-defined] # both kinds of assignment have a value
+            for key, value in zip(node.value.keys, node.value.values):  # type: ignore[attr-defined] # as above
+                if isinstance(key, ast.Constant) and isinstance(value, ast.Tuple):
+                    yield key.value, ast.literal_eval(value.elts[1])
+
+
+@pytest.mark.integration
+def test_the_table_of_families_is_what_the_installed_engines_classes_say() -> None:
+    spec = find_spec("vllm")
+    if spec is None or spec.origin is None:
+        pytest.skip("no vLLM here")
+    root = Path(spec.origin).parent
+    inherits = classes_of(root)
+
+    def has(name: str, wanted: str, seen: frozenset[str] = frozenset()) -> bool:
+        if name == wanted:
+            return True
+        return any(has(base, wanted, seen | {name}) for base in inherits.get(name, set()) - seen)
+
+    known = dict(registered(root))
+    assert len(known) > 200
+    assert {name for name, kind in known.items() if has(kind, "SupportsEagle3")} == set(HAND_OUT)
+    assert known.keys() - set(HAND_OUT) == set(KEEP)
+    assert {name for name, kind in known.items() if has(kind, "IsHybrid")} == set(HYBRID)
