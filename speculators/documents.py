@@ -6,6 +6,7 @@ killed at any moment and a later run must never trust half a file.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -67,7 +68,13 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The document in ``path``.  Raises ``OSError`` or ``json.JSONDecodeError``."""
+    """The document in ``path``.  Raises ``OSError`` or ``json.JSONDecodeError``.
+
+    What is no regular file is not opened: a stranger's folder may hold a pipe that nobody writes to, or a
+    link to a device without end.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
     return json.loads(path.read_text(encoding="utf-8"))
 
 

@@ -20,6 +20,24 @@ LAYER_KEYS = (
 )  # fmt: skip
 
 
+#: Sizes that modules are counted and built by, and what none exceeds: a stranger's config may ask for more
+#: names than fit into memory.
+SIZES = {
+    "num_hidden_layers": 1 << 10, "hidden_size": 1 << 20, "intermediate_size": 1 << 22, "head_dim": 1 << 14,
+    "num_attention_heads": 1 << 14, "num_key_value_heads": 1 << 14, "vocab_size": 1 << 26,
+}  # fmt: skip
+
+
+def strange_sizes(layer: Mapping[str, Any]) -> list[str]:
+    """What a decoder's config says of ``SIZES`` that is none."""
+    said = {key: layer[key] for key in SIZES if layer.get(key) is not None}
+    return [
+        f"{key} {value!r}"
+        for key, value in said.items()
+        if type(value) is not int or not 0 < value <= SIZES[key]
+    ]
+
+
 def config_checks(document: Mapping[str, Any]) -> Iterator[Check]:
     """What vLLM's reader and model classes take from ``config.json``."""
     kind, known = document.get("speculators_model_type"), stored_format(document)
@@ -97,6 +115,10 @@ def layer_checks(layer: Mapping[str, Any], known: Format) -> Iterator[Check]:
     """``transformer_layer_config``: vLLM passes it on verbatim and fills in nothing."""
     absent = [key for key in LAYER_KEYS if layer.get(key) is None]
     yield Check("layer keys written", not absent, ", ".join(absent) or "all written")
+    strange = strange_sizes(layer)
+    yield Check("sizes plausible", not strange, ", ".join(strange) or "whole numbers in bounds")
+    if strange:
+        return
     family, families = layer.get("model_type"), " or ".join(known.families)
     yield Check("decoder family", family in known.families, f"model_type is {family!r}: {families}")
     yield Check("activation", layer.get("hidden_act") == "silu", f"hidden_act is {layer.get('hidden_act')!r}")

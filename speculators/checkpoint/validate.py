@@ -8,7 +8,6 @@ numerical checks read tensors.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from json import JSONDecodeError
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ from speculators.checkpoint.check import Check, failures
 from speculators.checkpoint.config import CONFIG_NAME, stored_format
 from speculators.checkpoint.config_checks import config_checks
 from speculators.checkpoint.format import Format
+from speculators.checkpoint.model import read_object
 from speculators.checkpoint.tensors import (
     EMBED_TOKENS,
     LM_HEAD,
@@ -35,6 +35,9 @@ from speculators.documents import read_json
 from speculators.errors import StageError
 
 ROWS_AT_ONCE = 4096
+
+#: Tensors that hold whole numbers.
+MAPS = {"d2t", "t2d"}
 
 #: Distance of two rows that are one, over their length: rounding to four bits and fine-tuning stay below.
 NEAR = 0.4
@@ -120,11 +123,11 @@ def file_checks(folder: Path) -> Iterator[Check]:
         except StageError as error:
             yield Check("weights readable", False, error.message)
     try:
-        document = read_json(folder / CONFIG_NAME)
-    except (OSError, JSONDecodeError) as error:
-        yield Check("config readable", False, f"{CONFIG_NAME}: {error}")
+        read_object(folder / CONFIG_NAME)
+    except StageError as error:
+        yield Check("config readable", False, error.message)
     else:
-        yield Check("config readable", isinstance(document, dict), f"{CONFIG_NAME}: one JSON object")
+        yield Check("config readable", True, f"{CONFIG_NAME}: one JSON object")
 
 
 def shape_checks(subject: Subject) -> Iterator[Check]:
@@ -141,6 +144,13 @@ def shape_checks(subject: Subject) -> Iterator[Check]:
         for name, shape in sorted(subject.shapes.items())
         if name in known and shape != known[name]
     ]
+    types = {name: described(piece)[0] for name, piece in subject.pieces.items()}
+    whole = [
+        f"{name} {types[name]}"
+        for name in sorted(known.keys() & types.keys() - MAPS)
+        if not types[name].startswith(("F", "BF"))
+    ]
+    yield Check("tensor types", not whole, ", ".join(whole) or "all floating but the maps")
     yield Check("tensor shapes", not wrong, "; ".join(wrong) or "as the flags say")
 
 

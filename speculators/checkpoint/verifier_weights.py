@@ -16,6 +16,7 @@ from safetensors import safe_open
 from torch.nn import functional
 
 from speculators.checkpoint.dequantise import PARTS, dequantised
+from speculators.checkpoint.model import read_object
 from speculators.checkpoint.verifier_layout import text_config, verifier_layout
 from speculators.checkpoint.weights_file import read_header
 from speculators.documents import read_json
@@ -107,7 +108,7 @@ def tensor_files(folder: Path) -> dict[str, Path]:
 def indexed_files(folder: Path) -> dict[str, Path]:
     """What the index of a model in several files says."""
     try:
-        names = read_json(folder / INDEX_NAME)["weight_map"]
+        names = read_object(folder / INDEX_NAME)["weight_map"]
         outside = [
             file for file in names.values() if Path(file).name != file or not (folder / file).is_file()
         ]

@@ -48,9 +48,11 @@ def read_header(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
     """Every tensor of a safetensors file, and the file's metadata.
 
     Raises:
-        StageError: the file is truncated, or its header is not one, too large, or contradicts
+        StageError: it is no file or truncated, or its header is not one, too large, or contradicts
             itself or the file's size.
     """
+    if not path.is_file():  # a link to nothing or to a device, a pipe that nobody writes to
+        raise damaged(path, "not a regular file")
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(PREFIX), "little")

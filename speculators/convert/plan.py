@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from speculators.checkpoint.config_checks import strange_sizes
 from speculators.checkpoint.rope import rope_parameters
 from speculators.checkpoint.verifier_layout import text_config
 from speculators.convert.account import Fate
@@ -70,13 +71,19 @@ def decoder_layer(
     """``transformer_layer_config`` from a source's decoder config, every value written out.
 
     Raises:
-        RecipeError: a size that nothing can replace is missing.
+        RecipeError: a size that nothing can replace is missing, or one is no size.
     """
     needed = ("hidden_size", "intermediate_size", "num_attention_heads", "rms_norm_eps")
     if missing := [key for key in needed if config.get(key) is None]:
         raise RecipeError(
             f"the source's config has no {', '.join(missing)}",
             hint="this is not the config of a draft",
+            rule="source-config",
+        )
+    if strange := strange_sizes(config):
+        raise RecipeError(
+            f"the source's config says {', '.join(strange)}",
+            hint="no draft has such sizes; copy or download the checkpoint again",
             rule="source-config",
         )
     fates = [Fate(key, "kept") for key in LAYER_KEYS if config.get(key) is not None]

@@ -144,6 +144,7 @@ CAUSES = {
     "aux layers exist": Cause("D1", "the verifier has no such layer to capture", "correct the ids"),
     "layer config": Cause("D6", "vLLM builds the draft from it and fills in nothing", "write it"),
     "layer keys written": Cause("D6", "a missing size falls to a default that was not trained", "write them"),
+    "sizes plausible": Cause("D12", "no draft has such sizes; none can be built", "export the config again"),
     "decoder family": Cause("D11", "vLLM has EAGLE-3 drafts of these families only", "convert the draft"),
     "activation": Cause("D11", "vLLM's draft computes silu only", "the draft cannot be served"),
     "RoPE written": Cause(
@@ -161,6 +162,9 @@ CAUSES = {
         "export again, or set the flag that the tensor belongs to",
     ),
     "tensor shapes": Cause("D7", "config and tensors belong to different drafts", "export both again"),
+    "tensor types": Cause(
+        "D12", "engines cast what they find, whole numbers too, and draft by what is left", "export it again",
+    ),
     "finite weights": Cause(
         "D12", "an overflow of a narrower type, or a training that diverged", "export again in a wider type",
     ),

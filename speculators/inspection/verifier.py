@@ -25,7 +25,6 @@ from speculators.convert.layer_ids import default_layers
 from speculators.convert.source import open_source
 from speculators.datagen.chat_template import chat_template
 from speculators.datagen.disk import states_bytes
-from speculators.documents import known_json
 from speculators.errors import RecipeError, StageError
 from speculators.inspection.families import AUX_STATES, NO, Support
 from speculators.pipeline.machine.estimates import STORED_STATE_BYTES
@@ -58,8 +57,11 @@ class VerifierReport(NamedTuple):
 
 def is_model(folder: Path) -> bool:
     """Whether the folder holds a language model, and not a draft of any layout, however broken."""
-    config = known_json(folder / CONFIG_NAME)
-    if not config or "speculators_config" in config or "speculators_model_type" in config:
+    try:
+        config = read_object(folder / CONFIG_NAME)
+    except StageError:
+        return False
+    if "speculators_config" in config or "speculators_model_type" in config:
         return False
     if not any(folder.glob("*.safetensors")):
         return True

@@ -9,6 +9,7 @@ from typing import Any
 import pipe
 import torch
 from case import Case
+from exchange import made, taken
 from full_size import full_size
 from model import build, empty_model, forward, gradients, load_vocabulary, shifted
 from resume import resumed
@@ -69,6 +70,8 @@ VERBS: dict[str, pipe.Verb] = {
     "loss_and_gradients": loss_and_gradients,
     "resumed": resumed,
     "gemma_targets": gemma_targets,
+    "taken": taken,
+    "made": made,
 }
 
 if __name__ == "__main__":
