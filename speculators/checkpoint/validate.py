@@ -147,8 +147,8 @@ def shape_checks(subject: Subject) -> Iterator[Check]:
     types = {name: described(piece)[0] for name, piece in subject.pieces.items()}
     whole = [
         f"{name} {types[name]}"
-        for name in sorted(known.keys() - MAPS)
-        if not types.get(name, "F").startswith(("F", "BF"))
+        for name in sorted(known.keys() & types.keys() - MAPS)
+        if not types[name].startswith(("F", "BF"))
     ]
     yield Check("tensor types", not whole, ", ".join(whole) or "all floating but the maps")
     yield Check("tensor shapes", not wrong, "; ".join(wrong) or "as the flags say")
