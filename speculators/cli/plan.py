@@ -10,17 +10,20 @@ import typer
 
 from speculators.cli.options import (
     Accept,
+    Against,
     AllowUntested,
     ExecutorName,
     Fresh,
     From,
     ImageOverrides,
+    Itself,
     Only,
     Overrides,
     RecipePath,
     RunsDir,
     choice_of,
     load,
+    opponent_of,
     overrides_of,
     wanted_of,
 )
@@ -38,6 +41,8 @@ def plan(
     executor: ExecutorName = "",
     images: ImageOverrides = None,
     allow_untested: AllowUntested = False,
+    against: Against = "",
+    itself: Itself = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
     detailed: Annotated[
         bool, typer.Option("--detailed-exitcode", help="Exit 10 when a stage before the benchmark would run.")
@@ -52,6 +57,7 @@ def plan(
     Examples:
       speculators plan my.yaml
       speculators plan my.yaml --set training.learning_rate=5e-5
+      speculators plan my.yaml --only benchmark --against baselines/my.json
       speculators plan my.yaml --detailed-exitcode --json
     """
     loaded = load(recipe, overrides_of(overrides, executor))
@@ -64,7 +70,8 @@ def plan(
     from speculators.pipeline.store import Store, default_home
 
     where = planned_surroundings(loaded, wanted_of(images, allow_untested))
-    planned = make_plan(loaded, Store(default_home()), choice_of(only, start, fresh, accept), where)
+    choice, held = choice_of(only, start, fresh, accept), opponent_of(against, itself, only, loaded)
+    planned = make_plan(loaded, Store(default_home()), choice, where, held)
     seconds = benchmark_seconds(runs_dir, loaded.name)
     if as_json:
         typer.echo(

@@ -7,16 +7,19 @@ served low means export, configuration or engine.
 
 from __future__ import annotations
 
+import hashlib
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from speculators.benchmark.ngram import look_up
 from speculators.benchmark.rounds import PLAIN, Launch
 from speculators.checkpoint.config import from_document
 from speculators.datagen.capture import CaptureRow, capture_documents
 from speculators.documents import read_json, read_jsonl, write_json
 from speculators.errors import StageError
 from speculators.inspection.replay import replay_checkpoint
+from speculators.serving.command import FREE_METHODS
 from speculators.stages.benchmark_round import TOKENS_NAME
 from speculators.stages.documents import OUTPUT_NAME, StageInput
 
@@ -55,9 +58,21 @@ def run(step: StageInput) -> dict[str, Any]:
     # As they are: a report that hid the template's own tokens would show another text than was drafted.
     decode = partial(tokenizer.decode, skip_special_tokens=False, clean_up_tokenization_spaces=False)
     result = replay_checkpoint(model, verifier, documents, speculative_tokens, decode)
+    result["ngram"] = looked_up(step, speculative_tokens, args.get("max_model_len"))
     write_json(step.output / RESULT_NAME, result)
     print(f"predicted acceptance length {result['all']['acceptance_length']}")
     return result
+
+
+def looked_up(step: StageInput, speculative_tokens: int, context: int | None) -> dict[str, Any]:
+    """What prompt lookup proposes on the plain arm's tokens, by prompt."""
+    found = {}
+    for row in read_jsonl(step.inputs["benchmark"] / TOKENS):
+        prompt, output = row["prompt_token_ids"], row["output_token_ids"]
+        counts = look_up(prompt, output, FREE_METHODS["ngram"], speculative_tokens, context)
+        digest = hashlib.sha256(row["text"].encode()).hexdigest()
+        found[row["id"]] = {**counts._asdict(), "text_sha256": digest}
+    return found
 
 
 def _row(row: dict[str, Any]) -> CaptureRow:
