@@ -233,12 +233,9 @@ def _shown_arguments(bench: Bench, arm: str) -> list[str]:
     """The arm's arguments as the report shows them: no port, no path of this machine."""
     shown = _arguments(bench, arm, 0)
     shown[shown.index("--port") + 1] = "PORT"
-    drafts = {
-        str(bench.speculation.draft): "DRAFT",
-        **({str(bench.base.draft): "BASE"} if bench.base else {}),
-    }
-    for path, name in drafts.items():
-        shown = [word.replace(path, name) for word in shown]
+    drafts = {"DRAFT": bench.speculation.draft, "BASE": bench.base.draft if bench.base else None}
+    for name, path in drafts.items():
+        shown = [word.replace(str(path), name) for word in shown] if path is not None else shown
     return shown
 
 
