@@ -14,7 +14,7 @@ from speculators.benchmark.checks import possible, run_checks, same_work
 from speculators.benchmark.load import LATENCIES
 from speculators.benchmark.ngram import proposals
 from speculators.benchmark.pairs import Pair, Sample, counters_of, pair_up, request_counters
-from speculators.benchmark.rounds import BASE, DRAFT, FREE_ARMS, PLAIN, QUANTISED_DRAFT, QUANTISED_PLAIN
+from speculators.benchmark.rounds import ARMS, BASE, DRAFT, FREE_ARMS, PLAIN, QUANTISED_DRAFT, QUANTISED_PLAIN
 from speculators.benchmark.service import service
 from speculators.benchmark.stability import warnings
 from speculators.benchmark.statistics import geometric_mean, match_rate, mean_ratio, relative_difference
@@ -162,11 +162,10 @@ def _speed(pairs: list[Pair], concurrency: int, arm: str = DRAFT) -> dict[str, A
 
 
 def _services(benchmark: dict[str, Any], concurrency: int) -> dict[str, Any]:
-    """Cost and goodput of every arm at one concurrency."""
+    """Cost and goodput of plain and draft at one concurrency."""
     samples, slo = benchmark["samples"], benchmark["benchmark"].get("slo") or {}
     here = [one for one in samples if one["concurrency"] == concurrency]
-    arms = dict.fromkeys(one["arm"] for one in here)
-    return {arm: service([one for one in here if one["arm"] == arm], slo) for arm in arms}
+    return {arm: service([one for one in here if one["arm"] == arm], slo) for arm in ARMS}
 
 
 def _latencies(samples: list[Sample]) -> dict[str, dict[str, float] | None]:

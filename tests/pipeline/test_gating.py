@@ -32,6 +32,7 @@ from tests.benchmark.conftest import draft_rows, plain_rows, sample
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "smollm2-135m-eagle3.yaml"
 SPREAD = (1.00, 1.01, 0.99, 1.005, 0.995)
+PLAINLY = ("benchmark.concurrency=[1]", "benchmark.requests=3", "benchmark.extra_arms=[]")
 ITSELF = Opponent(itself=True)
 Speeds = Callable[[int], float]
 
@@ -87,7 +88,7 @@ def a_run(
     against: Opponent = NOBODY,
 ) -> Run:
     """A run of the default recipe at one load, up to its benchmark."""
-    recipe = require_recipe(RECIPE, ["benchmark.concurrency=[1]", "benchmark.requests=3", *overrides])
+    recipe = require_recipe(RECIPE, [*PLAINLY, *overrides])
     record = RunRecord(folder / "runs", recipe, anew=True)
     choice = Choice().bound(stage_names(recipe))
     console = Console(io.StringIO())

@@ -56,7 +56,7 @@ def test_a_recipe_whose_draft_was_not_made_is_refused(recipe: Recipe, tmp_path: 
 
 def test_a_recipe_of_other_work_is_refused(recipe: Recipe, tmp_path: Path) -> None:
     other = recipe.path.with_name("other.yaml")
-    other.write_text(recipe.source_text.replace("requests: 16", "requests: 8"))
+    other.write_text(recipe.sources[0].text.replace("requests: 16", "requests: 8"))
     with pytest.raises(RecipeError, match=r"other.yaml: benchmark.requests is 8, here 16"):
         named(str(other), recipe, tmp_path / "home")
 
@@ -70,7 +70,7 @@ def test_a_git_ref_is_the_recipe_as_it_was_there(recipe: Recipe, tmp_path: Path)
     git("add", ".")
     git("commit", "-m", "first")
     recipe.path.write_text("changed since")
-    assert text_at("main", recipe.path) == recipe.source_text
+    assert text_at("main", recipe.path) == recipe.sources[0].text
     with pytest.raises(RecipeError, match=r"--against main: its draft is not in the store"):
         named("main", recipe, tmp_path / "home")
 
