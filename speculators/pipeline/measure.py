@@ -87,9 +87,15 @@ def measure(run: Run) -> None:
 
 
 def benchmark_values(run: Run) -> dict[str, Any]:
-    """What the benchmark reads of the recipe."""
+    """What the benchmark reads of the recipe.
+
+    A gate has up to twelve rounds and asks nothing of free speculation, so that is measured only where the
+    recipe says so itself.
+    """
     data = run.recipe.data
     values = {name: data[name] for name in ("verifier", "benchmark", "engine")}
+    if run.baseline is not None and not run.recipe.positions.has(("benchmark", "extra_arms")):
+        values["benchmark"] = {**data["benchmark"], "extra_arms": []}
     if method := free_kind(data):
         own = data["algorithm"]["speculative_tokens"]
     else:

@@ -1,7 +1,7 @@
 """Lets vLLM's CUDA code run where there is no GPU, by vLLM's own platform plug-in.
 
 vLLM asks plug-ins before it looks for a device, and loads this one because the unpacked wheel's folder says
-so (``engines.unpack``).  It names vLLM's own CUDA platform with answers for one H100 (``no_gpu_platform``).
+so (``engines.unpack``).  It names vLLM's own CUDA platform with answers for H100s (``no_gpu_platform``).
 The compiled extensions of the wheel, and only those, are empty modules, but for the questions that vLLM asks
 them while it is imported; they get an H100's answer.  Whatever really needs an extension fails.
 """
@@ -50,7 +50,7 @@ def register() -> str | None:
     if not any(isinstance(finder, EmptyModules) for finder in sys.meta_path):
         sys.meta_path.append(EmptyModules([*origin["extensions"], *absent]))
         _answer_capabilities()
-    return "tests.contracts.no_gpu_platform.OneH100"
+    return "tests.contracts.no_gpu_platform.H100s"
 
 
 def _answer_capabilities() -> None:

@@ -1,4 +1,4 @@
-"""vLLM's CUDA platform with the answers that it would get from one H100.
+"""vLLM's CUDA platform with the answers that it would get from eight H100s.
 
 Only what the driver says is given here; every decision on it is vLLM's own.
 """
@@ -13,7 +13,7 @@ COMPUTE_UNITS = 132
 
 
 # vLLM is not followed by the type checker, so its class is Any here.
-class OneH100(CudaPlatformBase):  # type: ignore[misc]
+class H100s(CudaPlatformBase):  # type: ignore[misc]
     @classmethod
     def get_device_capability(cls, device_id: int = 0) -> DeviceCapability:
         return DeviceCapability(9, 0)
@@ -32,7 +32,7 @@ class OneH100(CudaPlatformBase):  # type: ignore[misc]
 
     @classmethod
     def device_count(cls) -> int:
-        return 1
+        return 8  # the recipes for large models spread over as many
 
     @classmethod
     def num_compute_units(cls, device_id: int = 0) -> int:

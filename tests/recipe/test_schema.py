@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft7Validator
 
+from speculators.benchmark.rounds import FREE_ARMS
 from speculators.recipe.schema import apply_defaults, load_schema, schema_at, schema_paths
 from speculators.training.architectures import ARCHITECTURES
 
@@ -56,10 +57,11 @@ def test_it_has_no_unions_but_cases_of_one_value() -> None:
             )
 
 
-def test_every_kind_has_its_case_and_its_architecture() -> None:
+def test_every_kind_has_its_case_and_its_architecture_or_needs_none() -> None:
     block = SCHEMA["properties"]["algorithm"]
     kinds = [kind for case in block["allOf"] for kind in case["if"]["properties"]["kind"]["enum"]]
-    assert sorted(kinds) == sorted(block["properties"]["kind"]["enum"]) == sorted(ARCHITECTURES)
+    assert sorted(kinds) == sorted(block["properties"]["kind"]["enum"])
+    assert sorted(kinds) == sorted([*ARCHITECTURES, *FREE_ARMS])
 
 
 def test_defaults_are_those_of_the_kind() -> None:
