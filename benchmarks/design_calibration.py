@@ -1,0 +1,152 @@
+"""Does splitting the noise pay?  The design that ``--aa`` chooses against a fixed one, on simulated machines.
+
+    python benchmarks/design_calibration.py
+    python benchmarks/design_calibration.py --noise runs/my/latest/noise.json    # one that --aa measured
+
+A machine has the noise of a launch and that of a request (standard deviations of the log ratio of two arms),
+and what a launch and a request cost.  A fixed design measures so many rounds of so many requests, as a
+recipe says.  Each draw measures the machine as ``--aa`` does, splits what it saw, and takes the cheapest
+design that is to find the loss as often as the fixed one; its *true* power and its wall time are then known.
+
+The fixed design is 12 rounds, the gate's last look, of 16 requests: the default recipe's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import fmean
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+# Below the path, because a checkout need not be installed.
+from speculators.benchmark.gate import LOOKS, spent  # noqa: E402
+from speculators.benchmark.noise import Cost, Split, cheapest, power, split  # noqa: E402
+from speculators.documents import read_json  # noqa: E402
+
+TOLERANCE = 0.03
+LOSS = 0.05
+ALPHA = spent(len(LOOKS))
+BAR = 0.70
+
+
+class Machine(NamedTuple):
+    name: str
+    between: float
+    within: float
+    cost: Cost
+
+
+class Fixed(NamedTuple):
+    rounds: int
+    requests: int
+
+    def seconds(self, cost: Cost) -> float:
+        return self.rounds * (cost.launch + self.requests * cost.request)
+
+
+#: Standard deviation of a round's log ratio with 16 requests, as recorded on the project's own machine.
+RECORDED = 0.037
+#: How much of its variance is the launch's own is what no total says, so all kinds are looked at.
+SHARES = (0.9, 0.5, 0.1)
+#: Of two arms.  Here a launch takes over a minute, and 64 tokens at one and at four requests at a time six
+#: seconds; on a GPU a launch costs as much and a request less.
+COSTS = {"two cores": Cost(150, 12.0), "a GPU": Cost(150, 1.0)}
+
+
+def machines() -> Iterator[Machine]:
+    for place, cost in COSTS.items():
+        for share in SHARES:
+            variance = RECORDED**2
+            within = math.sqrt((1 - share) * variance * RECIPE.requests)
+            yield Machine(f"{place}, {share:.0%} from launches", math.sqrt(share * variance), within, cost)
+
+
+RECIPE = Fixed(LOOKS[-1], 16)
+
+
+class Outcome(NamedTuple):
+    """``fixed``, ``chosen``: true power; ``time``: of the chosen design over that of the fixed one."""
+
+    fixed: float
+    chosen: float
+    time: float
+    rounds: float
+    requests: float
+
+
+def measured(machine: Machine, fixed: Fixed, draw: random.Random) -> Split:
+    """What one A/A measurement of the fixed design says of the machine."""
+    rows = []
+    for _ in range(fixed.rounds):
+        luck = draw.gauss(0, machine.between)
+        rows.append([luck + draw.gauss(0, machine.within) for _ in range(fixed.requests)])
+    return split(rows)
+
+
+def outcome(machine: Machine, fixed: Fixed, options: argparse.Namespace) -> Outcome:
+    """The mean over many A/A measurements; one that finds no design keeps the fixed one."""
+    truth = Split(machine.between**2, machine.within**2)
+    reached = power(LOSS, truth.of_round(fixed.requests), fixed.rounds, TOLERANCE, ALPHA)
+    draw = random.Random(f"{options.seed} {machine}")
+    found = []
+    for _ in range(options.draws):
+        seen = measured(machine, fixed, draw)
+        chosen = cheapest(
+            seen, machine.cost, LOSS, TOLERANCE, prompts=options.prompts, alpha=ALPHA, wanted=reached
+        )
+        rounds, requests = (chosen.rounds, chosen.requests) if chosen else fixed
+        found.append(
+            Outcome(
+                reached,
+                power(LOSS, truth.of_round(requests), rounds, TOLERANCE, ALPHA),
+                Fixed(rounds, requests).seconds(machine.cost) / fixed.seconds(machine.cost),
+                rounds,
+                requests,
+            )
+        )
+    return Outcome(*(fmean(column) for column in zip(*found)))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--draws", type=int, default=200, help="A/A measurements of each machine")
+    parser.add_argument("--prompts", type=int, default=64, help="requests that a round can have at most")
+    parser.add_argument("--fixed", type=int, nargs=2, default=list(RECIPE), metavar=("ROUNDS", "REQUESTS"))
+    parser.add_argument("--noise", type=Path, nargs="*", default=[], help="noise.json of runs with --aa")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    fixed = Fixed(*options.fixed)
+    print(f"a loss of {LOSS:.0%}; fixed: {fixed.rounds} rounds of {fixed.requests} requests")
+    print(f"{'machine':<36}{'fixed power':>12}{'chosen':>8}{'rounds':>8}{'requests':>10}{'wall time':>11}")
+    times = []
+    for machine in (*machines(), *map(of_file, options.noise)):
+        one = outcome(machine, fixed, options)
+        times.append(one.time)
+        print(
+            f"{machine.name:<36}{one.fixed:>12.1%}{one.chosen:>8.1%}{one.rounds:>8.1f}{one.requests:>10.1f}"
+            f"{one.time:>11.0%}",
+            flush=True,
+        )
+    mean = math.exp(fmean(map(math.log, times)))
+    print(
+        f"{'holds ' if mean <= BAR else 'MISSED'} {mean:.0%} of the fixed design's wall time (bar {BAR:.0%})"
+    )
+    return 0
+
+
+def of_file(path: Path) -> Machine:
+    """The machine that an A/A run measured."""
+    noise = read_json(path)
+    cost = Cost(noise["launch_seconds"], noise["request_seconds"])
+    return Machine(str(path.parent.name), noise["between"], noise["within"], cost)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,293 @@
+"""Does the gate say the right thing of real servers?  Four questions with known answers, on a finished run.
+
+    python benchmarks/real_verdicts.py runs/smollm2-135m-eagle3/latest --work verdicts
+
+Whatever the run trained, its checkpoint is measured once as the baseline and is then gated:
+
+* same        against itself, several times: no alarm
+* damaged     with noise in its weights that costs a known part of its acceptance: *acceptance fell*
+* slowed      behind an engine that makes 10 % fewer steps a second (``slowed_engine.py``): *speed fell*
+* other-dtype both arms in another dtype, whose answers are other ones: *outputs changed*
+
+All of it goes through ``speculators run --against``, as a user's gate does.  The same command goes on where
+an earlier one was stopped: each gate has a folder of its own in the work folder.  Stages must run in this
+environment (``executor: local``), because the slowed engine is a plugin that lies here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+# Below the path, because a checkout need not be installed.
+from speculators.benchmark.comparison import (  # noqa: E402
+    ACCEPTANCE_FELL,
+    OUTPUTS_CHANGED,
+    STEP_SLOWER,
+)
+from speculators.benchmark.figures import LENGTH, SPEEDUP  # noqa: E402
+from speculators.benchmark.gate import REGRESSION  # noqa: E402
+from speculators.documents import known_json, read_json, read_jsonl, write_json, write_text  # noqa: E402
+from speculators.recipe.yaml_loader import load_yaml  # noqa: E402
+from speculators.recipe.yaml_writer import dump_yaml  # noqa: E402
+from speculators.serving.environment import engine_environment  # noqa: E402
+
+#: Blocks that a recipe which brings its draft does not have.
+TRAINED = ("algorithm", "datagen", "training")
+#: Halvings of the search for the damage; noise changes acceptance smoothly.
+HALVINGS = 12
+#: The damage is found on replayed drafting; what is served differs by a few per cent of it.
+NEAR = 0.01
+PLUGIN = "slowed_engine"
+
+
+class Case(NamedTuple):
+    """A kind of gate with its answer: the ``cause`` of a regression, or None for no alarm."""
+
+    name: str
+    cause: str | None
+    recipe: Callable[[argparse.Namespace], dict[str, Any]]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path, help="folder of a finished run")
+    parser.add_argument("--work", type=Path, default=Path("verdicts"), help="where everything goes")
+    parser.add_argument("--gates", type=int, default=5, help="gates of the draft against itself")
+    parser.add_argument("--rounds", type=int, default=12, help="rounds of the baseline")
+    parser.add_argument("--looks", type=int, nargs="+", default=[5, 7, 9, 12], help="of every gate")
+    parser.add_argument("--requests", type=int, help="of every load; the run's by default")
+    parser.add_argument("--concurrency", type=int, nargs="+", help="the run's by default")
+    parser.add_argument("--damage", type=float, default=0.10, help="loss of the damaged acceptance length")
+    parser.add_argument("--slower", type=float, default=0.10, help="loss of the slowed engine's speed")
+    parser.add_argument("--dtype", default="bfloat16", help="the other one")
+    parser.add_argument("--only", nargs="+", choices=[case.name for case in CASES])
+    parser.add_argument("--damage-to", type=Path, help=argparse.SUPPRESS)  # the part that needs an engine
+    options = parser.parse_args()
+    options.work = options.work.absolute()
+    if options.damage_to is not None:
+        damage(options.run, options.damage_to, options.damage)
+        return 0
+    baseline = options.work / "baseline.json"
+    if not baseline.is_file():
+        folder = benchmark(options.work / "baseline", recipe_of(options), ())
+        speculators("report", str(folder), "--format", "baseline", "--out", str(baseline))
+    chosen = [case for case in CASES if not options.only or case.name in options.only]
+    right = [
+        answered(f"{case.name}-{number + 1}", case, baseline, options)
+        for case in chosen
+        for number in range(1 if case.cause else options.gates)
+    ]
+    print(f"\n{sum(right)} of {len(right)} gates said what is true")
+    return int(not all(right))
+
+
+def recipe_of(options: argparse.Namespace) -> dict[str, Any]:
+    """The run's recipe with its checkpoint as a draft that is brought; every path absolute."""
+    run: Path = options.run
+    data = load_yaml((run / "resolved.yaml").read_text(encoding="utf-8"), "").data
+    data = {name: value for name, value in data.items() if name not in TRAINED}
+    places = {**files_of(run, "verifier"), **files_of(run, "prompts")}
+    if "verifier.path" in places:
+        data["verifier"]["path"] = places["verifier.path"][0]
+    data["draft"] = str((run / "model").resolve())
+    data["executor"] = "local"
+    data["benchmark"] |= {"prompts": places["benchmark.prompts"][0], "rounds": options.rounds}
+    data["benchmark"]["gate"] |= {"looks": options.looks}
+    chosen = {"requests": options.requests, "concurrency": options.concurrency}
+    data["benchmark"] |= {name: value for name, value in chosen.items() if value}
+    return data
+
+
+def with_damage(options: argparse.Namespace) -> dict[str, Any]:
+    return recipe_of(options) | {"draft": str(damaged(options))}
+
+
+def with_slow_engine(options: argparse.Namespace) -> dict[str, Any]:
+    data = recipe_of(options)
+    data["engine"]["env"] |= slowing(options)
+    return data
+
+
+def with_other_dtype(options: argparse.Namespace) -> dict[str, Any]:
+    data = recipe_of(options)
+    data["engine"]["args"] |= {"dtype": options.dtype}
+    return data
+
+
+CASES = (
+    Case("same", None, recipe_of),
+    Case("damaged", ACCEPTANCE_FELL, with_damage),
+    Case("slowed", STEP_SLOWER, with_slow_engine),
+    Case("other-dtype", OUTPUTS_CHANGED, with_other_dtype),
+)
+
+
+def files_of(run: Path, stage: str) -> dict[str, list[str]]:
+    """The files that a stage of the run read, by their recipe path."""
+    files: dict[str, list[str]] = read_json(run / "stages" / stage / "input.json")["files"]
+    return files
+
+
+def benchmark(folder: Path, recipe: dict[str, Any], words: tuple[str, ...]) -> Path:
+    """Run ``recipe`` in a folder of its own; that of the run.  A finished one is not run again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path, runs = folder / "recipe.yaml", folder / "runs"
+    latest: Path = runs / recipe["name"] / "latest"
+    if known_json(latest / "run.json").get("status") != "ok":
+        write_text(path, dump_yaml(recipe))
+        speculators("run", str(path), "--runs-dir", str(runs), "--progress", "plain", *words)
+    return latest
+
+
+def speculators(*words: str) -> int:
+    """Run the command line in its own process; the exit code.
+
+    Raises:
+        SystemExit: it failed otherwise than by a verdict.
+    """
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    command = [sys.executable, "-m", "speculators", *words]
+    code = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, check=False).returncode
+    if code not in (0, 1):
+        raise SystemExit(f"{' '.join(words)} ended with exit code {code}")
+    return code
+
+
+def answered(name: str, case: Case, baseline: Path, options: argparse.Namespace) -> bool:
+    """Gate one case and print what came of it; whether that is its answer."""
+    folder = benchmark(options.work / name, case.recipe(options), ("--against", str(baseline)))
+    found = read_json(folder / "comparison.json")
+    causes = [cause.split(":")[0] for cause in found["causes"]]
+    alarm = found["verdict"] == REGRESSION
+    right = alarm and case.cause in found["causes"] if case.cause else not alarm
+    rounds = read_json(folder / "bench" / "output.json")["result"]["benchmark"]["rounds"]
+    changes = {one["name"]: one for one in reversed(found["figures"])}
+    shown = ", ".join(
+        f"{name} {one['change']:+.1%} [{one['low']:+.1%}, {one['high']:+.1%}]"
+        for name in (SPEEDUP, LENGTH)
+        if (one := changes.get(name))
+    )
+    print(
+        f"{'right' if right else 'WRONG'}  {name:<13} {rounds:>2} rounds  {found['verdict']:<10} "
+        f"{'; '.join(causes) or '-'}  ({shown})",
+        flush=True,
+    )
+    return right
+
+
+def slowing(options: argparse.Namespace) -> dict[str, str]:
+    """The environment of a server that finds the slowing plugin: a distribution with one entry point."""
+    folder: Path = options.work / "plugin"
+    shutil.rmtree(folder, ignore_errors=True)
+    about = folder / f"{PLUGIN}-1.0.dist-info"
+    write_text(about / "METADATA", f"Metadata-Version: 2.1\nName: {PLUGIN}\nVersion: 1.0\n")
+    write_text(about / "entry_points.txt", f"[vllm.general_plugins]\n{PLUGIN} = {PLUGIN}:register\n")
+    shutil.copyfile(Path(__file__).with_name(f"{PLUGIN}.py"), folder / f"{PLUGIN}.py")
+    # This project's own code stays on the path: the replay of drafting gets the same environment.
+    return {
+        "PYTHONPATH": os.pathsep.join(map(str, (folder, ROOT))),
+        "SPECULATORS_SLOWER": str(options.slower),
+    }
+
+
+def damaged(options: argparse.Namespace) -> Path:
+    """The run's checkpoint with the wanted damage, made once."""
+    target: Path = options.work / "damaged-draft"
+    if not (target / "config.json").is_file():
+        words = [str(options.run), "--damage-to", str(target), "--damage", str(options.damage)]
+        environment = {**os.environ, **engine_environment(recipe_of(options)["engine"]["env"])}
+        subprocess.run([sys.executable, __file__, *words], env=environment, check=True)
+    return target
+
+
+def damage(run: Path, target: Path, loss: float) -> None:
+    """Put noise into every matrix of the run's draft, so much that its acceptance length falls by ``loss``.
+
+    Acceptance is that of greedy drafting replayed on the run's own plain answers, captured once.
+
+    Raises:
+        SystemExit: there is not so much acceptance to lose.
+    """
+    from safetensors.torch import load_file, save_file
+
+    from speculators.inspection.replay import replay_checkpoint
+
+    model = run / "model"
+    verifier = Path(read_json(model / "config.json")["speculators_config"]["verifier"]["name_or_path"])
+    (weights,) = model.glob("*.safetensors")
+    tensors = load_file(weights)
+    with tempfile.TemporaryDirectory() as scratch:
+        documents = captured(run, verifier, Path(scratch) / "states")
+        candidate = Path(scratch) / "candidate"
+        shutil.copytree(model, candidate)
+
+        def length(strength: float) -> float:
+            save_file(noisy(tensors, strength), candidate / weights.name)
+            found: float = replay_checkpoint(candidate, verifier, documents)["all"]["acceptance_length"]
+            return found
+
+        whole = length(0.0)
+        wanted, low, high = whole * (1 - loss), 0.0, 4.0
+        if length(high) > wanted:
+            raise SystemExit(f"an acceptance length of {whole:.3f} cannot fall by {loss:.0%}: train longer")
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            low, high = (middle, high) if (found := length(middle)) > wanted else (low, middle)
+            if abs(found / wanted - 1) < NEAR / 2:
+                break
+        print(f"noise of {middle:.3f} standard deviations: acceptance length {whole:.3f} -> {found:.3f}")
+        shutil.copytree(candidate, target)
+    write_json(target.with_suffix(".json"), {"strength": middle, "length": [whole, found]})
+
+
+def noisy(tensors: dict[str, Any], strength: float) -> dict[str, Any]:
+    """The draft's matrices plus ``strength`` of their own standard deviations, always the same draw."""
+    import torch
+
+    draw = torch.Generator().manual_seed(0)
+    result = {}
+    for name, tensor in sorted(tensors.items()):  # [rows, columns] where it is a matrix of weights
+        result[name] = tensor
+        if tensor.is_floating_point() and tensor.dim() == 2 and "embed_tokens" not in name:
+            noise = torch.randn(tensor.shape, generator=draw)
+            result[name] = (tensor.float() + strength * tensor.float().std() * noise).to(tensor.dtype)
+    return result
+
+
+def captured(run: Path, verifier: Path, scratch: Path) -> list[Any]:
+    """What the plain arm answered in the run's first round, with the states that the draft reads."""
+    from speculators.checkpoint.config import from_document
+    from speculators.datagen.capture import CaptureRow, capture_documents
+
+    rows = [
+        CaptureRow(
+            row["id"],
+            row["id"],
+            "benchmark",
+            row["looping"],
+            row["prompt_token_ids"],
+            row["output_token_ids"],
+        )
+        for row in read_jsonl(run / "bench" / "round-01" / "plain" / "client" / "tokens.jsonl")
+        if row["output_token_ids"]
+    ]
+    aux_layers = from_document(read_json(run / "model" / "config.json")).aux_layers
+    depth = json.loads((verifier / "config.json").read_text(encoding="utf-8"))["num_hidden_layers"]
+    engine = load_yaml((run / "resolved.yaml").read_text(encoding="utf-8"), "").data["engine"]["args"]
+    return list(capture_documents(verifier, rows, [*aux_layers, depth], engine, scratch))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
