@@ -1,0 +1,45 @@
+"""A speedup card as people read it: lines for a terminal, one page without scripts for everybody else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from importlib import resources
+from typing import Any
+
+TEMPLATE = "card.html.jinja"
+
+
+def text(card: Mapping[str, Any]) -> str:
+    """The setting and what it rests on, for a terminal."""
+    return "\n".join(_lines(card))
+
+
+def html(card: Mapping[str, Any], title: str) -> str:
+    """The card as one HTML page."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    source = (resources.files("speculators.report") / "templates" / TEMPLATE).read_text(encoding="utf-8")
+    return environment.from_string(source).render(card=card, title=title, lines=list(_lines(card)))
+
+
+def _lines(card: Mapping[str, Any]) -> Iterator[str]:
+    for first, last, tokens in card["schedule"]:
+        span = str(first) if first == last else f"{first} to {last}"
+        yield f"{span} requests at a time: " + (f"propose {tokens} tokens" if tokens else "speculation off")
+    if card["speculative_config"]:
+        yield f"--speculative-config keys: {json.dumps(card['speculative_config'])}"
+    else:
+        yield "speculation pays at no measured load: serve plainly"
+    if (found := card["held_out"]) is not None:
+        off = f"{found['median']:.1%} in the median, at most {found['worst']:.1%}"
+        yield f"cells that were held out: step times off by {off}"
+    if card["regrets"]:
+        worst = max(one["loss"] for one in card["regrets"])
+        yield f"the recommended setting loses at most {worst:.1%} against the best measured one"
+    yield f"reckoned for {card['context']:.0f} tokens of context; wider batches than measured are not covered"
+    if card.get("checked_by_vllm") is not None:
+        yield f"vLLM's own function {'takes' if card['checked_by_vllm'] else 'REFUSES'} the schedule"

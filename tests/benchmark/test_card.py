@@ -1,0 +1,92 @@
+"""The card of a machine whose step times are known, from documents as a benchmark leaves them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from speculators.benchmark.card import card, cells, rates_of
+from speculators.benchmark.cost_model import Cell, length
+from speculators.checkpoint.setting import write_setting
+from speculators.documents import read_json, write_json
+from speculators.errors import RecipeError
+from speculators.report.card import html, text
+from tests.benchmark.conftest import request, sample, spec
+from tests.benchmark.test_cost_model import GPU, RATES
+
+ARMS = {"plain": 0, "draft-1": 1, "draft-3": 3, "draft": 5}
+TOKENS = 400
+
+
+def swept(*concurrencies: int) -> dict[str, Any]:
+    """Every arm at every load: prompts of two lengths, answers of 400 tokens, steps as of ``GPU``."""
+    samples = []
+    for arm, depth in ARMS.items():
+        for requests in concurrencies:
+            rows = []
+            for name, prompt in (("short", 100), ("long", 3000)):
+                context = prompt + TOKENS / 2 if requests == 1 else 1550 + TOKENS / 2
+                steps = round((TOKENS - 1) / length(RATES, depth))
+                wait = 1000 * steps * GPU.seconds(Cell(depth, requests, context))
+                accepted = [round(steps * rate) for rate in RATES[:depth]]
+                counts = spec(steps, *accepted) if depth else None
+                times = {"ttft_ms": 50.0, "latency_ms": 50.0 + wait, "prompt_tokens": prompt}
+                rows.append(request(name, tokens=TOKENS, spec=counts, **times))
+            samples.append(sample(1, arm, requests, 100.0, rows))
+    return {"samples": samples, "speculation": {"tokens": 5}}
+
+
+def test_a_cell_is_the_mean_step_of_its_requests() -> None:
+    found = {one.cell: one.seconds for one in cells(swept(1, 16))}
+    assert len(found) == 4 * (2 + 1)  # alone, lengths are told apart
+    for cell, seconds in found.items():
+        assert seconds == pytest.approx(GPU.seconds(cell), rel=0.01)
+
+
+def test_the_deepest_arm_says_how_much_is_accepted() -> None:
+    assert rates_of(swept(1)) == pytest.approx(RATES, abs=0.01)
+
+
+def test_the_card_predicts_what_was_held_out_and_recommends_the_best() -> None:
+    found = card(swept(1, 4, 16, 64))
+    assert found["held_out"]["median"] < 0.05
+    assert max(one["loss"] for one in found["regrets"]) < 0.03
+    assert found["schedule"][0][0] == 1
+    assert found["schedule"][-1][1] == 64
+    assert found["speculative_config"]["num_speculative_tokens"] == max(one[2] for one in found["schedule"])
+    json.dumps(found, allow_nan=False)
+
+
+def test_too_few_settings_make_no_card() -> None:
+    document = swept(4)
+    document["samples"] = document["samples"][:2]
+    with pytest.raises(RecipeError, match="2 settings were measured") as caught:
+        card(document)
+    assert "benchmark.depths" in (caught.value.hint or "")
+
+
+def test_the_card_is_read_in_a_terminal_and_as_a_page() -> None:
+    found = card(swept(1, 4, 16, 64))
+    assert "requests at a time: propose" in text(found)
+    page = html(found, "a <draft>")
+    assert "a &lt;draft&gt;" in page
+    assert "<script" not in page
+    assert page.count("<tr>") == 2 + 1 + len(found["cells"])
+
+
+def test_the_setting_is_written_into_a_checkpoint(tmp_path: Path) -> None:
+    methods = {"proposal_methods": [{"proposal_type": "greedy", "speculative_tokens": 5}]}
+    write_json(tmp_path / "config.json", {"speculators_config": methods})
+    setting = {
+        "num_speculative_tokens": 3,
+        "num_speculative_tokens_per_batch_size": [[1, 8, 3], [9, 64, 0]],
+    }
+    write_setting(tmp_path, setting)
+    config = read_json(tmp_path / "config.json")
+    assert config["speculators_config"]["proposal_methods"][0]["speculative_tokens"] == 3
+    assert read_json(tmp_path / "speculative-config.json") == setting
+    with pytest.raises(RecipeError, match="no setting to write"):
+        write_setting(tmp_path, {})
