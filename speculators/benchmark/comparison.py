@@ -19,6 +19,7 @@ from speculators.benchmark.figures import (
     STEP,
     Figure,
     Limits,
+    Together,
     common_loads,
     compared,
     visible_loss,
@@ -37,6 +38,8 @@ ACCEPTANCE_FELL = "acceptance fell: look at the draft, the data it was trained o
 STEP_SLOWER = "acceptance held and speed fell: look at the engine and the machine"
 BOTH = "acceptance fell, and a step takes longer as well: look at the draft and at the engine"
 UNKNOWN = "speed fell; whether by acceptance or by the time of a step cannot be told yet"
+
+UNKNOWN_NOISE = "the scatter of this machine is not known, and few rounds agree by chance: --aa measures it"
 
 DEFAULTS = Limits()
 
@@ -99,15 +102,16 @@ def compare(
     alpha: float | None = None,
     *,
     anyway: bool = False,
+    together: Together | None = None,
 ) -> Comparison:
     """What became of the ``old`` measurement's speedup in the ``new`` one.
 
     ``alpha``: what this look may spend of ``limits.alpha``, all of it by default.  ``anyway``: compare
-    across machines and load generators, and say so.
+    across machines and load generators, and say so.  ``together``: they were measured in the same rounds.
     """
     reasons = tuple(incomparable(old, new, anyway=anyway))
     alpha = limits.alpha if alpha is None else alpha
-    figures = () if reasons else tuple(compared(old, new, limits, alpha))
+    figures = () if reasons else tuple(compared(old, new, limits, alpha, together))
     verdict = NOT_COMPARABLE if reasons else worst([one.verdict for one in figures if one.gated])
     return Comparison(
         old=old.run,
@@ -117,7 +121,7 @@ def compare(
         causes=tuple(causes(figures)) if verdict == REGRESSION else (),
         figures=figures,
         settings=tuple(differences(old.settings, new.settings)),
-        remarks=tuple(remarks(old, new, limits, alpha)) if not reasons else (),
+        remarks=tuple(remarks(old, new, limits, alpha, together)) if not reasons else (),
     )
 
 
@@ -158,14 +162,22 @@ def spelled(value: Any) -> str:
     return text[:12] if len(text) == 64 else text
 
 
-def remarks(old: Measurement, new: Measurement, limits: Limits, alpha: float) -> Iterator[str]:
+def remarks(
+    old: Measurement, new: Measurement, limits: Limits, alpha: float, together: Together | None = None
+) -> Iterator[str]:
     """What a reader should know of a comparison that was made."""
     for what in ("machine", "instrument"):
         yield from _other(what, old, new)
-    seen = visible_loss(old, new, limits, alpha)
+    seen = visible_loss(old, new, limits, alpha, together)
     size = "no loss is" if seen is None else f"a loss of {seen:.1%} is"
-    yield f"with this noise and {new.rounds} rounds against {old.rounds}, {size} found four times in five"
-    if old.rounds < ENOUGH_ROUNDS:
+    rounds = (
+        f"{new.rounds} rounds against {old.rounds}" if together is None else f"{new.rounds} common rounds"
+    )
+    yield f"with this noise and {rounds}, {size} found four times in five"
+    if together is not None:
+        if not together.spread:
+            yield UNKNOWN_NOISE
+    elif old.rounds < ENOUGH_ROUNDS:
         yield f"{old.run} has {old.rounds} rounds: against {ENOUGH_ROUNDS} a loss is found sooner"
 
 

@@ -60,36 +60,55 @@ class Figure(NamedTuple):
     rounds: bool
 
 
+class Together(NamedTuple):
+    """Old and new were measured in the same rounds, so that what a round has in common is in both.
+
+    ``spread``: the standard deviation that a round's log ratio of speeds is known to have on this machine,
+    0 where it is not.
+    """
+
+    spread: float = 0.0
+
+
 class Rounds(NamedTuple):
-    """A logarithm of each round of both measurements."""
+    """A logarithm of each round of both; ``together``: None where they are not the same rounds."""
 
     old: Sequence[float]
     new: Sequence[float]
+    together: Together | None = None
 
     def less(self, other: Rounds) -> Rounds:
         """The difference, round by round."""
-        return Rounds(*([a - b for a, b in zip(*sides)] for sides in zip(self, other)))
+        old, new = (
+            [a - b for a, b in zip(*sides)] for sides in ((self.old, other.old), (self.new, other.new))
+        )
+        return Rounds(old, new, self.together)
 
     def change(self) -> Estimate:
         """New less old.
 
-        The old rounds say how much those of this machine scatter: new ones that agree better do so by chance.
+        New rounds that agree better than those of this machine are known to do so by chance.  What is known
+        is the base line's own scatter, or, of the same rounds, that of an arm against itself.
         """
-        return welch(self.new, self.old, known=spread_of(self.old))
+        if self.together is None:
+            return welch(self.new, self.old, known=spread_of(self.old))
+        return mean_estimate([new - old for old, new in zip(self.old, self.new)], self.together.spread)
 
 
-def compared(old: Measurement, new: Measurement, limits: Limits, alpha: float) -> Iterator[Figure]:
+def compared(
+    old: Measurement, new: Measurement, limits: Limits, alpha: float, together: Together | None = None
+) -> Iterator[Figure]:
     """Every figure that both measured: those that are gated, and what explains them."""
     loads = common_loads(old, new)
-    speeds = Rounds(log_speedups(old, loads), log_speedups(new, loads))
+    speeds = Rounds(log_speedups(old, loads), log_speedups(new, loads), together)
     yield over_rounds(SPEEDUP, None, speeds, limits.speed, alpha)
     for load in loads if len(loads) > 1 else []:
         # Not gated, but a reader looks for the worst: the chance of a false alarm is that of all together.
-        at_load = Rounds(log_speedups(old, [load]), log_speedups(new, [load]))
+        at_load = Rounds(log_speedups(old, [load]), log_speedups(new, [load]), together and Together())
         yield over_rounds(SPEEDUP, load, at_load, limits.speed, alpha / len(loads), gated=False)
     by_prompt = on_same_prompts(old.answers, new.answers, limits.prompt_acceptance, alpha)
-    lengths = Rounds(log_lengths(old, loads), log_lengths(new, loads))
-    if all(lengths):
+    lengths = Rounds(log_lengths(old, loads), log_lengths(new, loads), together and Together())
+    if lengths.old and lengths.new:
         yield over_rounds(LENGTH, None, lengths, limits.acceptance, alpha, gated=by_prompt is None)
         yield over_rounds(STEP, None, speeds.less(lengths), limits.speed, alpha, gated=False)
     if by_prompt is not None:
@@ -97,10 +116,12 @@ def compared(old: Measurement, new: Measurement, limits: Limits, alpha: float) -
     yield from outputs(old.answers, new.answers, alpha, gated=limits.outputs)
 
 
-def visible_loss(old: Measurement, new: Measurement, limits: Limits, alpha: float) -> float | None:
+def visible_loss(
+    old: Measurement, new: Measurement, limits: Limits, alpha: float, together: Together | None = None
+) -> float | None:
     """The smallest loss of speed that is found four times in five with this noise and so many rounds."""
     loads = common_loads(old, new)
-    rounds = Rounds(log_speedups(old, loads), log_speedups(new, loads))
+    rounds = Rounds(log_speedups(old, loads), log_speedups(new, loads), together)
     count = len(rounds.new)
     return smallest_loss(rounds.change().error * math.sqrt(count), count, limits.speed, alpha)
 
@@ -121,7 +142,7 @@ def over_rounds(
 ) -> Figure:
     """A figure that every round of both has."""
     judged = judge(rounds.change(), tolerance, alpha)
-    old, new = (math.exp(math.fsum(side) / len(side)) for side in rounds)
+    old, new = (math.exp(math.fsum(side) / len(side)) for side in (rounds.old, rounds.new))
     return _judged(name, concurrency, old, new, judged, gated=gated, rounds=True)
 
 

@@ -47,6 +47,7 @@ class RequestRow(NamedTuple):
     itl_ms: float | None
     tpot_ms: float | None
     spec: RequestSpec | None
+    prompt_tokens: int | None = None
 
 
 class LoadReport(NamedTuple):
@@ -134,6 +135,7 @@ def _row(prompt: int, row: dict[str, Any]) -> RequestRow:
         itl_ms=row["inter_token_latency_ms"],
         tpot_ms=row["time_per_output_token_ms"],
         spec=_spec(row["response_metrics"]),
+        prompt_tokens=row.get("prompt_tokens"),
     )
 
 

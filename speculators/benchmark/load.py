@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from speculators.benchmark.guidellm_report import LoadReport, RequestRow
@@ -21,6 +22,7 @@ from speculators.benchmark.statistics import percentile
 from speculators.serving.metrics import SpecCounters
 
 PERCENTILES = (50, 95, 99)
+NO_GROUPS: Mapping[str, str] = MappingProxyType({})
 LATENCIES = ("ttft_ms", "itl_ms", "tpot_ms", "latency_ms")
 
 
@@ -30,12 +32,16 @@ def load_document(
     ids: Sequence[str],
     looping: Mapping[int, bool],
     counters: SpecCounters | None,
+    groups: Mapping[str, str] = NO_GROUPS,
 ) -> dict[str, Any]:
-    """One load as it is stored; ``ids`` names the prompts, ``looping`` flags outputs by prompt index."""
+    """One load as it is stored; ``ids`` names the prompts, ``looping`` flags outputs by prompt index.
+
+    ``groups``: that of each prompt, by its id.
+    """
     rows = report.rows
     seconds = max(row.ended for row in rows) - min(row.started for row in rows) if rows else None
     tokens = sum(row.output_tokens for row in rows)
-    requests = [_request(row, ids, looping) for row in rows]
+    requests = [_request(row, ids, looping, groups) for row in rows]
     return {
         "concurrency": concurrency,
         "guidellm": report.guidellm,
@@ -76,9 +82,13 @@ def _percentiles(values: Sequence[float | None]) -> dict[str, float] | None:
     return {f"p{rank}": percentile(known, rank) for rank in PERCENTILES} if known else None
 
 
-def _request(row: RequestRow, ids: Sequence[str], looping: Mapping[int, bool]) -> dict[str, Any]:
+def _request(
+    row: RequestRow, ids: Sequence[str], looping: Mapping[int, bool], groups: Mapping[str, str]
+) -> dict[str, Any]:
     return {
         "id": ids[row.prompt],
+        "group": groups.get(ids[row.prompt]),
+        "prompt_tokens": row.prompt_tokens,
         "output_tokens": row.output_tokens,
         "seconds": row.ended - row.started,
         "ttft_ms": row.ttft_ms,

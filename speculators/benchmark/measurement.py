@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from speculators.benchmark.pairs import Pair, Sample, counters_of, pair_up
+from speculators.benchmark.rounds import BASE
 from speculators.benchmark.statistics import geometric_mean
 
 BASELINE_SCHEMA = "speculators/baseline/v1"
@@ -168,9 +169,24 @@ def measurement(
             "draft": results.get("package", {}).get("digest"),
             **{f"environment.{name}": value for name, value in sitting.get("environment", {}).items()},
         },
-        loads=tuple(_loads(pairs)),
-        answers=tuple(_answers([pair for pair in pairs if pair.concurrency == ALONE])),
+        **_measured(pairs),
     )
+
+
+def of_base(candidate: Measurement, benchmark: Mapping[str, Any]) -> Measurement:
+    """What the base arm did in the same rounds as ``candidate``, whose work and machine it shares."""
+    base = benchmark["base"]
+    kept = {name: value for name, value in candidate.settings.items() if name.startswith("environment.")}
+    return candidate._replace(
+        run=base["name"],
+        settings={**measured_settings(base["speculation"], base["engine"]), "draft": base["digest"], **kept},
+        **_measured(pair_up(benchmark["samples"], BASE)),
+    )
+
+
+def _measured(pairs: list[Pair]) -> dict[str, Any]:
+    alone = [pair for pair in pairs if pair.concurrency == ALONE]
+    return {"loads": tuple(_loads(pairs)), "answers": tuple(_answers(alone))}
 
 
 def _loads(pairs: list[Pair]) -> Iterable[Load]:

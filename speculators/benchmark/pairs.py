@@ -38,7 +38,10 @@ class Pair(NamedTuple):
 
 
 def pair_up(samples: Iterable[Sample], speculating: str = DRAFT, plain: str = PLAIN) -> list[Pair]:
-    """The samples as pairs, by round and concurrency; a load without its partner is left out."""
+    """The samples as pairs, by round and concurrency; a load without its partner is left out.
+
+    ``plain``: the arm in plain's place.
+    """
     by_place = {(one["round"], one["concurrency"], one["arm"]): one for one in samples}
     return [
         Pair(number, concurrency, one, by_place[number, concurrency, speculating])
@@ -54,10 +57,14 @@ def counters_of(sample: Sample) -> SpecCounters | None:
 
 def request_counters(sample: Sample) -> SpecCounters | None:
     """The per-request counts of one load, pooled; None if not reported."""
-    chosen = [row["spec"] for row in sample["requests"]]
-    if any(spec is None for spec in chosen):
-        return None
-    return pooled([found for spec in chosen if (found := _counters(spec))])
+    chosen = [request_spec(row) for row in sample["requests"]]
+    known = [one for one in chosen if one is not None]
+    return pooled(known) if len(known) == len(chosen) else None
+
+
+def request_spec(row: dict[str, Any]) -> SpecCounters | None:
+    """The counts of one request; None if not reported."""
+    return _counters(row["spec"])
 
 
 def _counters(document: dict[str, Any] | None) -> SpecCounters | None:

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 PLAIN = "plain"
 DRAFT = "draft"
+#: What the draft is gated against when both are measured in the same rounds.
+BASE = "base"
 ARMS = (PLAIN, DRAFT)
 #: The same on a quantised copy of the verifier.
 QUANTISED_PLAIN = "quantised-plain"
@@ -20,6 +22,17 @@ PLAIN_ARMS = (PLAIN, QUANTISED_PLAIN)
 DRAFT_ARMS = (DRAFT, QUANTISED_DRAFT)
 #: Arms that speculate without a draft, and the package that the engine needs for it.
 FREE_ARMS: Mapping[str, str] = {"ngram": "", "suffix": "arctic-inference"}
+
+
+def depth_arm(tokens: int) -> str:
+    """The arm of the draft with another number of proposed tokens."""
+    return f"{DRAFT}-{tokens}"
+
+
+def depth_of(arm: str) -> int | None:
+    """The proposed tokens of such an arm; None of any other."""
+    name, _, tokens = arm.partition("-")
+    return int(tokens) if name == DRAFT and tokens.isdigit() else None
 
 
 class Launch(NamedTuple):

@@ -12,16 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from speculators.benchmark.rounds import (
-    DRAFT,
-    FREE_ARMS,
-    PLAIN,
-    QUANTISED_ARMS,
-    QUANTISED_DRAFT,
-    QUANTISED_PLAIN,
-    Launch,
-    schedule,
-)
+from speculators.benchmark.arms import Arm, Base, arms_of, missing_packages, speculation_of
+from speculators.benchmark.rounds import BASE, DRAFT, QUANTISED_ARMS, Launch, schedule
 from speculators.datagen.chat import template_arguments, thinking_modes
 from speculators.datagen.chat_template import chat_template
 from speculators.documents import read_json, write_text
@@ -61,7 +53,8 @@ class Bench(NamedTuple):
     on_client_line: Callable[[str], None] | None
     holds: Sequence[int]
     interior: Interior
-    arms: dict[str, Speculation | None]
+    arms: dict[str, Arm]
+    base: Base | None
     left_out: dict[str, str]
     request_body: dict[str, Any]
 
@@ -76,9 +69,13 @@ class Bench(NamedTuple):
     @property
     def speculation(self) -> Speculation:
         """That of the draft arm."""
-        draft = self.arms[DRAFT]
+        draft = self.arms[DRAFT].speculation
         assert draft is not None
         return draft
+
+    def tokens(self, arm: str) -> int:
+        """K of an arm; of the plain one the draft's."""
+        return (self.arms[arm].speculation or self.speculation).tokens
 
     def say(self, line: str) -> None:
         if self.on_line is not None:
@@ -94,6 +91,7 @@ def run_benchmark(
     on_client_line: Callable[[str], None] | None = None,
     holds: Sequence[int] = (),
     *,
+    base: Base | None = None,
     only: Sequence[str] = (),
     looks: Sequence[int] = (),
     enough: Callable[[dict[str, Any]], bool] | None = None,
@@ -103,6 +101,7 @@ def run_benchmark(
     It says how the arms were served and holds every load as a sample.
 
     ``only``: these arms and no others, for who compares acceptance and no speed; by default all.
+    ``base``: another draft, which is measured in the same rounds.
     ``looks``: counts of rounds after each of which ``enough`` is asked whether the document so far will do;
     by default the recipe's rounds are measured.
 
@@ -117,7 +116,7 @@ def run_benchmark(
         MachineError: no engine here.
         StageError: a server or a client failed, or an arm was not what it should be.
     """
-    bench = _prepare(values, inputs, folder, executor, on_line, on_client_line, holds)
+    bench = _prepare(values, inputs, folder, executor, on_line, on_client_line, holds, base)
     bench.say(f"server: {bench.launcher.spelled()} ({bench.launcher.reason})")
     looks = looks or (values["benchmark"]["rounds"],)
     arms = tuple(only) or tuple(bench.arms)
@@ -153,6 +152,7 @@ def _document(bench: Bench, launches: Sequence[dict[str, Any]], rounds: int) -> 
         "benchmark": benchmark | {"rounds": rounds},
         "arms": {arm: _shown_arguments(bench, arm) for arm in bench.arms if arm in measured},
         "left_out": bench.left_out,
+        "base": _base(bench),
         "rounds": [
             {name: value for name, value in one.items() if name != "loads"} | {"place": place}
             for place, one in enumerate(launches)
@@ -169,9 +169,9 @@ def _prepare(
     on_line: Callable[[str], None] | None,
     on_client_line: Callable[[str], None] | None,
     holds: Sequence[int],
+    base: Base | None,
 ) -> Bench:
     speculation = _speculation(values, inputs)
-    speculation.config()  # an algorithm that cannot be served fails before any server starts
     template = chat_template(inputs["verifier"] / "model")
     # Some models have several templates; the switch is looked for in all of them.
     text = template if isinstance(template, str) else "".join(template.values())
@@ -183,12 +183,11 @@ def _prepare(
     if lacking := missing_packages([values["method"]] if "method" in values else [], interior):
         reason = "; ".join(lacking.values())
         raise MachineError(f"algorithm.kind '{speculation.algorithm}': {reason}", rule="package")
-    arms: dict[str, Speculation | None] = {PLAIN: None, DRAFT: speculation}
-    if "quantised" in inputs:
-        arms |= {QUANTISED_PLAIN: None, QUANTISED_DRAFT: speculation}
-    arms |= {arm: Speculation(None, arm, speculation.tokens) for arm in wanted if arm not in left_out}
+    free = [arm for arm in wanted if arm not in left_out]
+    depths = values["benchmark"].get("depths", ())
+    arms = arms_of(speculation, values["engine"], free, base, depths, quantised="quantised" in inputs)
     return Bench(
-        values, inputs, folder, executor, on_line, on_client_line, holds, interior, arms, left_out, body
+        values, inputs, folder, executor, on_line, on_client_line, holds, interior, arms, base, left_out, body
     )
 
 
@@ -196,18 +195,7 @@ def _speculation(values: dict[str, Any], inputs: dict[str, Path]) -> Speculation
     """That of the draft arm: a checkpoint's, or a method's that needs none."""
     if method := values.get("method"):
         return Speculation(None, method, values["speculative_tokens"])
-    draft = inputs["package"] / "model"
-    algorithm = read_json(draft / "config.json").get("speculators_model_type", "")
-    return Speculation(draft, algorithm, values["speculative_tokens"])
-
-
-def missing_packages(arms: Sequence[str], interior: Interior) -> dict[str, str]:
-    """Of the wanted extra arms those that this engine cannot serve, and why."""
-    return {
-        arm: f"the engine's environment has no {package}"
-        for arm in arms
-        if (package := FREE_ARMS[arm]) and package not in interior.packages
-    }
+    return speculation_of(inputs["package"] / "model", values["speculative_tokens"])
 
 
 def request_body(verifier: dict[str, Any], template: str) -> dict[str, Any]:
@@ -219,11 +207,25 @@ def request_body(verifier: dict[str, Any], template: str) -> dict[str, Any]:
     return {"chat_template_kwargs": arguments} if arguments else {}
 
 
+def _base(bench: Bench) -> dict[str, Any] | None:
+    """The base arm as documents name it: without its place on this machine."""
+    if bench.base is None:
+        return None
+    speculation = bench.arms[BASE].speculation
+    assert speculation is not None
+    return {
+        "name": bench.base.name,
+        "digest": bench.base.digest,
+        "speculation": {"algorithm": speculation.algorithm, "tokens": speculation.tokens},
+        "engine": {name: dict(bench.base.engine[name]) for name in ("args", "env")},
+    }
+
+
 def _arguments(bench: Bench, arm: str, port: int) -> list[str]:
     return server_arguments(
         port,
-        bench.values["engine"]["args"],
-        bench.arms[arm],
+        bench.arms[arm].engine["args"],
+        bench.arms[arm].speculation,
         trust_remote_code=bench.values["verifier"].get("trust_remote_code", False),
     )
 
@@ -232,15 +234,19 @@ def _shown_arguments(bench: Bench, arm: str) -> list[str]:
     """The arm's arguments as the report shows them: no port, no path of this machine."""
     shown = _arguments(bench, arm, 0)
     shown[shown.index("--port") + 1] = "PORT"
-    return [word.replace(str(bench.speculation.draft), "DRAFT") for word in shown]
+    drafts = {"DRAFT": bench.speculation.draft, "BASE": bench.base.draft if bench.base else None}
+    for name, path in drafts.items():
+        shown = [word.replace(str(path), name) for word in shown] if path is not None else shown
+    return shown
 
 
 def _measure(bench: Bench, launch: Launch, rounds: int) -> dict[str, Any]:
     """One launch from server start to its result document; ``rounds``: how many are to be measured now."""
     folder = bench.folder / launch.folder
     shutil.rmtree(folder, ignore_errors=True)  # what an interrupted attempt left
-    verifier = bench.verifier(launch.arm)
-    environment = server_environment(bench.interior.environment(bench.values["engine"]["env"]))
+    verifier, arm = bench.verifier(launch.arm), bench.arms[launch.arm]
+    environment = server_environment(bench.interior.environment(arm.engine["env"]))
+    draft = arm.speculation.draft if arm.speculation else None
 
     def command(port: int) -> list[str]:
         return server_argv(bench.launcher.start, verifier, _arguments(bench, launch.arm, port))
@@ -251,7 +257,7 @@ def _measure(bench: Bench, launch: Launch, rounds: int) -> dict[str, Any]:
         environment,
         folder / "server.log",
         bench.holds,
-        replace(SERVER, reads=[verifier, *([draft] if (draft := bench.speculation.draft) else [])]),
+        replace(SERVER, reads=[verifier, *([draft] if draft else [])]),
     )
     label = f"round {launch.round}/{rounds} {launch.arm}"
     bench.say(f"{label}: server starting")
@@ -265,8 +271,8 @@ def _measure(bench: Bench, launch: Launch, rounds: int) -> dict[str, Any]:
                 "benchmark": {name: bench.values["benchmark"].get(name) for name in CLIENT_READS},
                 "arm": launch.arm,
                 "round": launch.round,
-                "speculative_tokens": bench.speculation.tokens,
-                "must_draft": bench.speculation.draft is not None,
+                "speculative_tokens": bench.tokens(launch.arm),
+                "must_draft": draft is not None,
                 "startup_timeout": bench.values["engine"]["startup_timeout"],
                 "stall_timeout": bench.values["engine"]["stall_timeout"],
                 "request_body": bench.request_body,

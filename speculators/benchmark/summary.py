@@ -9,10 +9,14 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
+from speculators.benchmark.breakdown import breakdown
 from speculators.benchmark.checks import possible, run_checks, same_work
 from speculators.benchmark.load import LATENCIES
+from speculators.benchmark.ngram import proposals
 from speculators.benchmark.pairs import Pair, Sample, counters_of, pair_up, request_counters
-from speculators.benchmark.rounds import ARMS, DRAFT, PLAIN, QUANTISED_ARMS, QUANTISED_DRAFT, QUANTISED_PLAIN
+from speculators.benchmark.rounds import ARMS, BASE, DRAFT, FREE_ARMS, PLAIN, QUANTISED_DRAFT, QUANTISED_PLAIN
+from speculators.benchmark.service import service
+from speculators.benchmark.stability import warnings
 from speculators.benchmark.statistics import geometric_mean, match_rate, mean_ratio, relative_difference
 from speculators.serving.metrics import SpecCounters, pooled
 
@@ -31,6 +35,7 @@ def summarise(benchmark: dict[str, Any], replay: dict[str, Any] | None = None) -
             {
                 "concurrency": concurrency,
                 **_speed(pairs, concurrency),
+                "service": _services(benchmark, concurrency),
                 "looping": sorted({name for pair in _at(pairs, concurrency) for name in pair.looping}),
                 "without_looping": _speed(calm, concurrency),
             }
@@ -41,21 +46,33 @@ def summarise(benchmark: dict[str, Any], replay: dict[str, Any] | None = None) -
         "acceptance": _acceptance(pairs, calm, replay),
         "exact_match": _exact_match(benchmark["samples"], pairs, calm),
         "outputs": _outputs(benchmark),
-        "extra_arms": [_extra_arm(benchmark, pairs, arm) for arm in extra_arms(benchmark)],
+        "extra_arms": [_free_arm(benchmark, pairs, arm, replay) for arm in extra_arms(benchmark)],
+        "base": {**found, **_extra_arm(benchmark, pairs, BASE)} if (found := benchmark.get("base")) else None,
         "quantised": _quantised(benchmark),
         "left_out": benchmark.get("left_out", {}),
+        "warnings": warnings(benchmark),
     }
     return summary | {"checks": run_checks(benchmark, pairs, summary)}
 
 
 def extra_arms(benchmark: dict[str, Any]) -> list[str]:
-    """The arms that need no training, in the order they were first measured."""
-    known = (*ARMS, *QUANTISED_ARMS)
-    return [arm for arm in dict.fromkeys(one["arm"] for one in benchmark["samples"]) if arm not in known]
+    """The arms that needed no training, in the order they were first measured."""
+    return [arm for arm in dict.fromkeys(one["arm"] for one in benchmark["samples"]) if arm in FREE_ARMS]
+
+
+def _free_arm(
+    benchmark: dict[str, Any], drafts: list[Pair], arm: str, replay: dict[str, Any] | None
+) -> dict[str, Any]:
+    """An arm that needed no training; prompt lookup is checked token by token."""
+    found = _extra_arm(benchmark, drafts, arm)
+    if arm == "ngram":
+        samples = [one for one in benchmark["samples"] if one["arm"] == arm]
+        found["checks"].append(proposals(samples, (replay or {}).get("ngram")))
+    return found
 
 
 def _extra_arm(benchmark: dict[str, Any], drafts: list[Pair], arm: str) -> dict[str, Any]:
-    """An arm that needed no training: its own figures, and those of the draft over it.
+    """An arm beside the draft: its own figures, and those of the draft over it.
 
     ``drafts``: the draft arm's pairs.
     """
@@ -144,6 +161,13 @@ def _speed(pairs: list[Pair], concurrency: int, arm: str = DRAFT) -> dict[str, A
     }
 
 
+def _services(benchmark: dict[str, Any], concurrency: int) -> dict[str, Any]:
+    """Cost and goodput of plain and draft at one concurrency."""
+    samples, slo = benchmark["samples"], benchmark["benchmark"].get("slo") or {}
+    here = [one for one in samples if one["concurrency"] == concurrency]
+    return {arm: service([one for one in here if one["arm"] == arm], slo) for arm in ARMS}
+
+
 def _latencies(samples: list[Sample]) -> dict[str, dict[str, float] | None]:
     """Each percentile averaged over the rounds."""
     return {name: _mean([one[name] for one in samples if one[name] is not None]) for name in LATENCIES}
@@ -164,6 +188,7 @@ def _acceptance(pairs: list[Pair], calm: list[Pair], replay: dict[str, Any] | No
         "served": served,
         "served_without_looping": served_calm,
         "served_by_concurrency": _served(pairs),
+        **breakdown([pair.draft for pair in pairs]),
         "predicted": predicted,
         "predicted_without_looping": predicted_calm,
         "not_predicted": (replay or {}).get("not_predicted", "" if predicted else "the replay did not run"),
@@ -211,10 +236,14 @@ def _exact_match(samples: list[Sample], pairs: list[Pair], calm: list[Pair]) -> 
     for one in samples:
         if one["arm"] == PLAIN:
             by_load.setdefault(one["concurrency"], []).append(one)
+    draft = _match([(pair.plain, pair.draft) for pair in pairs])
+    plain = _match([both for loads in by_load.values() for both in pairwise(loads)])
     return {
-        "draft_against_plain": _match([(pair.plain, pair.draft) for pair in pairs]),
+        "draft_against_plain": draft,
         "draft_against_plain_without_looping": _match([(pair.plain, pair.draft) for pair in calm]),
-        "plain_against_plain": _match([both for loads in by_load.values() for both in pairwise(loads)]),
+        "plain_against_plain": plain,
+        # Plain serving need not repeat itself: 1 is as good as plain against itself.
+        "relative": draft["rate"] / plain["rate"] if draft["rate"] is not None and plain["rate"] else None,
     }
 
 

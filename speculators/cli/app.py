@@ -36,6 +36,7 @@ from speculators.cli.retarget import retarget
 from speculators.cli.run import run
 from speculators.cli.schema import schema
 from speculators.cli.show import show
+from speculators.cli.sweep import sweep
 from speculators.cli.verify import verify
 from speculators.errors import (
     EXIT_BUG,
@@ -94,7 +95,7 @@ def build_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(epilog=EPILOG)(root)
-    recipes_and_runs = (check, show, doctor, plan, run, report, compare, lock)
+    recipes_and_runs = (check, show, doctor, plan, run, report, compare, sweep, lock)
     bundles = (bundle, verify, publish, render)
     checkpoints = (certify, convert, retarget, inspect)
     for verb in (*recipes_and_runs, *bundles, *checkpoints, schema, completion):

@@ -12,7 +12,7 @@ import typer
 from speculators.cli.options import choice_of, wanted_of
 
 if TYPE_CHECKING:
-    from speculators.benchmark.measurement import Measurement
+    from speculators.benchmark.arms import Opponent
     from speculators.recipe.recipe import Recipe
 
 PROGRESS = ("auto", "plain", "quiet")
@@ -29,6 +29,7 @@ class Asked(NamedTuple):
     fresh: list[str] | None
     accept: list[str] | None
     against: str
+    itself: bool
     images: list[str] | None
     untested: bool
     locked: bool
@@ -49,21 +50,22 @@ class Asked(NamedTuple):
         words += ["--only", self.only] if self.only else []
         words += ["--against", self.against] if self.against else []
         flags = {"--allow-untested": self.untested, "--locked": self.locked}
-        flags |= {"--trust-recipe": self.trusted, "--strict": self.strict}
+        flags |= {"--trust-recipe": self.trusted, "--strict": self.strict, "--aa": self.itself}
         return shlex.join([*words, *(name for name, wish in flags.items() if wish)])
 
 
 def perform(
-    recipe: Recipe, asked: Asked, home: Path | None = None, baseline: Measurement | None = None
+    recipe: Recipe, asked: Asked, home: Path | None = None, against: Opponent | None = None
 ) -> dict[str, Any] | None:
     """Run ``recipe`` as it was asked for; its record, or None when it was interrupted.
 
-    ``home``: instead of the user's own; ``baseline``: what the benchmark is gated against.
+    ``home``: instead of the user's own; ``against``: what the benchmark is held against.
 
     Raises:
         SpeculatorsError: whatever ended the run.
     """
     # The pipeline is imported only now: a wrong recipe is refused at once.
+    from speculators.benchmark.arms import NOBODY
     from speculators.pipeline.console import Console, Voice
     from speculators.pipeline.run import Options, run_recipe, way_on
 
@@ -71,7 +73,7 @@ def perform(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     choice = choice_of(asked.only, asked.start, asked.fresh, asked.accept)._replace(remake=asked.remake)
     wanted = wanted_of(asked.images, asked.untested, asked.locked)
-    options = Options(asked.runs_dir, choice, asked.command(), wanted, home, baseline)
+    options = Options(asked.runs_dir, choice, asked.command(), wanted, home, against or NOBODY)
     try:
         return run_recipe(recipe, options, Console(voice=Voice(asked.progress, asked.verbose)))
     except KeyboardInterrupt:  # said here: a second one may end whatever handles the first

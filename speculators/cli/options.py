@@ -10,6 +10,7 @@ import typer
 from speculators.cli.completion import recipe_files, settings, stages
 
 if TYPE_CHECKING:
+    from speculators.benchmark.arms import Opponent
     from speculators.pipeline.choice import Choice
     from speculators.pipeline.premises import Wanted
     from speculators.recipe.recipe import Recipe
@@ -101,6 +102,22 @@ ImageOverrides = Annotated[
 Strict = Annotated[
     bool, typer.Option("--strict", help="Exit 5 when nothing can be decided, of a gate or of a bundle.")
 ]
+Against = Annotated[
+    str,
+    typer.Option(
+        "--against",
+        metavar="BASELINE",
+        help="Gate the benchmark; a regression exits 1. A run's folder, bundle or baseline file counts as "
+        "stored; a checkpoint's folder, another recipe or a git ref is measured in the same rounds.",
+        show_default=False,
+    ),
+]
+Itself = Annotated[
+    bool,
+    typer.Option(
+        "--aa", help="Measure the draft beside itself: the noise here, and the smallest loss it shows."
+    ),
+]
 AllowUntested = Annotated[
     bool, typer.Option("--allow-untested", help="Take images that this project does not ship.")
 ]
@@ -142,3 +159,19 @@ def load(path: Path, overrides: list[str] | None) -> Recipe | None:
         typer.echo(render_all(loaded.diagnostics), err=True)
         annotate(loaded.diagnostics)
     return loaded.recipe
+
+
+def opponent_of(against: str, itself: bool, only: str, recipe: Recipe) -> Opponent:
+    """What the benchmark is held against; nobody without ``--against`` and ``--aa``."""
+    from speculators.benchmark.arms import NOBODY, Opponent
+    from speculators.pipeline.opponent import named
+    from speculators.pipeline.store import default_home
+
+    if not (against or itself):
+        return NOBODY
+    flag = "--aa" if itself else "--against"
+    if against and itself:
+        raise typer.BadParameter("--aa measures the draft beside itself: leave --against out")
+    if only not in ("", "benchmark"):
+        raise typer.BadParameter(f"{flag} is of the benchmark, which --only {only} leaves out")
+    return Opponent(itself=True) if itself else named(against, recipe, default_home())

@@ -11,17 +11,20 @@ import typer
 
 from speculators.cli.options import (
     Accept,
+    Against,
     AllowUntested,
     ExecutorName,
     Fresh,
     From,
     ImageOverrides,
+    Itself,
     Only,
     Overrides,
     RecipePath,
     RunsDir,
     choice_of,
     load,
+    opponent_of,
     overrides_of,
     wanted_of,
 )
@@ -39,6 +42,8 @@ def plan(
     executor: ExecutorName = "",
     images: ImageOverrides = None,
     allow_untested: AllowUntested = False,
+    against: Against = "",
+    itself: Itself = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
     detailed: Annotated[
         bool, typer.Option("--detailed-exitcode", help="Exit 10 when a stage before the benchmark would run.")
@@ -53,6 +58,7 @@ def plan(
     Examples:
       speculators plan my.yaml
       speculators plan my.yaml --set training.learning_rate=5e-5
+      speculators plan my.yaml --only benchmark --against baselines/my.json
       speculators plan my.yaml --detailed-exitcode --json
     """
     loaded = load(recipe, overrides_of(overrides, executor))
@@ -66,7 +72,8 @@ def plan(
     from speculators.pipeline.training_step import documents, told, training_costs
 
     where = planned_surroundings(loaded, wanted_of(images, allow_untested))
-    planned = make_plan(loaded, Store(default_home()), choice_of(only, start, fresh, accept), where)
+    choice, held = choice_of(only, start, fresh, accept), opponent_of(against, itself, only, loaded)
+    planned = make_plan(loaded, Store(default_home()), choice, where, held)
     seconds = benchmark_seconds(runs_dir, loaded.name)
     costs = training_costs(loaded, os.environ)
     if as_json:

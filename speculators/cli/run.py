@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -13,23 +13,23 @@ from speculators.cli.asked import PROGRESS, Asked, perform
 from speculators.cli.completion import recipe_files
 from speculators.cli.options import (
     Accept,
+    Against,
     AllowUntested,
     ExecutorName,
     Fresh,
     From,
     ImageOverrides,
+    Itself,
     Only,
     Overrides,
     RunsDir,
     Strict,
     load,
+    opponent_of,
     overrides_of,
 )
 from speculators.cli.repeat import repeat
 from speculators.errors import EXIT_INTERRUPTED, RecipeError
-
-if TYPE_CHECKING:
-    from speculators.benchmark.measurement import Measurement
 
 Source = Annotated[
     str,
@@ -41,15 +41,6 @@ Source = Annotated[
     ),
 ]
 Locked = Annotated[bool, typer.Option("--locked", help="Fail when anything differs from the recipe's lock.")]
-Against = Annotated[
-    str,
-    typer.Option(
-        "--against",
-        metavar="BASELINE",
-        help="Gate the benchmark against a run's folder, bundle or baseline file; a regression exits 1.",
-        show_default=False,
-    ),
-]
 Trust = Annotated[
     bool,
     typer.Option("--trust-recipe", help="Of a bundle: let its recipe run code, read files, see secrets."),
@@ -79,6 +70,7 @@ def run(
     allow_untested: AllowUntested = False,
     locked: Locked = False,
     against: Against = "",
+    itself: Itself = False,
     strict: Strict = False,
     trust: Trust = False,
     remake: Remake = False,
@@ -99,6 +91,8 @@ def run(
       speculators run my.yaml --set training.learning_rate=5e-5 --set benchmark.rounds=5
       speculators run my.yaml --only benchmark
       speculators run my.yaml --only benchmark --against recipes/baselines/my.json
+      speculators run my.yaml --only benchmark --against main
+      speculators run my.yaml --only benchmark --aa --set benchmark.rounds=8
       speculators run my.yaml --executor docker --locked
       speculators run my.yaml --from training
       speculators run my-recipe-20261122-115112-2aab.speculators.tar
@@ -114,6 +108,7 @@ def run(
         fresh=fresh,
         accept=accept,
         against=against,
+        itself=itself,
         images=images,
         untested=allow_untested,
         locked=locked,
@@ -138,25 +133,19 @@ def run_recipe_file(asked: Asked, *, as_json: bool) -> int:
     recipe = load(Path(asked.source), asked.overrides)
     if recipe is None:
         return RecipeError.exit_code
-    baseline = baseline_of(asked.against, asked.only)
-    record = perform(recipe, asked, baseline=baseline)
+    against = opponent_of(asked.against, asked.itself, asked.only, recipe)
+    record = perform(recipe, asked, against=against)
     if record is None:
         return EXIT_INTERRUPTED
     typer.echo(json.dumps(record, indent=2, ensure_ascii=False) if as_json else record["verdict"])
-    if baseline is None:
-        return 0
-    return gated(record, asked.runs_dir / recipe.name / record["id"], as_json, asked.strict)
+    folder = asked.runs_dir / recipe.name / record["id"]
+    if asked.itself and not as_json:
+        from speculators.documents import read_json
+        from speculators.report.document import NOISE
+        from speculators.report.noise import text
 
-
-def baseline_of(against: str, only: str) -> Measurement | None:
-    """What the benchmark is gated against; None without ``--against``."""
-    if not against:
-        return None
-    if only not in ("", "benchmark"):
-        raise typer.BadParameter(f"--against gates the benchmark, which --only {only} leaves out")
-    from speculators.report.source import load_source
-
-    return load_source(against).measured
+        typer.echo(text(read_json(folder / NOISE)))
+    return gated(record, folder, as_json, asked.strict) if asked.against else 0
 
 
 def gated(record: Mapping[str, Any], folder: Path, as_json: bool, strict: bool) -> int:

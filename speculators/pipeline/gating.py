@@ -1,7 +1,7 @@
 """The gate of a run: its benchmark against a baseline, look by look, until it can decide.
 
-What can be known before is asked before: a baseline of other work or of another machine is refused
-while nothing has been measured yet.
+The baseline is a stored measurement, or an arm of the same rounds.  What can be known before is asked
+before: a baseline of other work or of another machine is refused while nothing has been measured yet.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Any
 
 from speculators.benchmark.checks import broken
 from speculators.benchmark.comparison import Comparison, compare, incomparable
-from speculators.benchmark.figures import Limits
+from speculators.benchmark.figures import Limits, Together
 from speculators.benchmark.gate import spent
-from speculators.benchmark.measurement import Measurement, measurement
+from speculators.benchmark.measurement import Measurement, measurement, of_base
 from speculators.benchmark.summary import summarise
 from speculators.documents import known_json, write_json
 from speculators.errors import RecipeError
@@ -33,10 +33,17 @@ def limits_of(gate: Mapping[str, Any]) -> Limits:
 
 
 class Gate:
-    """The looks of one run; ``sitting``: what its rounds have in common."""
+    """The looks of one run.
 
-    def __init__(self, run: Run, baseline: Measurement, sitting: Mapping[str, Any]) -> None:
-        self.run, self.baseline, self.sitting = run, baseline, sitting
+    ``sitting``: what its rounds have in common; ``stored``: the baseline, None where it is the base arm;
+    ``spread``: of an arm against itself on this machine, 0 where that is not known.
+    """
+
+    def __init__(
+        self, run: Run, sitting: Mapping[str, Any], stored: Measurement | None, spread: float = 0.0
+    ) -> None:
+        self.run, self.stored, self.sitting = run, stored, sitting
+        self.together = Together(spread) if stored is None else None
         gate = run.recipe.data["benchmark"]["gate"]
         self.looks: tuple[int, ...] = tuple(sorted(gate["looks"]))
         self.limits = limits_of(gate)
@@ -48,11 +55,13 @@ class Gate:
         Raises:
             RecipeError: saying what differs.
         """
+        if self.stored is None:
+            return
         wanted = self.run.recipe.data["benchmark"]["concurrency"]
-        loads = tuple(load for load in self.baseline.loads if load.concurrency in wanted)
+        loads = tuple(load for load in self.stored.loads if load.concurrency in wanted)
         planned = self._measured({"samples": [], "speculation": speculation})
-        planned = planned._replace(instrument=self.baseline.instrument, loads=loads)
-        if reasons := list(incomparable(self.baseline, planned)):
+        planned = planned._replace(instrument=self.stored.instrument, loads=loads)
+        if reasons := list(incomparable(self.stored, planned)):
             raise RecipeError(
                 f"this run cannot be compared with the baseline: {'; '.join(dict.fromkeys(reasons))}",
                 hint="measure a baseline of the same work on this machine: "
@@ -68,7 +77,9 @@ class Gate:
         if broken(summarise(benchmark)["checks"]):
             self.comparison = None
             return True
-        found = compare(self.baseline, self._measured(benchmark), self.limits, spent(len(self.looks)))
+        new = self._measured(benchmark)
+        old = self.stored or of_base(new, benchmark)
+        found = compare(old, new, self.limits, spent(len(self.looks)), together=self.together)
         self.comparison = found
         rounds = benchmark["benchmark"]["rounds"]
         self.run.console.say("gate", f"after {rounds} rounds: {found.verdict}")
@@ -85,7 +96,7 @@ class Gate:
             return
         write_json(self.run.record.folder / COMPARISON, self.comparison.document())
         self.run.record.document["gate"] = {
-            "against": self.baseline.run,
+            "against": self.comparison.old,
             "verdict": self.comparison.verdict,
             "causes": list(self.comparison.causes),
         }

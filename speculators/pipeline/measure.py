@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from speculators.benchmark.resolution import resolution
 from speculators.benchmark.run import STAGE, run_benchmark
+from speculators.benchmark.stability import warnings
 from speculators.documents import known_json, value_digest, write_json
-from speculators.errors import SpeculatorsError
+from speculators.errors import RecipeError, SpeculatorsError
 from speculators.pipeline.gating import Gate
 from speculators.pipeline.keys import imported_modules, module_digest
 from speculators.pipeline.machine.kind import machine
+from speculators.pipeline.opponent import itself
 from speculators.pipeline.plan import contents_digest
 from speculators.pipeline.running import Run, book, perform, timed
-from speculators.pipeline.store import KEY_NAME
+from speculators.pipeline.store import KEY_LENGTH, KEY_NAME
 from speculators.quantities import duration
 from speculators.recipe.view import free_kind
-from speculators.report.document import COMPARISON
+from speculators.report.document import COMPARISON, NOISE
 from speculators.stages.documents import OUTPUT_NAME, StageInput, read_output
 from speculators.stages.table import ENGINE_PACKAGES, REPLAY, select
 
@@ -38,11 +42,23 @@ def measure(run: Run) -> None:
     folder = run.record.folder / "bench"
     values = benchmark_values(run)
     sitting = benchmark_parts(run, values)
-    gate = Gate(run, run.baseline, sitting) if run.baseline is not None else None
+    against, place = run.against, noise_place(run, sitting)
+    base = against.base
+    if against.itself:
+        if "method" in values:
+            raise RecipeError(
+                f"--aa: '{values['method']}' has no draft to measure beside itself", rule="usage"
+            )
+        base = itself(run.outputs["package"], values["speculative_tokens"], values["engine"])
+    if base is not None:
+        sitting["base"] = {"digest": base.digest, "tokens": base.tokens, "engine": base.engine}
+    spread = known_json(place).get("spread", 0.0)
+    gate = Gate(run, sitting, against.stored, spread) if against and not against.itself else None
     if gate is not None:
         gate.require_comparable({"algorithm": None, "tokens": values["speculative_tokens"]})
     keep_finished_rounds(folder, sitting, continued=run.record.continued)
-    (run.record.folder / COMPARISON).unlink(missing_ok=True)  # of an attempt that ended early
+    for left in (COMPARISON, NOISE):  # of an attempt that ended early
+        (run.record.folder / left).unlink(missing_ok=True)
     run.console.say("benchmark", "started")
     started = time.monotonic()
     with timed(run, "benchmark"):
@@ -54,11 +70,14 @@ def measure(run: Run) -> None:
             on_line=lambda line: run.console.say("benchmark", line),
             on_client_line=run.console.heard,
             holds=run.holds(),
+            base=base,
             looks=gate.looks if gate is not None else (),
             enough=gate.enough if gate is not None else None,
         )
     if gate is not None:
         gate.conclude()
+    if against.itself:
+        keep_noise(run, result, place)
     write_json(folder / OUTPUT_NAME, {"result": result})
     run.outputs["benchmark"] = folder
     seconds = time.monotonic() - started
@@ -89,6 +108,29 @@ def benchmark_parts(run: Run, values: dict[str, Any]) -> dict[str, Any]:
         "machine": {name: here[name] for name in MACHINE if name in here},
         "code": {name: module_digest(name) for entry in CODE for name in imported_modules(entry)},
     }
+
+
+def noise_place(run: Run, sitting: Mapping[str, Any]) -> Path:
+    """Where the noise of such sittings is kept: beside the store, by all that it depends on but the draft."""
+    names = ("requests", "max_tokens", "concurrency", "warmup_requests")
+    parts = {
+        "benchmark": {name: sitting["values"]["benchmark"][name] for name in names},
+        "engine": sitting["values"]["engine"],
+        "verifier": sitting["inputs"]["verifier"],
+        **{name: sitting[name] for name in ("environment", "machine")},
+    }
+    return run.store.root.parent / "noise" / f"{value_digest(parts)[:KEY_LENGTH]}.json"
+
+
+def keep_noise(run: Run, benchmark: dict[str, Any], place: Path) -> None:
+    """Leave what this machine can see in the run folder, and where later gates look for it."""
+    gate = run.recipe.data["benchmark"]["gate"]
+    prompts = read_output(run.outputs["prompts"])["result"]["benchmark"]
+    found = resolution(benchmark, sorted(gate["looks"]), gate["speed_tolerance"], prompts)
+    found["warnings"] = warnings(benchmark)
+    write_json(run.record.folder / NOISE, found)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    write_json(place, found)
 
 
 def keep_finished_rounds(folder: Path, parts: dict[str, Any], *, continued: bool) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from speculators.benchmark.arms import NOBODY, Opponent
 from speculators.benchmark.rounds import ARMS, QUANTISED_ARMS
 from speculators.documents import value_digest
 from speculators.errors import RecipeError, StageError
@@ -50,8 +51,12 @@ class StagePlan(NamedTuple):
     continues: bool = False
 
 
-def plan(recipe: Recipe, store: Store, choice: Choice, where: Surroundings = HERE) -> list[StagePlan]:
+def plan(
+    recipe: Recipe, store: Store, choice: Choice, where: Surroundings = HERE, against: Opponent = NOBODY
+) -> list[StagePlan]:
     """All stages of ``recipe`` in order, as they would go now.
+
+    ``against``: what the benchmark is held against.
 
     Raises:
         RecipeError: the choice names a stage that this recipe lacks, or leaves out one that is missing.
@@ -63,7 +68,7 @@ def plan(recipe: Recipe, store: Store, choice: Choice, where: Surroundings = HER
         one = plan_stage(recipe, stage, outputs, store, choice, where)
         planned.append(one)
         outputs[stage.name] = one.output
-    return [*planned, plan_benchmark(recipe, choice)]
+    return [*planned, plan_benchmark(recipe, choice, against)]
 
 
 def stage_names(recipe: Recipe) -> list[str]:
@@ -151,15 +156,20 @@ def contents_digest(output: Path) -> str:
     return value_digest({name: entry["sha256"] for name, entry in files.items()})
 
 
-def plan_benchmark(recipe: Recipe, choice: Choice) -> StagePlan:
+def plan_benchmark(recipe: Recipe, choice: Choice, against: Opponent) -> StagePlan:
     """The benchmark is never taken from the store."""
     if not choice.includes(BENCHMARK):
         return StagePlan(BENCHMARK, SKIP, (Reason("asked", f"--only {choice.only}"),))
     wanted = recipe.data["benchmark"]
     arms = len(ARMS) + len(set(wanted["extra_arms"]) - {free_kind(recipe.data)})
     arms += len(QUANTISED_ARMS) if wanted["quantised"] else 0
+    arms += len(wanted["depths"]) + bool(against.base or against.itself)
     counts = {"round": wanted["rounds"], "arm": arms, "load": len(wanted["concurrency"])}
     work = " × ".join(f"{count} {name}{'s' if count > 1 else ''}" for name, count in counts.items())
+    if against and not against.itself:
+        *before, last = map(str, sorted(wanted["gate"]["looks"]))
+        looks = f"{', '.join(before)} or {last}" if before else last
+        work = " × ".join([f"{looks} rounds, until the gate knows,", *work.split(" × ")[1:]])
     return StagePlan(BENCHMARK, MEASURE, (Reason("measure", f"measured anew in every run: {work}"),))
 
 

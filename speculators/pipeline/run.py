@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from speculators.benchmark.arms import NOBODY, Opponent
 from speculators.benchmark.checks import broken
-from speculators.benchmark.measurement import Measurement
 from speculators.checkpoint.config import localised
 from speculators.documents import known_json, read_json, write_json
 from speculators.errors import MACHINE_ERRNOS, SpeculatorsError, StageError, storage_error
@@ -41,7 +41,7 @@ class Options(NamedTuple):
     """How a run is asked for.
 
     ``command``: what continues it, as a shell line; ``home``: instead of the user's, so that nothing of an
-    earlier run is reused; ``baseline``: what the benchmark is gated against.
+    earlier run is reused; ``against``: what the benchmark is held against.
     """
 
     runs_dir: Path
@@ -49,7 +49,7 @@ class Options(NamedTuple):
     command: str = ""
     wanted: Wanted = AS_SHIPPED
     home: Path | None = None
-    baseline: Measurement | None = None
+    against: Opponent = NOBODY
 
 
 def run_recipe(recipe: Recipe, options: Options, console: Console) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def run_recipe(recipe: Recipe, options: Options, console: Console) -> dict[str, 
         recipe, options.wanted, roles(recipe, choice), home, lambda line: console.say("run", line)
     )
     store = Store(home)
-    planned = plan(recipe, store, options.choice, premises.where)
+    planned = plan(recipe, store, options.choice, premises.where, options.against)
     console.show(table(recipe.name, planned, benchmark_seconds(options.runs_dir, recipe.name)))
     check_models(recipe, makes_verifier=any((one.name, one.action) == ("verifier", RUN) for one in planned))
     if any(one.action == RUN for one in planned) or options.choice.includes(BENCHMARK):
@@ -90,7 +90,7 @@ def run_recipe(recipe: Recipe, options: Options, console: Console) -> dict[str, 
         choice,
         options.command,
         premises.where,
-        options.baseline,
+        options.against,
     )
     console.say("run", f"{recipe.name} · {'continues ' if record.continued else ''}{record.folder}")
     with booked(run):

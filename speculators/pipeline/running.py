@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from speculators.benchmark.measurement import Measurement
+from speculators.benchmark.arms import NOBODY, Opponent
 from speculators.errors import SpeculatorsError
 from speculators.executors.base import Executor, Needs
 from speculators.pipeline.choice import Choice
@@ -44,7 +44,7 @@ class Run:
     choice: Choice
     command: str = ""
     where: Surroundings = HERE
-    baseline: Measurement | None = None  # what the benchmark is gated against
+    against: Opponent = NOBODY  # what the benchmark is held against
     outputs: dict[str, Path] = field(default_factory=dict)  # finished stage outputs by stage name
     given: dict[str, dict[str, list[Path]]] = field(
         default_factory=dict

@@ -107,10 +107,13 @@ class InvalidRecipeError(RecipeError):
         self.diagnostics = tuple(diagnostics)
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Loaded:
-    """Read and check the recipe in ``path``, with ``PATH=VALUE`` overrides set before the check."""
+def load_recipe(path: Path, overrides: Sequence[str] = (), text: str | None = None) -> Loaded:
+    """Read and check the recipe in ``path``, with ``PATH=VALUE`` overrides set before the check.
+
+    ``text``: what the file holds at another time, instead of now.
+    """
     try:
-        family = load_family(read_source(path))
+        family = load_family(read_source(path) if text is None else Source(path, text))
     except UnusableError as error:
         message = f"cannot read the recipe: {error}"
         return Loaded(None, (diagnostic("error", "unreadable", message, Mark(str(path))),))

@@ -30,6 +30,7 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 BENCHMARK = Path("bench/output.json")
 REPLAY = Path("stages/replay/output/replay.json")
 COMPARISON = Path("comparison.json")
+NOISE = Path("noise.json")
 METRICS = Path("stages/training/metrics.jsonl")
 #: The recipe as its author wrote it, and with every default filled in.
 RECIPES = {"given": Path("recipe.yaml"), "resolved": Path("resolved.yaml")}
@@ -61,6 +62,7 @@ def write_report(folder: Path, record: dict[str, Any], served: Path | None = Non
         model=served or folder / "model",
     ) | {
         "gate": known_json(folder / COMPARISON) or None,
+        "noise": known_json(folder / NOISE) or None,
         "texts": {
             name: (folder / file).read_text(encoding="utf-8")
             for name, file in RECIPES.items()

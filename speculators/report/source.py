@@ -89,6 +89,15 @@ def _report(source: str, run: Stored) -> dict[str, Any]:
     return document
 
 
+def benchmark_of(source: str) -> dict[str, Any]:
+    """The benchmark document of the run at ``source``; raises as ``load_source``."""
+    if not (document := stored(source).evidence.benchmark):
+        raise RecipeError(
+            f"{source}: this run has no benchmark", hint="run the recipe to its end", rule="no-benchmark"
+        )
+    return document
+
+
 def stored(source: str) -> Stored:
     """A run's documents from its folder or from a bundle of it; raises as ``load_source``."""
     if is_bundle(source):

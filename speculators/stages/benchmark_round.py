@@ -24,7 +24,8 @@ from typing import Any
 from speculators.benchmark import guidellm
 from speculators.benchmark.guidellm_report import LOST_REQUESTS, LoadReport, read_report
 from speculators.benchmark.load import load_document
-from speculators.benchmark.rounds import DRAFT_ARMS, PLAIN, PLAIN_ARMS
+from speculators.benchmark.machine_state import watched
+from speculators.benchmark.rounds import PLAIN, PLAIN_ARMS
 from speculators.datagen.loops import is_looping
 from speculators.documents import read_jsonl, write_json, write_jsonl
 from speculators.errors import StageError
@@ -81,18 +82,19 @@ def run(step: StageInput) -> dict[str, Any]:
     _warm_up(this)
     prompts = this.output / "prompts.jsonl"
     write_jsonl(prompts, guidellm.prompt_rows(this.rows))
-    loads = [_load(this, prompts, concurrency) for concurrency in this.benchmark["concurrency"]]
+    loads, machine = watched(lambda: [_load(this, prompts, one) for one in this.benchmark["concurrency"]])
     result: dict[str, Any] = {
         "arm": this.arm,
         "round": this.number,
         "server_ready_seconds": round(ready, 1),
         "packages": package_versions(),
+        "machine": machine,
         "loads": loads,
     }
     if this.arm == PLAIN and this.number == 1:
         result["tokens"] = _record_tokens(this)
     write_json(this.output / RESULT_NAME, result)
-    return {name: value for name, value in result.items() if name not in ("loads", "packages")}
+    return {name: value for name, value in result.items() if name not in ("loads", "packages", "machine")}
 
 
 def package_versions() -> dict[str, str]:
@@ -143,11 +145,12 @@ def _warm_up(this: Round) -> None:
 
 def _load(this: Round, prompts: Path, concurrency: int) -> dict[str, Any]:
     report, counted = _measured(this, prompts, concurrency)
-    if this.arm in DRAFT_ARMS and this.must_draft:  # what only repeats may well find nothing to propose
+    if this.arm not in PLAIN_ARMS and this.must_draft:  # what only repeats may well find nothing to propose
         _check_drafting(counted, concurrency)
     looping = {row.prompt: is_looping(this.client.tokenize(row.text)) for row in report.rows}
     ids = [row["id"] for row in this.rows]
-    load = load_document(concurrency, report, ids, looping, counted)
+    groups = {row["id"]: row["group"] for row in this.rows if row.get("group")}
+    load = load_document(concurrency, report, ids, looping, counted, groups)
     speed = load["output_tokens_per_second"]
     print(
         f"concurrency {concurrency}: {load['completed']} requests, {load['output_tokens']} tokens"

@@ -7,12 +7,14 @@ served low means export, configuration or engine.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from speculators.benchmark.checks import PREDICTION_TOLERANCE
+from speculators.benchmark.ngram import look_up
 from speculators.benchmark.rounds import PLAIN, Launch
 from speculators.benchmark.summary import summarise
 from speculators.checkpoint.config import from_document
@@ -22,6 +24,7 @@ from speculators.errors import SpeculatorsError, StageError
 from speculators.inspection.probe import Texts
 from speculators.inspection.probing import neighbouring_layers, probe_draft
 from speculators.inspection.replay import replay_checkpoint
+from speculators.serving.command import FREE_METHODS
 from speculators.stages.benchmark_round import TOKENS_NAME
 from speculators.stages.documents import OUTPUT_NAME, StageInput
 
@@ -60,6 +63,7 @@ def run(step: StageInput) -> dict[str, Any]:
     # As they are: a report that hid the template's own tokens would show another text than was drafted.
     decode = partial(tokenizer.decode, skip_special_tokens=False, clean_up_tokenization_spaces=False)
     result = replay_checkpoint(model, verifier, documents, speculative_tokens, decode)
+    result["ngram"] = looked_up(step, speculative_tokens, args.get("max_model_len"))
     print(f"predicted acceptance length {result['all']['acceptance_length']}")
     benchmark = read_json(step.inputs["benchmark"] / OUTPUT_NAME)["result"]
     acceptance = summarise(benchmark, result)["acceptance"]
@@ -83,6 +87,17 @@ def differs(acceptance: Mapping[str, Any]) -> bool:
     """Whether served and predicted acceptance are further apart than one explanation allows."""
     difference = acceptance["difference"]
     return difference is not None and abs(difference) > PREDICTION_TOLERANCE
+
+
+def looked_up(step: StageInput, speculative_tokens: int, context: int | None) -> dict[str, Any]:
+    """What prompt lookup proposes on the plain arm's tokens, by prompt."""
+    found = {}
+    for row in read_jsonl(step.inputs["benchmark"] / TOKENS):
+        prompt, output = row["prompt_token_ids"], row["output_token_ids"]
+        counts = look_up(prompt, output, FREE_METHODS["ngram"], speculative_tokens, context)
+        digest = hashlib.sha256(row["text"].encode()).hexdigest()
+        found[row["id"]] = {**counts._asdict(), "text_sha256": digest}
+    return found
 
 
 def _row(row: dict[str, Any]) -> CaptureRow:

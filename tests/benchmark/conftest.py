@@ -78,6 +78,7 @@ def document(speeds: list[tuple[float, float]], **changes: Any) -> Document:
         samples.append(sample(number, "plain", 1, plain, plain_rows()))
         samples.append(sample(number, "draft", 1, draft, draft_rows()))
     return {
+        "launcher": {"engine": "vllm"},
         "speculation": {"algorithm": "eagle3", "tokens": 2},
         "benchmark": {"rounds": len(speeds), "requests": 3, "max_tokens": 10, "concurrency": [1]},
         "rounds": [{"round": 1, "arm": "plain", "tokens": {"rows": 3, "looping": 1}}],

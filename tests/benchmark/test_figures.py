@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from speculators.benchmark.figures import (
     Rounds,
+    Together,
     chance_of_more,
     on_same_prompts,
     outputs,
@@ -115,3 +116,30 @@ def test_rounds_that_agree_by_chance_are_not_surer_than_the_baselines() -> None:
     found = over_rounds("speedup", None, Rounds(scattered, agreeing), 0.03, 0.0125)
     assert found.verdict == UNDECIDED
     assert found.change == pytest.approx(0, abs=1e-9)
+
+
+same_rounds = st.lists(st.tuples(st.floats(-1, 1), st.floats(-1, 1)), min_size=2, max_size=12)
+
+
+@given(same_rounds)
+def test_of_common_rounds_the_change_is_scipys_of_related_samples(both: list[tuple[float, float]]) -> None:
+    old, new = ([one[which] for one in both] for which in (0, 1))
+    change = Rounds(old, new, Together()).change()
+    found = scipy.stats.ttest_1samp([b - a for a, b in both], 0)
+    assert change.mean == pytest.approx(math.fsum(b - a for a, b in both) / len(both), abs=1e-12)
+    if change.error > 1e-6:
+        assert change.mean / change.error == pytest.approx(found.statistic, rel=1e-6, abs=1e-9)
+
+
+def test_what_a_round_has_in_common_is_in_both() -> None:
+    draw = random.Random(5)
+    luck = [draw.gauss(0, 0.2) for _ in range(5)]
+    new = [one + math.log(0.9) + 0.001 * place for place, one in enumerate(luck)]
+    together = over_rounds("speedup", None, Rounds(luck, new, Together()), 0.03, 0.0125)
+    apart = over_rounds("speedup", None, Rounds(luck, new), 0.03, 0.0125)
+    assert (together.verdict, apart.verdict) == (REGRESSION, UNDECIDED)
+
+
+def test_rounds_that_agree_by_chance_are_not_believed_beyond_the_known_scatter() -> None:
+    rounds = Rounds([0.0, 0.0, 0.0], [0.0, 0.0, 0.0001], Together(0.05))
+    assert rounds.change().error == pytest.approx(0.05 / math.sqrt(3))

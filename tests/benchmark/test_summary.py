@@ -115,7 +115,7 @@ def test_latencies_are_averaged_over_rounds_and_missing_ones_stay_missing(benchm
 
 def test_a_sound_comparison_passes_all_checks(benchmark_document: Make) -> None:
     summary = summarise(benchmark_document([(10, 12), (10, 12)]), REPLAY)
-    assert [one["ok"] for one in summary["checks"]] == [True] * 6
+    assert [one["ok"] for one in summary["checks"]] == [True] * 7
     assert broken(summary["checks"]) == []
 
 

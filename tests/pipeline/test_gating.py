@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from speculators.benchmark.arms import NOBODY, Base, Opponent
 from speculators.benchmark.measurement import Measurement, measurement
 from speculators.documents import known_json, read_json, write_json
 from speculators.errors import RecipeError
@@ -31,6 +32,8 @@ from tests.benchmark.conftest import draft_rows, plain_rows, sample
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "smollm2-135m-eagle3.yaml"
 SPREAD = (1.00, 1.01, 0.99, 1.005, 0.995)
+PLAINLY = ("benchmark.concurrency=[1]", "benchmark.requests=3", "benchmark.extra_arms=[]")
+ITSELF = Opponent(itself=True)
 Speeds = Callable[[int], float]
 
 
@@ -40,6 +43,7 @@ class Executor(LocalExecutor):
     def __init__(self, speedup: Speeds) -> None:
         super().__init__()
         self.speedup = speedup
+        self.base = 1.0  # the base arm's speed over the draft's
         self.launched: list[str] = []
 
     @contextmanager
@@ -61,7 +65,11 @@ class Executor(LocalExecutor):
     def result(self, values: dict[str, Any]) -> dict[str, Any]:
         number, arm = values["round"], values["arm"]
         speed, rows = (10.0, plain_rows()) if arm == "plain" else (10 * self.speedup(number), draft_rows())
-        loads = [sample(number, arm, load, speed, rows) for load in values["benchmark"]["concurrency"]]
+        speed *= self.base if arm == "base" else 1.0
+        loads = [
+            sample(number, arm, load, speed, rows, wall_seconds=1.0)
+            for load in values["benchmark"]["concurrency"]
+        ]
         return {"arm": arm, "round": number, "loads": loads}
 
 
@@ -72,16 +80,30 @@ def output(folder: Path, stage: str, result: dict[str, Any]) -> Path:
     return folder
 
 
-def a_run(folder: Path, speedup: Speeds, baseline: Measurement | None = None, *overrides: str) -> Run:
+def a_run(
+    folder: Path,
+    speedup: Speeds,
+    baseline: Measurement | None = None,
+    *overrides: str,
+    against: Opponent = NOBODY,
+) -> Run:
     """A run of the default recipe at one load, up to its benchmark."""
-    recipe = require_recipe(RECIPE, ["benchmark.concurrency=[1]", "benchmark.requests=3", *overrides])
+    recipe = require_recipe(RECIPE, [*PLAINLY, *overrides])
     record = RunRecord(folder / "runs", recipe, anew=True)
     choice = Choice().bound(stage_names(recipe))
     console = Console(io.StringIO())
-    run = Run(recipe, record, Store(folder / "home"), Executor(speedup), console, choice, baseline=baseline)
+    run = Run(
+        recipe,
+        record,
+        Store(folder / "home"),
+        Executor(speedup),
+        console,
+        choice,
+        against=against or Opponent(stored=baseline),
+    )
     results = {
         "verifier": {"digest": "v" * 64},
-        "prompts": {},
+        "prompts": {"benchmark": 3},
         "package": {"digest": "d" * 64, "speculative_tokens": 2},
     }
     for name, result in results.items():
@@ -165,3 +187,44 @@ def test_arms_that_did_other_work_end_the_gate_without_a_verdict(
     assert len(run.executor.launched) == 10
     assert "gate" not in run.record.document
     assert not (run.record.folder / "comparison.json").exists()
+
+
+def a_base(folder: Path) -> Base:
+    write_json(folder / "config.json", {"speculators_model_type": "eagle3"})
+    return Base("the other draft", folder, 4, {"args": {"max_model_len": 256}, "env": {}}, "b" * 64)
+
+
+@pytest.mark.parametrize(("faster", "verdict"), [(1.0, "ok"), (1.2, "regression")])
+def test_a_base_is_measured_in_the_same_rounds_and_gated_against(
+    tmp_path: Path, faster: float, verdict: str
+) -> None:
+    base = a_base(tmp_path / "other")
+    # Rounds differ by far more than the loss: only the comparison within them can see it.
+    run = a_run(tmp_path, lambda n: (1.0, 1.25, 0.8, 1.1, 0.9)[n % 5], against=Opponent(base=base))
+    assert isinstance(run.executor, Executor)
+    run.executor.base = faster
+    measure(run)
+    assert run.executor.launched[:3] == ["plain round 1", "draft round 1", "base round 1"]
+    comparison = read_json(run.record.folder / "comparison.json")
+    assert (comparison["verdict"], comparison["old"]) == (verdict, "the other draft")
+    settings = {one["name"]: (one["old"], one["new"]) for one in comparison["settings"]}
+    assert settings["draft"] == ("b" * 64, "d" * 64)
+    assert settings["speculative tokens"] == (4, 2)
+    assert settings["engine.args.max_model_len"] == (256, 512)
+    assert any("--aa" in remark for remark in comparison["remarks"])
+
+
+def test_an_arm_against_itself_leaves_the_noise_for_later_gates(tmp_path: Path) -> None:
+    first = a_run(tmp_path, lambda n: 1.3 * SPREAD[n % 5], None, "benchmark.rounds=4", against=ITSELF)
+    measure(first)
+    noise = read_json(first.record.folder / "noise.json")
+    assert noise["rounds"] == 4
+    assert noise["ratio"]["mean"] == pytest.approx(1)
+    assert "gate" not in first.record.document
+    (kept,) = (tmp_path / "home" / "noise").iterdir()
+    assert read_json(kept) == noise
+    write_json(kept, {**noise, "spread": 0.5})
+    second = a_run(tmp_path, lambda _: 1.3, against=Opponent(base=a_base(tmp_path / "other")))
+    measure(second)
+    # No round differs from another, but on this machine that says little.
+    assert second.record.document["gate"]["verdict"] == "undecided"

@@ -1,0 +1,127 @@
+"""What a benchmark's client can see of the machine beside its own load, from Linux's own counters.
+
+Nothing here needs privileges; what a machine does not tell is None.  On GPUs the driver is asked as
+``nvidia-smi`` is: clocks, and whether it holds them back.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+#: How long an idle server is watched for the work of others.
+WATCH_SECONDS = 1.0
+#: Between two looks at the clocks.
+CLOCK_SECONDS = 5.0
+#: Bits of ``clocks_event_reasons.active`` that are no choice of the user's (NVML: nvmlClocksEventReason*):
+#: software power cap, hardware slowdown, software and hardware thermal slowdown, power brake.
+THROTTLE_BITS = 0x4 | 0x8 | 0x20 | 0x40 | 0x80
+GPU_QUERY = ("--query-gpu=clocks.sm,clocks_event_reasons.active", "--format=csv,noheader,nounits")
+STAT = Path("/proc/stat")
+CPUINFO = Path("/proc/cpuinfo")
+THROTTLES = Path("/sys/devices/system/cpu")
+Result = TypeVar("Result")
+
+
+class Ticks(NamedTuple):
+    """Processor time of all cores since the machine started, in ticks."""
+
+    busy: int
+    stolen: int
+    total: int
+
+
+def read_ticks(text: str) -> Ticks:
+    """The first line of ``/proc/stat``: user, nice, system, idle, iowait, irq, softirq, steal, ..."""
+    user, nice, system, idle, waiting, irq, soft, steal = map(int, text.split("\n")[0].split()[1:9])
+    total = user + nice + system + idle + waiting + irq + soft + steal
+    return Ticks(total - idle - waiting - steal, steal, total)
+
+
+def read_clock(text: str) -> float | None:
+    """Mean MHz of the cores in ``/proc/cpuinfo``."""
+    found = [float(line.partition(":")[2]) for line in text.split("\n") if line.startswith("cpu MHz")]
+    return sum(found) / len(found) if found else None
+
+
+def read_gpus(text: str) -> tuple[float | None, bool]:
+    """Mean clock and whether any is held back, from ``nvidia-smi`` with ``GPU_QUERY``."""
+    rows = [line.split(",") for line in text.strip().split("\n") if "," in line]
+    clocks = [float(clock) for clock, _ in rows if clock.strip().isdigit()]
+    held = any(int(reasons, 16) & THROTTLE_BITS for _, reasons in rows if reasons.strip().startswith("0x"))
+    return (sum(clocks) / len(clocks) if clocks else None), held
+
+
+def watched(work: Callable[[], Result]) -> tuple[Result, dict[str, Any]]:
+    """The result of ``work``, and what was seen of the machine: before it, the server waiting, and in it."""
+    others = _others()
+    before, throttles = _ticks(), _throttles()
+    clocks: list[tuple[float | None, bool | None]] = []
+    done = threading.Event()
+    watcher = threading.Thread(target=_watch_clocks, args=(clocks, done), daemon=True)
+    watcher.start()
+    try:
+        result = work()
+    finally:
+        done.set()
+    watcher.join()
+    after, later = _ticks(), _throttles()
+    steal = None
+    if before is not None and after is not None and after.total > before.total:
+        steal = (after.stolen - before.stolen) / (after.total - before.total)
+    held = [one for _, one in clocks if one is not None]
+    if throttles is not None and later is not None:
+        held.append(later > throttles)
+    speeds = [clock for clock, _ in clocks if clock is not None]
+    return result, {
+        "others_cores": others,
+        "steal": steal,
+        "throttled": any(held) if held else None,
+        "clock_mhz": sum(speeds) / len(speeds) if speeds else None,
+    }
+
+
+def _watch_clocks(found: list[tuple[float | None, bool | None]], done: threading.Event) -> None:
+    """Clocks mean something under load only, so they are read while there is some."""
+    while not done.wait(CLOCK_SECONDS):
+        clock, held = _gpus()
+        found.append((clock if clock is not None else _processor_clock(), held))
+
+
+def _others() -> float | None:
+    """Cores that are busy although the server has nothing to do."""
+    before = _ticks()
+    time.sleep(WATCH_SECONDS)
+    after = _ticks()
+    if before is None or after is None or after.total == before.total:
+        return None
+    cores = sum(line.startswith("cpu") for line in STAT.read_text().split("\n")) - 1
+    return round(cores * (after.busy - before.busy) / (after.total - before.total), 3)
+
+
+def _ticks() -> Ticks | None:
+    return read_ticks(STAT.read_text()) if STAT.is_file() else None
+
+
+def _processor_clock() -> float | None:
+    return read_clock(CPUINFO.read_text()) if CPUINFO.is_file() else None
+
+
+def _throttles() -> int | None:
+    """How often the processor has throttled since it started."""
+    counts = [int(path.read_text()) for path in THROTTLES.glob("cpu*/thermal_throttle/*_throttle_count")]
+    return sum(counts) if counts else None
+
+
+def _gpus() -> tuple[float | None, bool | None]:
+    try:
+        asked = subprocess.run(
+            ("nvidia-smi", *GPU_QUERY), capture_output=True, text=True, timeout=20, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None, None
+    return read_gpus(asked.stdout)

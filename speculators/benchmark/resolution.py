@@ -1,0 +1,106 @@
+"""What this machine can see: the noise of an arm that was measured against itself, and what follows from it.
+
+The figures answer what one asks before a gate: how small a loss is found here with the rounds that the
+recipe has, and how many rounds of how many requests find a given loss soonest.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from speculators.benchmark.gate import spent
+from speculators.benchmark.noise import Cost, Design, Split, cheapest, smallest_loss, split
+from speculators.benchmark.pairs import Pair, pair_up
+from speculators.benchmark.rounds import BASE, DRAFT
+from speculators.benchmark.statistics import geometric_mean, mean_ratio, spread_of
+
+SCHEMA = "speculators/noise/v1"
+#: Losses that designs are shown for, and the probability with which they are to be found.
+LOSSES = (0.04, 0.05, 0.08, 0.10)
+WANTED = 0.8
+
+
+class Seen(NamedTuple):
+    """A number of rounds as measured, and the smallest loss that they find four times in five."""
+
+    rounds: int
+    loss: float | None
+
+
+def resolution(
+    benchmark: dict[str, Any], looks: Sequence[int], tolerance: float, prompts: int
+) -> dict[str, Any]:
+    """The noise in a ``benchmark`` document whose base arm is the draft itself.
+
+    ``looks``: of the recipe's gate; ``tolerance``: of speed; ``prompts``: how many requests a round can have.
+
+    Raises:
+        ValueError: fewer than two rounds, or loads without a common request.
+    """
+    pairs = pair_up(benchmark["samples"], DRAFT, plain=BASE)
+    rounds = sorted({pair.round for pair in pairs})
+    ratios = [geometric_mean([pair.speedup or math.nan for pair in pairs if pair.round == r]) for r in rounds]
+    logs = [math.log(ratio) for ratio in ratios]
+    noise, cost = split(table(pairs)), cost_of(benchmark, pairs)
+    alpha = spent(len(looks))
+    spread = spread_of(logs)
+    return {
+        "schema": SCHEMA,
+        "rounds": len(rounds),
+        "requests": benchmark["benchmark"]["requests"],
+        "ratio": mean_ratio(ratios)._asdict(),
+        "spread": spread,
+        "between": math.sqrt(noise.between),
+        "within": math.sqrt(noise.within),
+        "launch_seconds": cost.launch,
+        "request_seconds": cost.request,
+        "tolerance": tolerance,
+        "alpha": alpha,
+        "seen": [Seen(look, smallest_loss(spread, look, tolerance, alpha))._asdict() for look in looks],
+        "designs": [
+            {"loss": loss, "design": design and design._asdict()}
+            for loss, design in designs(noise, cost, tolerance, prompts, alpha)
+        ],
+    }
+
+
+def designs(
+    noise: Split, cost: Cost, tolerance: float, prompts: int, alpha: float
+) -> Iterator[tuple[float, Design | None]]:
+    """For each loss beyond the tolerance the design of least wall time that finds it."""
+    for loss in LOSSES:
+        if loss > tolerance:
+            yield (
+                loss,
+                cheapest(noise, cost, loss, tolerance, prompts=prompts, alpha=alpha, wanted=WANTED),
+            )
+
+
+def table(pairs: Sequence[Pair]) -> list[list[float]]:
+    """For each round the log ratio of speeds of every request at every load, in one fixed order.
+
+    Both arms answer with the same tokens, so a request's speeds are in the ratio of its seconds.
+    """
+    rounds: dict[int, dict[tuple[int, str], float]] = {}
+    for pair in pairs:
+        base = {row["id"]: row["seconds"] for row in pair.plain["requests"]}
+        for row in pair.draft["requests"]:
+            if row["id"] in base:
+                value = math.log(base[row["id"]] / row["seconds"])
+                rounds.setdefault(pair.round, {})[pair.concurrency, row["id"]] = value
+    common = sorted(set.intersection(*(set(found) for found in rounds.values()))) if rounds else []
+    return [[rounds[number][place] for place in common] for number in sorted(rounds)]
+
+
+def cost_of(benchmark: dict[str, Any], pairs: Sequence[Pair]) -> Cost:
+    """Seconds of a round of two arms: until the requests can be counted, and of one request of each.
+
+    A request is one prompt at every load.  The client's own start belongs to a launch.
+    """
+    arms = {(pair.round, arm) for pair in pairs for arm in (DRAFT, BASE)}
+    whole = sum(one["seconds"] for one in benchmark["rounds"] if (one["round"], one["arm"]) in arms)
+    loads = sum(side["wall_seconds"] for pair in pairs for side in (pair.plain, pair.draft))
+    rounds = len({pair.round for pair in pairs})
+    return Cost((whole - loads) / rounds, loads / rounds / benchmark["benchmark"]["requests"])

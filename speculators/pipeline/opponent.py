@@ -1,0 +1,132 @@
+"""What ``run --against`` names and ``--aa`` measures: a stored measurement, or another draft beside ours.
+
+A run's folder, a bundle or a baseline file holds speedups of another sitting.  A checkpoint, another
+recipe, or this recipe at a commit of git is served here, in the same rounds: the surest comparison, because
+whatever a round has in common is in both arms.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from speculators.benchmark.arms import Base, Opponent
+from speculators.benchmark.rounds import DRAFT
+from speculators.bundle.fetch import is_bundle
+from speculators.documents import file_digest, known_json, read_json, value_digest
+from speculators.errors import RecipeError
+from speculators.pipeline.choice import Choice
+from speculators.pipeline.plan import plan
+from speculators.pipeline.store import Store
+from speculators.pipeline.surroundings import given
+from speculators.recipe.diagnostics import render_all
+from speculators.recipe.hub_cache import snapshots
+from speculators.recipe.recipe import Recipe, load_recipe
+from speculators.stages.documents import read_output
+
+KINDS = "a run's folder, a bundle, a baseline file, a checkpoint's folder, a recipe or a git ref"
+#: Recipe values that must be equal for two drafts to be asked the same of the same model.
+SAME = ("verifier", "benchmark.requests", "benchmark.max_tokens")
+
+
+def named(reference: str, recipe: Recipe, home: Path) -> Opponent:
+    """What ``reference`` stands for.
+
+    Raises:
+        RecipeError: it is nothing of this kind, was not made yet, or is of another verifier.
+        DamagedBundleError: the bundle is not as it was written.
+    """
+    path = Path(reference)
+    if is_draft(path):
+        return Opponent(base=checkpoint(path, path.resolve().name, recipe))
+    if path.suffix in (".yaml", ".yml") and path.is_file():
+        return Opponent(base=of_recipe(path, path.read_text(encoding="utf-8"), path.name, recipe, home))
+    if path.exists() or is_bundle(reference):
+        from speculators.report.source import load_source
+
+        return Opponent(stored=load_source(reference).measured)
+    repository, _, revision = reference.rpartition("@")
+    if repository and (cached := next(snapshots(repository, revision, os.environ), None)):
+        return Opponent(base=checkpoint(cached, reference, recipe))
+    text = text_at(reference, recipe.path)
+    if text is None:
+        raise RecipeError(f"--against {reference}: nothing of that name", hint=f"name {KINDS}", rule="no-run")
+    return Opponent(base=of_recipe(recipe.path, text, reference, recipe, home))
+
+
+def is_draft(path: Path) -> bool:
+    """Whether ``path`` is the folder of a draft's checkpoint."""
+    return "speculators_model_type" in known_json(path / "config.json")
+
+
+def checkpoint(folder: Path, name: str, recipe: Recipe) -> Base:
+    """The draft in ``folder``, served as the recipe's own."""
+    config = read_json(folder / "config.json")
+    packaged = config["speculators_config"]["proposal_methods"][0]["speculative_tokens"]
+    tokens = recipe.data["benchmark"]["speculative_tokens"] or packaged
+    return Base(name, folder, tokens, recipe.data["engine"], draft_digest(folder))
+
+
+def draft_digest(folder: Path) -> str:
+    """Of what vLLM loads from a checkpoint's folder."""
+    files = [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
+    return value_digest({file.name: file_digest(file) for file in files})
+
+
+def itself(package: Path, tokens: int, engine: Mapping[str, Any]) -> Base:
+    """The draft of this run once more."""
+    model = package / "model"
+    return Base(f"{DRAFT} itself", model, tokens, engine, read_output(package)["result"]["digest"])
+
+
+def of_recipe(path: Path, text: str, name: str, recipe: Recipe, home: Path) -> Base:
+    """The finished draft of another recipe, served as that recipe says.
+
+    Raises:
+        RecipeError: the recipe is wrong, asks for other work, or its draft was not made here.
+    """
+    loaded = load_recipe(path, text=text)
+    if loaded.recipe is None:
+        raise RecipeError(f"--against {name}:\n{render_all(loaded.diagnostics)}", rule="invalid-recipe")
+    other = loaded.recipe
+    for place in SAME:
+        if _at(other.data, place) != _at(recipe.data, place):
+            raise RecipeError(
+                f"--against {name}: {place} is {_at(other.data, place)}, here {_at(recipe.data, place)}",
+                hint="speedups can only be compared on the same work",
+                rule="not-comparable",
+            )
+    planned = {one.name: one for one in plan(other, Store(home), Choice(), given(other, os.environ))}
+    package = planned["package"].output
+    if package is None:
+        why = "; ".join(reason.text for reason in planned["package"].reasons[:2])
+        raise RecipeError(
+            f"--against {name}: its draft is not in the store ({why})",
+            hint="make it first: speculators run RECIPE, with that recipe; or name its checkpoint's folder",
+            rule="no-draft",
+        )
+    result = read_output(package)["result"]
+    tokens = other.data["benchmark"]["speculative_tokens"] or result["speculative_tokens"]
+    return Base(name, package / "model", tokens, other.data["engine"], result["digest"])
+
+
+def _at(data: Mapping[str, Any], path: str) -> Any:
+    value: Any = data
+    for name in path.split("."):
+        value = value[name]
+    return value
+
+
+def text_at(reference: str, recipe: Path) -> str | None:
+    """The recipe's text at a commit, branch or tag of the repository it lies in; None if there is none."""
+    command = ["git", "show", f"{reference}:./{recipe.name}"]
+    try:
+        shown = subprocess.run(
+            command, cwd=recipe.absolute().parent, capture_output=True, text=True, check=True, timeout=60
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return shown.stdout

@@ -1,0 +1,81 @@
+"""What ``--against`` names: measurements, and drafts that are measured beside ours."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from speculators.benchmark.measurement import BASELINE_SCHEMA
+from speculators.documents import write_json
+from speculators.errors import RecipeError
+from speculators.pipeline.opponent import draft_digest, named, text_at
+from speculators.recipe.recipe import Recipe, require_recipe
+
+SHIPPED = Path(__file__).parents[2] / "recipes"
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    shutil.copytree(SHIPPED, tmp_path / "recipes")
+    return require_recipe(tmp_path / "recipes" / "smollm2-135m-eagle3.yaml")
+
+
+def a_checkpoint(folder: Path) -> Path:
+    methods = {"proposal_methods": [{"speculative_tokens": 5}]}
+    write_json(folder / "config.json", {"speculators_model_type": "eagle3", "speculators_config": methods})
+    (folder / "model.safetensors").write_bytes(b"weights")
+    return folder
+
+
+def test_a_checkpoint_is_measured_beside_ours(recipe: Recipe, tmp_path: Path) -> None:
+    found = named(str(a_checkpoint(tmp_path / "theirs")), recipe, tmp_path / "home").base
+    assert found is not None
+    assert (found.name, found.tokens, found.engine) == ("theirs", 5, recipe.data["engine"])
+    before = draft_digest(tmp_path / "theirs")
+    (tmp_path / "theirs" / "model.safetensors").write_bytes(b"others")
+    assert draft_digest(tmp_path / "theirs") != before == found.digest
+
+
+def test_a_baseline_file_counts_as_stored(recipe: Recipe, tmp_path: Path) -> None:
+    empty: dict[str, object] = {name: {} for name in ("work", "machine", "instrument", "settings")}
+    empty |= {"schema": BASELINE_SCHEMA, "run": "r", "recipe": "x", "loads": [], "answers": []}
+    write_json(tmp_path / "baseline.json", empty)
+    found = named(str(tmp_path / "baseline.json"), recipe, tmp_path / "home")
+    assert found.base is None
+    assert found.stored is not None
+    assert found.stored.run == "r"
+
+
+def test_a_recipe_whose_draft_was_not_made_is_refused(recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="its draft is not in the store"):
+        named(str(recipe.path), recipe, tmp_path / "home")
+
+
+def test_a_recipe_of_other_work_is_refused(recipe: Recipe, tmp_path: Path) -> None:
+    other = recipe.path.with_name("other.yaml")
+    other.write_text(recipe.sources[0].text.replace("requests: 16", "requests: 8"))
+    with pytest.raises(RecipeError, match=r"other.yaml: benchmark.requests is 8, here 16"):
+        named(str(other), recipe, tmp_path / "home")
+
+
+def test_a_git_ref_is_the_recipe_as_it_was_there(recipe: Recipe, tmp_path: Path) -> None:
+    def git(*words: str) -> None:
+        who = ("-c", "user.name=x", "-c", "user.email=x@example.org")
+        subprocess.run(["git", *who, *words], cwd=recipe.path.parent, check=True, capture_output=True)
+
+    git("init", "-b", "main")
+    git("add", ".")
+    git("commit", "-m", "first")
+    recipe.path.write_text("changed since")
+    assert text_at("main", recipe.path) == recipe.sources[0].text
+    with pytest.raises(RecipeError, match=r"--against main: its draft is not in the store"):
+        named("main", recipe, tmp_path / "home")
+
+
+def test_nothing_of_that_name_says_what_can_be_named(recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="nothing of that name") as caught:
+        named("no-such-thing", recipe, tmp_path / "home")
+    assert "a git ref" in (caught.value.hint or "")
