@@ -60,6 +60,7 @@ def test_a_server_that_never_gets_healthy_ends_the_launch_with_its_log(tmp_path:
             "arm": "plain",
             "round": 1,
             "speculative_tokens": 2,
+            "must_draft": True,
             "startup_timeout": 2,
             "stall_timeout": 2,
             "request_body": {},
