@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from speculators.checkpoint.config import CONFIG_NAME
+from speculators.checkpoint.folder import new_folder, read_object, weights_of
 from speculators.checkpoint.location import local_folder
 from speculators.checkpoint.records import SpeculatorModelConfig
 from speculators.checkpoint.weights_file import (
@@ -19,15 +18,13 @@ from speculators.checkpoint.weights_file import (
     read_header,
     write_weights,
 )
-from speculators.documents import read_json, write_json
-from speculators.errors import RecipeError, StageError
+from speculators.documents import write_json
+from speculators.errors import StageError
 
 if TYPE_CHECKING:
     import torch
 
     from speculators.checkpoint.read import LoadedDraft
-
-JSON_LIMIT = 1 << 26  # bytes; the index of the largest model has a few million
 
 
 class SpeculatorModel:
@@ -115,64 +112,3 @@ def read_config(folder: Path) -> SpeculatorModelConfig:
         StageError: it is missing, not JSON, or of another format.
     """
     return SpeculatorModelConfig.read(read_object(folder / CONFIG_NAME), str(folder / CONFIG_NAME))
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a stranger's file.
-
-    Raises:
-        StageError: it is missing, is no JSON or no object.
-    """
-    hint = "copy or download the checkpoint again"
-    try:
-        if path.stat().st_size > JSON_LIMIT:
-            raise ValueError(f"{path.stat().st_size} bytes, more than any config has")
-        document = read_json(path)
-    except FileNotFoundError:
-        raise StageError(f"{path}: no such file", hint=hint, rule="checkpoint-config") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise StageError(f"{path}: not valid JSON: {error}", hint=hint, rule="checkpoint-config") from error
-    if not isinstance(document, dict):
-        raise StageError(f"{path}: not a JSON object", hint=hint, rule="checkpoint-config")
-    return document
-
-
-def weights_of(folder: Path) -> Path:
-    """The one weight file of a checkpoint folder.
-
-    Raises:
-        StageError: there is not exactly one: engines load every safetensors file that they find.
-    """
-    files = sorted(folder.glob("*.safetensors"))
-    if len(files) != 1 or not files[0].is_file():
-        raise StageError(
-            f"{folder}: {len(files)} safetensors files, expected one",
-            hint="keep the model's only; optimiser states and copies belong elsewhere",
-            rule="draft-weights",
-        )
-    return files[0]
-
-
-@contextmanager
-def new_folder(target: Path) -> Iterator[Path]:
-    """A folder to fill that becomes ``target`` at the end of the ``with`` block, whole or not at all.
-
-    Raises:
-        RecipeError: ``target`` holds something, or is no folder.
-    """
-    if target.is_symlink() or (target.exists() and (not target.is_dir() or any(target.iterdir()))):
-        raise RecipeError(
-            f"{target}: exists and is not an empty folder",
-            hint="name a new folder; nothing is overwritten",
-            rule="target-exists",
-        )
-    partial = target.with_name(target.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
-        yield partial
-        if target.exists():
-            target.rmdir()
-        partial.replace(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

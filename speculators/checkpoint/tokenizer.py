@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from speculators.checkpoint.model import read_object
+from speculators.checkpoint.folder import read_object
 from speculators.datagen.chat_template import chat_template
 from speculators.documents import file_digest, value_digest
 

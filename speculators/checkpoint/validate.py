@@ -16,8 +16,8 @@ import torch
 from speculators.checkpoint.check import Check, failures
 from speculators.checkpoint.config import CONFIG_NAME, stored_format
 from speculators.checkpoint.config_checks import config_checks
+from speculators.checkpoint.folder import read_object
 from speculators.checkpoint.format import Format
-from speculators.checkpoint.model import read_object
 from speculators.checkpoint.tensors import (
     EMBED_TOKENS,
     LM_HEAD,

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from torch.nn import functional
 
 from speculators.checkpoint.dequantise import PARTS, dequantised
-from speculators.checkpoint.model import read_object
+from speculators.checkpoint.folder import read_object
 from speculators.checkpoint.verifier_layout import text_config, verifier_layout
 from speculators.checkpoint.weights_file import read_header
 from speculators.documents import read_json

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 import speculators
-from speculators.checkpoint.model import new_folder
+from speculators.checkpoint.folder import new_folder
 from speculators.checkpoint.verifier_layout import text_config
 from speculators.checkpoint.weights_file import read_header, write_weights
 from speculators.convert.account import Fate, accounted, kept_or_renamed

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 from speculators.checkpoint.check import Check, failures
 from speculators.checkpoint.config import CONFIG_NAME, stored_format
+from speculators.checkpoint.folder import new_folder, read_object, weights_of
 from speculators.checkpoint.location import WANTED, local_folder
-from speculators.checkpoint.model import new_folder, read_object, weights_of
 from speculators.checkpoint.rope import rope_differences, rope_parameters
 from speculators.checkpoint.tokenizer import SMALL_FILES, Tokenizer, recorded_tokenizer, tokenizer_of
 from speculators.checkpoint.validate import (

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from speculators.checkpoint.check import Check, failures
 from speculators.checkpoint.config import CONFIG_NAME
+from speculators.checkpoint.folder import new_folder, read_object
 from speculators.checkpoint.location import local_folder
-from speculators.checkpoint.model import new_folder, read_object
 from speculators.checkpoint.trained_as import TRAINED_AS, trained_as
 from speculators.checkpoint.validate import validate
 from speculators.checkpoint.weights_file import WEIGHTS_NAME, write_weights

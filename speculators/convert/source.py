@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from speculators.checkpoint.config import CONFIG_NAME
+from speculators.checkpoint.folder import read_object
 from speculators.checkpoint.location import WANTED, local_folder
-from speculators.checkpoint.model import read_object
 from speculators.checkpoint.weights_file import Stored, load_stored, read_header
 from speculators.errors import StageError
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from speculators.checkpoint.check import Check
 from speculators.checkpoint.config import CONFIG_NAME, completed
-from speculators.checkpoint.model import read_object, weights_of
+from speculators.checkpoint.folder import read_object, weights_of
 from speculators.checkpoint.trained_as import DIGESTS
 from speculators.checkpoint.validate import content_checks, file_checks
 from speculators.checkpoint.verifier_layout import text_config

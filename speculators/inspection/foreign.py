@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from speculators.checkpoint.check import Check
-from speculators.checkpoint.model import read_object
+from speculators.checkpoint.folder import read_object
 from speculators.checkpoint.verifier_layout import text_config
 from speculators.convert.kinds import Kind, detect
 from speculators.convert.plan import Options, Plan

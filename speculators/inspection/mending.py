@@ -15,7 +15,7 @@ import torch
 
 from speculators.checkpoint.config import CONFIG_NAME, DEFAULT_AUX_LAYERS
 from speculators.checkpoint.eagle3 import shown_flags
-from speculators.checkpoint.model import new_folder, read_object
+from speculators.checkpoint.folder import new_folder, read_object
 from speculators.checkpoint.tensors import canonical_name
 from speculators.checkpoint.trained_as import changes
 from speculators.checkpoint.verifier_layout import text_config

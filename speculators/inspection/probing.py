@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from speculators.checkpoint.config import CONFIG_NAME, completed
-from speculators.checkpoint.model import read_object, weights_of
+from speculators.checkpoint.folder import read_object, weights_of
 from speculators.checkpoint.tensors import canonical_name
 from speculators.checkpoint.verifier_layout import text_config
 from speculators.checkpoint.verifier_weights import load_verifier_weights

@@ -15,7 +15,7 @@ import torch
 from speculators.checkpoint.check import Check
 from speculators.checkpoint.config import stored_format
 from speculators.checkpoint.eagle3 import shown_flags
-from speculators.checkpoint.model import read_object
+from speculators.checkpoint.folder import read_object
 from speculators.checkpoint.rope import rope_differences, rope_parameters
 from speculators.checkpoint.tensors import canonical_name, is_reduced
 from speculators.checkpoint.trained_as import TRAINED_AS, changed_tensors, changes

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 from speculators.checkpoint.config import CONFIG_NAME
 from speculators.checkpoint.dequantise import PARTS
+from speculators.checkpoint.folder import read_object
 from speculators.checkpoint.location import local_folder
-from speculators.checkpoint.model import read_object
 from speculators.checkpoint.rope import rope_parameters
 from speculators.checkpoint.tokenizer import SMALL_FILES, tokenizer_of
 from speculators.checkpoint.verifier_layout import VerifierLayout, text_config, verifier_layout

@@ -94,7 +94,7 @@ def benchmark_values(run: Run) -> dict[str, Any]:
     """
     data = run.recipe.data
     values = {name: data[name] for name in ("verifier", "benchmark", "engine")}
-    if run.baseline is not None and not run.recipe.positions.has(("benchmark", "extra_arms")):
+    if run.against and not run.recipe.positions.has(("benchmark", "extra_arms")):
         values["benchmark"] = {**data["benchmark"], "extra_arms": []}
     if method := free_kind(data):
         own = data["algorithm"]["speculative_tokens"]

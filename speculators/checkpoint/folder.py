@@ -1,0 +1,79 @@
+"""The folder of a checkpoint: a stranger's files read with suspicion, a new one written whole or not at all.
+
+Apart from ``SpeculatorModel`` because data generation reads a verifier's files too: what it imports is part
+of what its outputs are kept by, and the trainer has no part in them.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from speculators.documents import read_json
+from speculators.errors import RecipeError, StageError
+
+JSON_LIMIT = 1 << 26  # bytes; the index of the largest model has a few million
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a stranger's file.
+
+    Raises:
+        StageError: it is missing, is no JSON or no object.
+    """
+    hint = "copy or download the checkpoint again"
+    try:
+        if path.stat().st_size > JSON_LIMIT:
+            raise ValueError(f"{path.stat().st_size} bytes, more than any config has")
+        document = read_json(path)
+    except FileNotFoundError:
+        raise StageError(f"{path}: no such file", hint=hint, rule="checkpoint-config") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise StageError(f"{path}: not valid JSON: {error}", hint=hint, rule="checkpoint-config") from error
+    if not isinstance(document, dict):
+        raise StageError(f"{path}: not a JSON object", hint=hint, rule="checkpoint-config")
+    return document
+
+
+def weights_of(folder: Path) -> Path:
+    """The one weight file of a checkpoint folder.
+
+    Raises:
+        StageError: there is not exactly one: engines load every safetensors file that they find.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    if len(files) != 1 or not files[0].is_file():
+        raise StageError(
+            f"{folder}: {len(files)} safetensors files, expected one",
+            hint="keep the model's only; optimiser states and copies belong elsewhere",
+            rule="draft-weights",
+        )
+    return files[0]
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A folder to fill that becomes ``target`` at the end of the ``with`` block, whole or not at all.
+
+    Raises:
+        RecipeError: ``target`` holds something, or is no folder.
+    """
+    if target.is_symlink() or (target.exists() and (not target.is_dir() or any(target.iterdir()))):
+        raise RecipeError(
+            f"{target}: exists and is not an empty folder",
+            hint="name a new folder; nothing is overwritten",
+            rule="target-exists",
+        )
+    partial = target.with_name(target.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        if target.exists():
+            target.rmdir()
+        partial.replace(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
