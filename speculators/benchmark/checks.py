@@ -10,12 +10,10 @@ from typing import Any
 from speculators.benchmark.pairs import Pair, counters_of, request_counters
 from speculators.benchmark.rounds import BASE, DRAFT, FREE_ARMS, PLAIN
 from speculators.benchmark.statistics import relative_difference
+from speculators.serving.graphs import graph_reach
 
 TOKEN_TOLERANCE = 0.01
 PREDICTION_TOLERANCE = 0.05
-#: vLLM 0.32's own ceiling of captured sizes, in tokens; twice as many on data-centre Blackwell.
-GRAPH_TOKENS = 512
-
 #: Checks whose failure makes the speedup meaningless.
 BREAKING = ("requests", "same-work", "speculating", "possible", "capture-sizes")
 
@@ -103,24 +101,19 @@ def possible(speed: list[dict[str, Any]], served_by_concurrency: list[dict[str, 
 def capture_sizes(benchmark: dict[str, Any]) -> dict[str, Any]:
     """Whether the widest batch of the speculating arm fits the engine's captured graphs.
 
-    A step of it has K + 1 tokens a request.  Beyond the largest captured size vLLM runs without graphs
-    (``config/vllm.py``, ``_set_cudagraph_sizes``), which plain serving at the same load need not.
+    Beyond them it runs without, which plain serving at the same load need not.
     """
     name, args = "capture-sizes", benchmark.get("engine_args") or {}
     engine = (benchmark.get("launcher") or {}).get("engine")
-    if args.get("enforce_eager") or engine == "vllm-cpu":
+    reach = graph_reach(args)
+    if reach is None or engine == "vllm-cpu":
         return _check(name, True, "no graphs are captured, in any arm")
     if engine is None:
         return _check(name, None, "the engine is not known")
-    compilation = args.get("compilation_config")
-    chosen = compilation if isinstance(compilation, dict) else {}
-    sizes = chosen.get("cudagraph_capture_sizes") or [
-        chosen.get("max_cudagraph_capture_size") or GRAPH_TOKENS
-    ]
     requests = max(benchmark["benchmark"]["concurrency"])
     width = min(requests, args.get("max_num_seqs") or requests) * (benchmark["speculation"]["tokens"] + 1)
-    detail = f"a step of the widest load has {width} tokens, graphs reach to {max(sizes)}"
-    return _check(name, width <= max(sizes), detail)
+    detail = f"a step of the widest load has {width} tokens, graphs reach to {reach}"
+    return _check(name, width <= reach, detail)
 
 
 def _counted_twice(pairs: list[Pair]) -> dict[str, Any]:

@@ -45,6 +45,12 @@ def inspect(
             "--run", metavar="RUN", help="With --probe: on this run's answers, against what it served."
         ),
     ] = None,
+    serve: Annotated[
+        str | None,
+        typer.Option(
+            "--serve", metavar="COMMAND", help="The command that serves it: its flags are looked at too."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> int:
     """Look for what makes a draft load and serve without a word, and badly.
@@ -57,7 +63,7 @@ def inspect(
     one, flipped norm flags, other RoPE, another reading of the vocabulary map or
     another order of fc are tried, and the one that restores accuracy is named.
     With --run it also says which half is at fault: export and engine, or data
-    and training.
+    and training, and looks at the answers that the run trained on.
 
     Of a model that is no draft it says what a draft for it needs: whether vLLM hands out
     its states, depth and default layers, its head, quantisation, and disk; exit code 6
@@ -69,19 +75,22 @@ def inspect(
       speculators inspect draft --fix mended --json
       speculators inspect draft --verifier models/llama-3.1-8b --probe
       speculators inspect runs/latest/model --probe --run runs/latest
+      speculators inspect draft --serve "vllm serve models/llama-3.1-8b --spec-model draft"
       speculators inspect Qwen/Qwen3-8B
     """
     from speculators.checkpoint.location import local_folder
     from speculators.inspection.draft import inspect_draft
     from speculators.inspection.mending import mend
+    from speculators.inspection.serve_command import read_command
     from speculators.inspection.verifier import is_model, small_files
 
     small = small_files(draft)
     if is_model(small):
-        return _inspect_model(small, draft, as_json=as_json, asked=any((verifier, fix, probe, run)))
+        return _inspect_model(small, draft, as_json=as_json, asked=any((verifier, fix, probe, run, serve)))
     folder = local_folder(draft)
     verifier_dir = None if verifier is None else local_folder(verifier)
-    found, mended, probed = inspect_draft(folder, verifier_dir), None, None
+    command = None if serve is None else read_command(serve)
+    found, mended, probed = inspect_draft(folder, verifier_dir, command), None, None
     if probe or run is not None:
         found, probed = _probed(found, folder, verifier_dir, run)
     if fix is not None:
@@ -106,6 +115,7 @@ def _probed(
 ) -> tuple[Inspection, Probed]:
     """The findings with the probe's among them, and the probe."""
     from speculators.inspection.answers import answered, of_run, served_by
+    from speculators.inspection.masks import taught
     from speculators.inspection.probe import finding
     from speculators.inspection.probing import named_verifier, probe_draft
 
@@ -116,7 +126,8 @@ def _probed(
         served = served_by(run)
         probed = probe_draft(folder, verifier, of_run(run, verifier), served.figures, served.tokens)
     one = finding(probed.result)
-    return (found if one is None else found._replace(findings=[one, *found.findings])), probed
+    more = ([] if one is None else [one]) + ([] if run is None else taught(run))
+    return found._replace(findings=[*more, *found.findings]), probed
 
 
 def _probe_text(probed: Probed) -> str:
@@ -147,7 +158,9 @@ def _inspect_model(folder: Path, name: str, *, as_json: bool, asked: bool) -> in
     from speculators.inspection.verifier import inspect_verifier
 
     if asked:
-        raise typer.BadParameter(f"{name} is no draft: --verifier, --fix, --probe and --run are for drafts")
+        raise typer.BadParameter(
+            f"{name} is no draft: --verifier, --fix, --probe, --run and --serve are for drafts"
+        )
     found = inspect_verifier(folder)
     if as_json:
         typer.echo(json.dumps(_verifier_document(found), indent=2, ensure_ascii=False))

@@ -16,6 +16,7 @@ from speculators.checkpoint.weights_file import Stored, read_header
 from speculators.errors import StageError
 from speculators.inspection.findings import Finding, finding
 from speculators.inspection.foreign import read_foreign
+from speculators.inspection.serve_command import ServeCommand, command_checks
 from speculators.inspection.static_checks import (
     ends_together,
     layer_config_checks,
@@ -40,12 +41,16 @@ class Inspection(NamedTuple):
         return [one for one in self.findings if one.is_defect]
 
 
-def inspect_draft(folder: Path, verifier_dir: Path | None = None) -> Inspection:
+def inspect_draft(
+    folder: Path, verifier_dir: Path | None = None, command: ServeCommand | None = None
+) -> Inspection:
     """Look at the draft in ``folder``, against its verifier if that is at hand; nothing is changed.
 
-    A folder that cannot be read is a finding, not an error.
+    ``command``: what serves it.  A folder that cannot be read is a finding, not an error.
     """
     checks = _guarded(lambda: _checked(folder, verifier_dir))
+    if command is not None and (folder / CONFIG_NAME).is_file():
+        checks += _guarded(lambda: list(command_checks(command, folder, read_object(folder / CONFIG_NAME))))
     failed = [check for check in checks if not check.ok]
     return Inspection(_findings(failed), [check.name for check in checks if check.ok])
 

@@ -78,6 +78,51 @@ CAUSES = {
         "D11", "vLLM puts model. before every name itself, and stops at one that has it already",
         "convert the draft: speculators convert SOURCE --to DIR",
     ),
+    "every answer teaches": Cause(
+        "D10", "rows without a supervised token teach nothing; when all are so, training learns nothing",
+        "look at the prompts of such rows, and at datagen.max_tokens",
+    ),
+    "enough is taught": Cause(
+        "D10", "nearly all tokens are prompts: the draft sees few answers for the time it takes",
+        "shorter prompts, longer answers (datagen.max_tokens), or a mask that covers every turn", LIKELY,
+    ),
+    "answers end": Cause(
+        "D10", "the draft seldom sees how an answer ends, and guesses badly there",
+        "raise datagen.max_tokens", POSSIBLE,
+    ),
+    "thinking as asked": Cause(
+        "D10", "the draft learnt another kind of text than is served, with or without thinking",
+        "set verifier.thinking, or chat_template_kwargs, as the server's requests will have it", LIKELY,
+    ),
+    "engine is given a draft": Cause(
+        "D11", "the server answers, and nothing speculates",
+        "serve the draft's folder, or name it in --speculative-config",
+    ),
+    "engine is given this draft": Cause(
+        "D11", "what was looked at is not what is served", "name this folder in --speculative-config",
+        POSSIBLE,
+    ),
+    "method as the draft's": Cause(
+        "D11", "EAGLE-3 served as EAGLE has an acceptance length of exactly 1.0; a parallel draft asked "
+        "token by token reads inputs it never saw", "write what the draft is, or leave the method out",
+    ),
+    "tokens as trained": Cause(
+        "D11", "later tokens than it was trained for are accepted more rarely or never; each costs time",
+        "ask for as many as it was trained for, or measure: benchmark.speculative_tokens",
+    ),
+    "graphs reach the widest step": Cause(
+        "D11", "a step has K + 1 tokens a request, and beyond the largest captured size vLLM runs kernel by "
+        "kernel: the draft loses its gain at loads where plain serving keeps its graphs",
+        "raise max_cudagraph_capture_size in --compilation-config, or lower --max-num-seqs or K", LIKELY,
+    ),
+    "graphs are captured": Cause(
+        "D11", "a draft is many small kernels: on a GPU without graphs their launches eat the gain",
+        "leave --enforce-eager out", POSSIBLE,
+    ),
+    "draft reaches the context": Cause(
+        "D6", "positions beyond what the draft was made for are guessed badly, whatever the verifier can do",
+        "serve a shorter context, or expect less there", POSSIBLE,
+    ),
     "layout complete": Cause("D11", "the layout is told, but not all of it is there", "export again"),
     "vocabulary map readable": Cause(
         "D3", "which tokens the draft says cannot be told; a wrong map gives an acceptance near 0",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from speculators.benchmark.gate import OK, REGRESSION, UNDECIDED, judge, spent, worst
@@ -61,8 +61,7 @@ def test_a_worse_result_never_gets_a_better_verdict(
 @given(changes, tolerances)
 def test_spending_less_never_decides_more(values: list[float], tolerance: float) -> None:
     whole, part = (judge(mean_estimate(values), tolerance, alpha) for alpha in (0.05, spent(4)))
-    assume(part.verdict != UNDECIDED)
-    assert whole.verdict == part.verdict
+    assert part.verdict in (UNDECIDED, whole.verdict)
 
 
 @given(changes)

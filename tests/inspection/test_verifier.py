@@ -119,7 +119,7 @@ def test_drafts_and_models_are_told_apart(model: Path, tmp_path: Path, capsys: p
     (draft / "config.json").write_text('{"a":')
     assert not is_model(draft)
     assert main(["inspect", str(model), "--fix", str(tmp_path / "new")]) == 2
-    assert "--verifier, --fix, --probe and --run are for drafts" in capsys.readouterr().err
+    assert "--verifier, --fix, --probe, --run and --serve are for drafts" in capsys.readouterr().err
     (model / "config.json").write_text('{"model_type": "vit"}')
     assert main(["inspect", str(model)]) == 2
     assert "neither a draft in the speculators format nor a language model" in capsys.readouterr().err

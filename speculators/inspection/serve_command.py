@@ -1,0 +1,167 @@
+"""What the command line that serves a sound draft can still spoil: method, tokens, graphs, context.
+
+Only the flags that a draft's use depends on are read; whether the rest is valid, vLLM itself says at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from speculators.checkpoint.check import Check
+from speculators.errors import RecipeError
+from speculators.serving.graphs import graph_reach
+from speculators.training.architectures import FORMATS
+
+#: Other names of flags (vLLM's engine/arg_utils.py) -> dotted Python names.
+ALIASES = {
+    "sc": "speculative_config",
+    "cc": "compilation_config",
+    "spec_method": "speculative_config.method",
+    "spec_model": "speculative_config.model",
+    "spec_tokens": "speculative_config.num_speculative_tokens",
+}
+BLOCKS = ("speculative_config", "compilation_config")
+LISTS = ("cudagraph_capture_sizes",)
+#: Drafts whose tokens come from one pass are trained for so many and no more.
+AT_ONCE = ("peagle", "dflash")
+
+
+class ServeCommand(NamedTuple):
+    """``model``: what is served, empty where the command does not say; ``args``: by Python names."""
+
+    model: str
+    args: dict[str, Any]
+
+    @property
+    def speculation(self) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = self.args.get("speculative_config", {})
+        return found
+
+
+def read_command(text: str) -> ServeCommand:
+    """The words of ``vllm serve MODEL ...``, or of ``python -m vllm.entrypoints.openai.api_server``.
+
+    Raises:
+        RecipeError: it is neither, a quote is open, or a block is no JSON object.
+    """
+    hint = "give the whole command in quotes, as in --serve 'vllm serve MODEL --max-num-seqs 64'"
+    try:
+        words = shlex.split(text.replace("\\\n", " "))
+    except ValueError as error:
+        raise RecipeError(f"--serve: {str(error).lower()}", hint=hint, rule="serve-command") from None
+    start = next((n for n, word in enumerate(words) if re.search(r"(^|\.)(serve|api_server)$", word)), None)
+    if start is None:
+        raise RecipeError(f"--serve {text!r}: no 'serve' in it", hint=hint, rule="serve-command")
+    words = words[start + 1 :]
+    model = words.pop(0) if words and not words[0].startswith("-") else ""
+    args: dict[str, Any] = {}
+    for name, values in _flags(words):
+        _put(args, name, values)
+    return ServeCommand(model or str(args.get("model", "")), args)
+
+
+def _flags(words: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """Each flag's dotted Python name and its words."""
+    name, values = "", []
+    for word in [*words, "-"]:
+        if not word.startswith("-"):
+            values.append(word)
+            continue
+        if name:
+            yield name, values
+        key, found, value = word.lstrip("-").partition("=")
+        first, *rest = key.replace("-", "_").split(".")
+        name, values = ".".join([ALIASES.get(first, first), *rest]), [value] if found else []
+
+
+def _put(args: dict[str, Any], name: str, values: list[str]) -> None:
+    *parents, last = name.split(".")
+    if last in LISTS:
+        value: Any = [_value(word) for word in values]
+    else:
+        value = _value(values[-1]) if values else True
+    if name in BLOCKS and not isinstance(value, dict):
+        raise RecipeError(f"--serve: --{name.replace('_', '-')} is no JSON object", rule="serve-command")
+    target = args
+    for parent in parents:
+        target = target.setdefault(parent, {})
+    if isinstance(value, dict):
+        target.setdefault(last, {}).update(value)
+    else:
+        target[last] = value
+
+
+def _value(word: str) -> Any:
+    try:
+        return json.loads(word)
+    except ValueError:
+        return word
+
+
+def command_checks(command: ServeCommand, folder: Path, document: Mapping[str, Any]) -> Iterator[Check]:
+    """What of ``command`` is wrong for the draft in ``folder`` with config ``document``."""
+    asked = command.speculation
+    itself = _same(command.model, folder)
+    draft = str(asked.get("model", "")) or (command.model if itself else "")
+    yield Check(
+        "engine is given a draft", bool(draft), draft or "neither the model served nor a flag names one"
+    )
+    if not draft:
+        return
+    elsewhere = os.path.isdir(draft) and not _same(draft, folder)
+    yield Check("engine is given this draft", not elsewhere, draft, "warning")
+    algorithm = str(document.get("speculators_model_type"))
+    if algorithm in FORMATS and not itself:
+        yield _method(algorithm, asked)
+    methods = (document.get("speculators_config") or {}).get("proposal_methods") or [{}]
+    trained = methods[0].get("speculative_tokens")
+    tokens = asked.get("num_speculative_tokens", trained)
+    if isinstance(trained, int) and isinstance(tokens, int):
+        severity = "error" if algorithm in AT_ONCE else "warning"
+        yield Check(
+            "tokens as trained", tokens <= trained, f"{tokens} asked for, trained for {trained}", severity
+        )
+        yield _graphs(command.args, tokens)
+    yield Check("graphs are captured", not command.args.get("enforce_eager"), "--enforce-eager", "warning")
+    yield from _context(command.args, document)
+
+
+def _same(name: str, folder: Path) -> bool:
+    return bool(name) and os.path.isdir(name) and os.path.samefile(name, folder)
+
+
+def _method(algorithm: str, asked: Mapping[str, Any]) -> Check:
+    """vLLM's method for the algorithm; one that is left out vLLM finds itself."""
+    wanted = FORMATS[algorithm].serve
+    wrong = {
+        name: asked.get(name)
+        for name, value in wanted.items()
+        if asked.get(name, value if name == "method" else None) != value
+    }
+    said = ", ".join(f"{name} is {value!r}, not {wanted[name]!r}" for name, value in wrong.items())
+    return Check("method as the draft's", not wrong, said or f"{algorithm}: {dict(wanted)}")
+
+
+def _graphs(args: Mapping[str, Any], tokens: int) -> Check:
+    """Whether the widest step that the scheduler allows is a captured one."""
+    reach, most = graph_reach(args), args.get("max_num_seqs")
+    if reach is None:
+        return Check("graphs reach the widest step", True, "none are captured")
+    requests = reach // (tokens + 1)
+    said = f"graphs reach to {reach} tokens: {requests} requests of {tokens} + 1 tokens a step"
+    if isinstance(most, int):
+        return Check("graphs reach the widest step", most <= requests, f"{said}; --max-num-seqs is {most}")
+    return Check("graphs reach the widest step", False, f"{said}; --max-num-seqs is not given", "warning")
+
+
+def _context(args: Mapping[str, Any], document: Mapping[str, Any]) -> Iterator[Check]:
+    layer = document.get("transformer_layer_config") or document
+    reach, asked = layer.get("max_position_embeddings"), args.get("max_model_len")
+    if isinstance(reach, int) and isinstance(asked, int):
+        yield Check("draft reaches the context", asked <= reach, f"{asked} served, {reach} known", "warning")

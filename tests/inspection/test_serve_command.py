@@ -1,0 +1,134 @@
+"""A sound draft behind the wrong flags: each is named, and the command that a run itself gives is not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from speculators.checkpoint.check import Check
+from speculators.cli.app import main
+from speculators.errors import RecipeError
+from speculators.inspection.serve_command import command_checks, read_command
+from speculators.serving.command import Speculation, server_arguments, server_argv
+
+
+def document(kind: str = "eagle3", tokens: int = 3, **more: Any) -> dict[str, Any]:
+    proposal = {"proposal_type": "greedy", "speculative_tokens": tokens}
+    return {
+        "speculators_model_type": kind,
+        "speculators_config": {"algorithm": kind, "proposal_methods": [proposal]},
+        "transformer_layer_config": {"max_position_embeddings": 2048},
+        **more,
+    }
+
+
+def failed(command: str, folder: Path, config: dict[str, Any]) -> dict[str, Check]:
+    return {
+        check.name: check for check in command_checks(read_command(command), folder, config) if not check.ok
+    }
+
+
+def test_words_blocks_and_dotted_names_are_read_alike(tmp_path: Path) -> None:
+    block = {"method": "eagle3", "model": "d", "num_speculative_tokens": 3}
+    ways = (
+        f"vllm serve m --speculative-config '{json.dumps(block)}'",
+        f"vllm serve m \\\n -sc='{json.dumps(block)}'",
+        "vllm serve m --spec-method eagle3 --spec-model=d --spec-tokens 3",
+        "vllm serve m -sc.method eagle3 --speculative_config.model d -sc.num_speculative_tokens=3",
+        "A=1 python -m vllm.entrypoints.openai.api_server --model m"
+        " --spec-method eagle3 --spec-model d --spec-tokens 3",
+    )
+    for way in ways:
+        command = read_command(way)
+        assert (command.model, command.speculation) == ("m", block), way
+    sizes = read_command("vllm serve m --cudagraph-capture-sizes 1 2 64 --enforce-eager").args
+    assert sizes == {"cudagraph_capture_sizes": [1, 2, 64], "enforce_eager": True}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("vllm bench", "no 'serve' in it"),
+        ("vllm serve 'm", "no closing quot"),
+        ("vllm serve m -sc {", "no JSON object"),
+    ],
+)
+def test_what_is_no_command_is_refused(text: str, said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        read_command(text)
+
+
+@pytest.mark.parametrize("kind", ["eagle3", "peagle", "dflash", "eagle"])
+def test_the_command_of_a_run_is_sound(kind: str, tmp_path: Path) -> None:
+    args = {"max_num_seqs": 64, "max_model_len": 512}
+    words = server_argv(
+        ["vllm", "serve"], Path("m"), server_arguments(80, args, Speculation(tmp_path, kind, 3))
+    )
+    command = " ".join(f"'{word}'" for word in words)
+    assert not failed(command, tmp_path, document(kind))
+
+
+def test_a_folder_that_is_served_itself_needs_no_flags(tmp_path: Path) -> None:
+    assert not failed(f"vllm serve {tmp_path} --max-num-seqs 128", tmp_path, document())
+
+
+CASES = {
+    "nothing speculates": ("", "engine is given a draft"),
+    "another method": ("--spec-model d --spec-method eagle", "method as the draft's"),
+    "more tokens": ("--spec-model d --spec-tokens 5", "tokens as trained"),
+    "wide batches": ("--spec-model d --max-num-seqs 256", "graphs reach the widest step"),
+    "few sizes": (
+        "--spec-model d --max-num-seqs 8 --cudagraph-capture-sizes 1 2 16",
+        "graphs reach the widest step",
+    ),
+    "no graphs": ("--spec-model d --enforce-eager", "graphs are captured"),
+    "long context": ("--spec-model d --max-model-len 8192", "draft reaches the context"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_wrong_flag_is_named(name: str, tmp_path: Path) -> None:
+    flags, expected = CASES[name]
+    flags += "" if "--max-num-seqs" in flags else " --max-num-seqs 64"
+    assert list(failed(f"vllm serve m {flags}", tmp_path, document())) == [expected]
+
+
+def test_a_parallel_draft_must_be_asked_in_parallel(tmp_path: Path) -> None:
+    found = failed(
+        "vllm serve m --spec-model d --spec-method eagle3 --max-num-seqs 8", tmp_path, document("peagle")
+    )
+    assert found["method as the draft's"].detail == "parallel_drafting is None, not True"
+
+
+def test_a_parallel_draft_knows_no_more_tokens_and_a_recurrent_one_guesses_on(tmp_path: Path) -> None:
+    command = "vllm serve m --spec-model d --spec-tokens 8 --max-num-seqs 8"
+    severities = [
+        failed(command, tmp_path, document(kind))["tokens as trained"].severity
+        for kind in ("dflash", "eagle3")
+    ]
+    assert severities == ["error", "warning"]
+
+
+def test_without_a_limit_of_requests_it_is_said_where_graphs_end(tmp_path: Path) -> None:
+    found = failed("vllm serve m --spec-model d", tmp_path, document())["graphs reach the widest step"]
+    assert "128 requests of 3 + 1 tokens" in found.detail
+    assert found.severity == "warning"
+
+
+def test_another_folder_is_another_draft(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    found = failed(f"vllm serve m --spec-model {tmp_path / 'other'} --max-num-seqs 8", tmp_path, document())
+    assert list(found) == ["engine is given this draft"]
+
+
+def test_inspect_tells_them_with_their_cost_and_mend(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(document()))
+    assert main(["inspect", str(tmp_path), "--serve", "vllm serve m --spec-model d --spec-method eagle"]) == 6
+    said = capsys.readouterr().out
+    assert "method is 'eagle', not 'eagle3'" in said
+    assert "acceptance length of exactly 1.0" in said
