@@ -50,6 +50,7 @@ HARMLESS_ARGUMENTS = frozenset(
         "gpu_memory_utilization",
         "kv_cache_dtype",
         "kv_cache_memory_bytes",
+        "limit_mm_per_prompt",
         "long_prefill_token_threshold",
         "max_long_partial_prefills",
         "max_model_len",
@@ -99,6 +100,8 @@ def _arguments(recipe: Mapping[str, Any]) -> Iterator[Concern]:
 def _is_plain(value: Any, more: str = "") -> bool:
     if isinstance(value, str):
         return bool(PLAIN.fullmatch(re.sub(f"[{re.escape(more)}]", "", value) if more else value))
+    if isinstance(value, Mapping):  # counts by name, as of pictures in a prompt
+        return all(isinstance(one, int) for one in value.values())
     return value is None or isinstance(value, (bool, int, float))
 
 
