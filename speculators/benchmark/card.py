@@ -15,7 +15,7 @@ from typing import Any
 from speculators.benchmark.breakdown import bucket
 from speculators.benchmark.cost_model import Cell, Measured, Model, fit, held_out
 from speculators.benchmark.pairs import Sample, counters_of, request_spec
-from speculators.benchmark.rounds import DRAFT, PLAIN, depth_of
+from speculators.benchmark.rounds import DRAFT, FREE_ARMS, PLAIN, depth_of
 from speculators.benchmark.setting import Setting, regrets, setting, validated
 from speculators.errors import RecipeError
 from speculators.serving.metrics import pooled
@@ -29,8 +29,13 @@ def card(benchmark: Mapping[str, Any]) -> dict[str, Any]:
     """The card of a benchmark document.
 
     Raises:
-        RecipeError: too few settings were measured, or requests were not counted one by one.
+        RecipeError: too few settings were measured, requests were not counted one by one, or no draft was.
     """
+    if (kind := benchmark["speculation"]["algorithm"]) in FREE_ARMS:
+        # A step in which it proposes nothing is no draft, so nobody counts the steps of a request.
+        raise RecipeError(
+            f"'{kind}' has no draft, and a card is of one", hint="name a draft's run", rule="no-draft"
+        )
     measured, rates = cells(benchmark), rates_of(benchmark)
     if len(measured) < FEWEST_CELLS or not rates:
         raise RecipeError(

@@ -88,13 +88,14 @@ def gather(run: Path, *, with_weights: bool = False, files_from: Path | None = N
     text = (run / RESOLVED_NAME).read_text(encoding="utf-8")
     recipe = load_yaml(text, RESOLVED_NAME).data
     steps = [read_json(path) for path in sorted(run.glob("**/input.json"))]
-    words = words_for_paths(recipe, steps, run, (Path(os.path.expanduser("~")), default_home()))
+    given = [load_yaml(path.read_text(encoding="utf-8"), path.name).data for path in _written(run)]
+    words = words_for_paths([recipe, *given], steps, run, (Path(os.path.expanduser("~")), default_home()))
     members: dict[str, Content] = {}
     was: dict[str, str] = {}
     for name in kept_files(run):
-        given = (run / name).read_bytes()
-        members[name] = without_paths(given, words)
-        if members[name] != given:
+        content = (run / name).read_bytes()
+        members[name] = without_paths(content, words)
+        if members[name] != content:
             was[name] = file_digest(run / name)
     if (run / "model" / "README.md").is_file():
         members[CARD] = (run / "model" / "README.md").read_bytes()
@@ -140,6 +141,11 @@ def finished_record(run: Path) -> dict[str, Any]:
             rule="run-unfinished",
         )
     return record
+
+
+def _written(run: Path) -> list[Path]:
+    """The recipe as its author wrote it, and what it extends."""
+    return [path for path in (run / "recipe.yaml", *sorted(run.glob("extends-*.yaml"))) if path.is_file()]
 
 
 def kept_files(run: Path) -> Iterator[str]:

@@ -30,11 +30,15 @@ def absolute_paths(data: Any, prefix: str = "") -> dict[str, str]:
 
 
 def words_for_paths(
-    recipe: Mapping[str, Any], steps: Iterable[Mapping[str, Any]], run: Path, homes: Iterable[Path]
+    recipes: Iterable[Mapping[str, Any]],
+    steps: Iterable[Mapping[str, Any]],
+    run: Path,
+    homes: Iterable[Path],
 ) -> dict[str, str]:
     """What stands in a bundle for which path.
 
-    ``steps``: the run's stage inputs, which say where its folder and its store were when it ran.
+    ``recipes``: the run's, resolved and as given, with what it extends; ``steps``: its stage inputs, that say
+    where its folder and its store were when it ran.
     """
     found = {str(run): RUN} | {str(home): HOME for home in homes}
     for step in steps:
@@ -47,7 +51,8 @@ def words_for_paths(
             found[str(output.parents[1])] = STORE
         for paths in step["files"].values():
             found |= {path: PurePosixPath(path).name for path in paths}
-    found |= {path: PurePosixPath(path).name for path in absolute_paths(dict(recipe)).values()}
+    for recipe in recipes:
+        found |= {path: PurePosixPath(path).name for path in absolute_paths(dict(recipe)).values()}
     return {path.rstrip("/"): word for path, word in found.items() if path.rstrip("/")}
 
 

@@ -166,6 +166,7 @@ def opponent_of(against: str, itself: bool, only: str, recipe: Recipe) -> Oppone
     from speculators.benchmark.arms import NOBODY, Opponent
     from speculators.pipeline.opponent import named
     from speculators.pipeline.store import default_home
+    from speculators.recipe.view import free_kind
 
     if not (against or itself):
         return NOBODY
@@ -174,4 +175,10 @@ def opponent_of(against: str, itself: bool, only: str, recipe: Recipe) -> Oppone
         raise typer.BadParameter("--aa measures the draft beside itself: leave --against out")
     if only not in ("", "benchmark"):
         raise typer.BadParameter(f"{flag} is of the benchmark, which --only {only} leaves out")
-    return Opponent(itself=True) if itself else named(against, recipe, default_home())
+    if not itself:
+        return named(against, recipe, default_home())
+    if kind := free_kind(recipe.data):
+        raise typer.BadParameter(f"--aa measures a draft beside itself, and kind '{kind}' has none")
+    if few := [name for name in ("rounds", "requests") if recipe.data["benchmark"][name] < 2]:
+        raise typer.BadParameter(f"--aa tells noise by its spread: benchmark.{few[0]} must be 2 or more")
+    return Opponent(itself=True)

@@ -21,7 +21,7 @@ def repeat(asked: Asked, *, as_json: bool) -> int:
         SpeculatorsError: the bundle is none, or damaged, or its run did not get to the end.
     """
     parts = {"--only": asked.only, "--from": asked.start, "--accept": asked.accept}
-    parts |= {"--against": asked.against}
+    parts |= {"--against": asked.against, "--aa": "asked" if asked.itself else ""}
     if given := [name for name, value in parts.items() if value]:
         hint = "a bundle is repeated as a whole, for its verdict"
         raise typer.BadParameter(f"{', '.join(given)}: {hint}; for a part of it run its recipe")

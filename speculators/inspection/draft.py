@@ -49,7 +49,7 @@ def inspect_draft(
     ``command``: what serves it.  A folder that cannot be read is a finding, not an error.
     """
     checks = _guarded(lambda: _checked(folder, verifier_dir))
-    if command is not None and (folder / CONFIG_NAME).is_file():
+    if command is not None and all(check.ok for check in checks if check.name == "config readable"):
         checks += _guarded(lambda: list(command_checks(command, folder, read_object(folder / CONFIG_NAME))))
     failed = [check for check in checks if not check.ok]
     return Inspection(_findings(failed), [check.name for check in checks if check.ok])

@@ -21,7 +21,7 @@ from speculators.pipeline.gating import Gate
 from speculators.pipeline.keys import imported_modules, module_digest
 from speculators.pipeline.machine.kind import machine
 from speculators.pipeline.opponent import itself
-from speculators.pipeline.plan import contents_digest
+from speculators.pipeline.plan import contents_digest, extra_arms
 from speculators.pipeline.running import Run, book, perform, timed
 from speculators.pipeline.store import KEY_LENGTH, KEY_NAME
 from speculators.quantities import duration
@@ -87,15 +87,10 @@ def measure(run: Run) -> None:
 
 
 def benchmark_values(run: Run) -> dict[str, Any]:
-    """What the benchmark reads of the recipe.
-
-    A gate has up to twelve rounds and asks nothing of free speculation, so that is measured only where the
-    recipe says so itself.
-    """
+    """What the benchmark reads of the recipe."""
     data = run.recipe.data
     values = {name: data[name] for name in ("verifier", "benchmark", "engine")}
-    if run.against and not run.recipe.positions.has(("benchmark", "extra_arms")):
-        values["benchmark"] = {**data["benchmark"], "extra_arms": []}
+    values["benchmark"] = {**data["benchmark"], "extra_arms": extra_arms(run.recipe, run.against)}
     if method := free_kind(data):
         own = data["algorithm"]["speculative_tokens"]
     else:

@@ -25,6 +25,7 @@ from speculators.pipeline.surroundings import given
 from speculators.recipe.diagnostics import render_all
 from speculators.recipe.hub_cache import snapshots
 from speculators.recipe.recipe import Recipe, load_recipe
+from speculators.recipe.view import free_kind
 from speculators.stages.documents import read_output
 
 KINDS = "a run's folder, a bundle, a baseline file, a checkpoint's folder, a recipe or a git ref"
@@ -54,6 +55,13 @@ def named(reference: str, recipe: Recipe, home: Path) -> Opponent:
     text = text_at(reference, recipe.path)
     if text is None:
         raise RecipeError(f"--against {reference}: nothing of that name", hint=f"name {KINDS}", rule="no-run")
+    if len(recipe.sources) > 1:
+        # Only the recipe's own text is of that commit: with today's parents it would be another recipe.
+        raise RecipeError(
+            f"--against {reference}: this recipe extends another, whose text at that commit is not read",
+            hint="name the other draft's checkpoint folder, or a recipe file",
+            rule="no-draft",
+        )
     return Opponent(base=of_recipe(recipe.path, text, reference, recipe, home))
 
 
@@ -63,7 +71,18 @@ def is_draft(path: Path) -> bool:
 
 
 def checkpoint(folder: Path, name: str, recipe: Recipe) -> Base:
-    """The draft in ``folder``, served as the recipe's own."""
+    """The draft in ``folder``, served as the recipe's own.
+
+    Raises:
+        RecipeError: it is no draft's checkpoint.
+    """
+    if not is_draft(folder):
+        raise RecipeError(
+            f"--against {name}: no draft in the speculators format",
+            hint="speculators convert SOURCE --to DIR makes one of other layouts",
+            rule="no-draft",
+        )
+    folder = folder.absolute()  # containers see it at the same place
     config = read_json(folder / "config.json")
     packaged = config["speculators_config"]["proposal_methods"][0]["speculative_tokens"]
     tokens = recipe.data["benchmark"]["speculative_tokens"] or packaged
@@ -92,6 +111,24 @@ def of_recipe(path: Path, text: str, name: str, recipe: Recipe, home: Path) -> B
     if loaded.recipe is None:
         raise RecipeError(f"--against {name}:\n{render_all(loaded.diagnostics)}", rule="invalid-recipe")
     other = loaded.recipe
+    if free_kind(other.data):
+        raise RecipeError(
+            f"--against {name}: its kind '{free_kind(other.data)}' has no draft",
+            hint="benchmark.extra_arms measures it in the same rounds",
+            rule="no-draft",
+        )
+    if "docker" in (recipe.data["executor"], other.data["executor"]):
+        raise RecipeError(
+            f"--against {name}: a draft that was made in containers is not found by its recipe",
+            hint="name its checkpoint's folder: runs/NAME/latest/model",
+            rule="no-draft",
+        )
+    if (ours := recipe.files().get("verifier.path")) != (theirs := other.files().get("verifier.path")):
+        raise RecipeError(
+            f"--against {name}: its verifier is {theirs}, here {ours}",
+            hint="speedups can only be compared on the same work",
+            rule="not-comparable",
+        )
     for place in SAME:
         if _at(other.data, place) != _at(recipe.data, place):
             raise RecipeError(

@@ -39,6 +39,7 @@ PACKAGES = tuple(
 #: What the stages take of a model's folder; any other file may come and go.
 VERIFIER_FILES = (*SMALL_FILES, "*" + WEIGHTS)
 DRAFT_FILES = ("config.json", "*" + WEIGHTS)
+QUANTISED = "benchmark.quantised"
 CODE = ("*.py",)
 TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 #: What only the local executor sees of a model that a package ships: an image is pinned as a whole.
@@ -146,7 +147,8 @@ def _drafts(recipe: Recipe, home: Path) -> tuple[Values, Hidden]:
             values |= found
             hidden |= unseen
         for folder in named.get(name, []):
-            values |= _files(folder, at, DRAFT_FILES, home)
+            # A quantised copy is served whole, with a tokenizer of its own.
+            values |= _files(folder, at, VERIFIER_FILES if name == QUANTISED else DRAFT_FILES, home)
     return values, hidden
 
 

@@ -156,14 +156,26 @@ def contents_digest(output: Path) -> str:
     return value_digest({name: entry["sha256"] for name, entry in files.items()})
 
 
+def extra_arms(recipe: Recipe, against: Opponent) -> list[str]:
+    """The methods without a draft that are measured beside it.
+
+    A gate has up to twelve rounds and asks nothing of free speculation, so that is measured only where the
+    recipe says so itself.
+    """
+    if against and not recipe.positions.has(("benchmark", "extra_arms")):
+        return []
+    return list(recipe.data["benchmark"]["extra_arms"])
+
+
 def plan_benchmark(recipe: Recipe, choice: Choice, against: Opponent) -> StagePlan:
     """The benchmark is never taken from the store."""
     if not choice.includes(BENCHMARK):
         return StagePlan(BENCHMARK, SKIP, (Reason("asked", f"--only {choice.only}"),))
     wanted = recipe.data["benchmark"]
-    arms = len(ARMS) + len(set(wanted["extra_arms"]) - {free_kind(recipe.data)})
+    arms = len(ARMS) + len(set(extra_arms(recipe, against)) - {free_kind(recipe.data)})
     arms += len(QUANTISED_ARMS) if wanted["quantised"] else 0
-    arms += len(wanted["depths"]) + bool(against.base or against.itself)
+    own = wanted["speculative_tokens"] or recipe.data.get("algorithm", {}).get("speculative_tokens")
+    arms += len(set(wanted["depths"]) - {own}) + bool(against.base or against.itself)
     counts = {"round": wanted["rounds"], "arm": arms, "load": len(wanted["concurrency"])}
     work = " × ".join(f"{count} {name}{'s' if count > 1 else ''}" for name, count in counts.items())
     if against and not against.itself:

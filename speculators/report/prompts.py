@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from speculators.benchmark.rounds import DRAFT
+from speculators.benchmark.rounds import ARMS, DRAFT
 
 Counts = dict[str, Any]
 
@@ -22,7 +22,9 @@ def per_prompt(benchmark: Mapping[str, Any], replay: Mapping[str, Any] | None) -
     """
     served = _served(benchmark)
     replayed = {row["id"]: row for row in (replay or {}).get("prompts", ())}
-    looping = {row["id"]: row["looping"] for one in benchmark["samples"] for row in one["requests"]}
+    # Another verifier's answers, or another draft's, are not those that the counts are of.
+    ours = [one for one in benchmark["samples"] if one["arm"] in ARMS]
+    looping = {row["id"]: row["looping"] for one in ours for row in one["requests"]}
     rows = [
         {
             "id": name,

@@ -64,6 +64,7 @@ def run(step: StageInput) -> dict[str, Any]:
     decode = partial(tokenizer.decode, skip_special_tokens=False, clean_up_tokenization_spaces=False)
     result = replay_checkpoint(model, verifier, documents, speculative_tokens, decode)
     result["ngram"] = looked_up(step, speculative_tokens, args.get("max_model_len"))
+    write_json(step.output / RESULT_NAME, result)  # whatever comes of a probe, the prediction stands
     print(f"predicted acceptance length {result['all']['acceptance_length']}")
     benchmark = read_json(step.inputs["benchmark"] / OUTPUT_NAME)["result"]
     acceptance = summarise(benchmark, result)["acceptance"]

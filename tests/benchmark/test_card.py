@@ -36,7 +36,7 @@ def swept(*concurrencies: int) -> dict[str, Any]:
                 times = {"ttft_ms": 50.0, "latency_ms": 50.0 + wait, "prompt_tokens": prompt}
                 rows.append(request(name, tokens=TOKENS, spec=counts, **times))
             samples.append(sample(1, arm, requests, 100.0, rows))
-    return {"samples": samples, "speculation": {"tokens": 5}}
+    return {"samples": samples, "speculation": {"algorithm": "eagle3", "tokens": 5}}
 
 
 def test_a_cell_is_the_mean_step_of_its_requests() -> None:
@@ -66,6 +66,13 @@ def test_too_few_settings_make_no_card() -> None:
     with pytest.raises(RecipeError, match="2 settings were measured") as caught:
         card(document)
     assert "benchmark.depths" in (caught.value.hint or "")
+
+
+def test_what_proposes_only_at_times_has_no_card() -> None:
+    document = swept(1, 4, 16, 64)
+    document["speculation"]["algorithm"] = "ngram"
+    with pytest.raises(RecipeError, match="'ngram' has no draft"):
+        card(document)
 
 
 def test_the_card_is_read_in_a_terminal_and_as_a_page() -> None:

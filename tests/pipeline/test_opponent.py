@@ -79,3 +79,54 @@ def test_nothing_of_that_name_says_what_can_be_named(recipe: Recipe, tmp_path: P
     with pytest.raises(RecipeError, match="nothing of that name") as caught:
         named("no-such-thing", recipe, tmp_path / "home")
     assert "a git ref" in (caught.value.hint or "")
+
+
+def test_a_ref_of_a_recipe_that_extends_another_is_refused(recipe: Recipe, tmp_path: Path) -> None:
+    child = recipe.path.with_name("child.yaml")
+    child.write_text(f"schema: speculators/recipe/v1\nname: child\nextends: ./{recipe.path.name}\n")
+    for words in (
+        ["init"],
+        ["add", "."],
+        ["-c", "user.name=x", "-c", "user.email=x@y", "commit", "-m", "first"],
+    ):
+        subprocess.run(["git", *words], cwd=child.parent, check=True, capture_output=True)
+    with pytest.raises(RecipeError, match="--against HEAD: this recipe extends another"):
+        named("HEAD", require_recipe(child), tmp_path / "home")
+
+
+def test_a_recipe_without_a_draft_is_refused(recipe: Recipe, tmp_path: Path) -> None:
+    other = recipe.path.with_name("smollm2-135m-ngram.yaml")
+    with pytest.raises(RecipeError, match="its kind 'ngram' has no draft"):
+        named(str(other), recipe, tmp_path / "home")
+
+
+def test_a_recipe_of_containers_asks_for_the_checkpoint_itself(recipe: Recipe, tmp_path: Path) -> None:
+    docker = require_recipe(recipe.path, ("executor=docker",))
+    with pytest.raises(RecipeError, match="made in containers is not found by its recipe"):
+        named(str(recipe.path), docker, tmp_path / "home")
+
+
+def test_a_model_of_the_same_words_in_another_folder_is_another(recipe: Recipe, tmp_path: Path) -> None:
+    places = []
+    for name in ("one", "two"):
+        folder = tmp_path / name
+        shutil.copytree(SHIPPED / "prompts", folder / "prompts")
+        (folder / "m").mkdir()
+        (folder / "m" / "config.json").write_text("{}")
+        text = recipe.sources[0].text
+        before, _, after = text.partition("verifier:")
+        rest = after[after.index("\nalgorithm:") :]
+        (folder / "x.yaml").write_text(f"{before}verifier: {{path: ./m}}{rest}")
+        places.append(folder / "x.yaml")
+    with pytest.raises(RecipeError, match="its verifier is"):
+        named(str(places[1]), require_recipe(places[0]), tmp_path / "home")
+
+
+def test_a_relative_checkpoint_is_where_it_was_named(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a_checkpoint(tmp_path / "theirs")
+    monkeypatch.chdir(tmp_path)
+    found = named("theirs", recipe, tmp_path / "home").base
+    assert found is not None
+    assert found.draft == tmp_path / "theirs"

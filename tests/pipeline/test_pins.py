@@ -89,6 +89,17 @@ def test_a_model_folder_is_pinned_by_the_files_that_stages_read(tmp_path: Path) 
     assert not found.unseen
 
 
+def test_a_lock_with_every_kind_of_model_reads_back(tmp_path: Path) -> None:
+    recipe(tmp_path)
+    text = (tmp_path / "x.yaml").read_text().replace("requests: 1}", "requests: 1, quantised: ./fp8}")
+    write_model(tmp_path / "fp8")
+    (tmp_path / "x.yaml").write_text(text)
+    found = gather(require_recipe(tmp_path / "x.yaml"), tmp_path / "home")
+    assert "files.tokenizer.json" in at(found, "models.quantised")  # it is served whole
+    assert "files.tokenizer.json" not in at(found, "models.draft")
+    assert parse(render(found.values), "x.lock.yaml").pins == found.values
+
+
 def test_code_is_pinned_where_it_is_trusted(tmp_path: Path) -> None:
     plain = recipe(tmp_path)
     (tmp_path / "model" / "modeling.py").write_text("pass")
