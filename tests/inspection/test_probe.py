@@ -126,6 +126,7 @@ def write_run(folder: Path, world: World, *accepted: int) -> Path:
             "id": one.id,
             "prompt_token_ids": one.token_ids[: one.prompt_tokens].tolist(),
             "output_token_ids": one.token_ids[one.prompt_tokens :].tolist(),
+            "text": f"answer {one.id}",
             "looping": False,
         }
         for one in world.texts.documents
