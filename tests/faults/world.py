@@ -96,6 +96,7 @@ def recipe(rounds: int) -> dict[str, Any]:
             "concurrency": [1],
             "rounds": rounds,
             "warmup_requests": 1,
+            "extra_arms": [],  # each is a launch more in every round, and is disturbed like the others
         },
         "engine": {"args": ENGINE_ARGS, "env": ENGINE_ENV, "stall_timeout": 200},
         "executor": "local",
