@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import cache
 from typing import Any, NamedTuple
 
 from speculators.recipe.diagnostics import Diagnostic, diagnostic
@@ -24,12 +25,17 @@ class EngineAnswer(NamedTuple):
 
 
 def ask_engine(args: dict[str, Any], python: str = sys.executable) -> EngineAnswer:
-    """What the vLLM of the interpreter ``python`` says about ``args``."""
+    """What the vLLM of the interpreter ``python`` says about ``args``; it is asked once about the same."""
+    return _answer(json.dumps(args), python)
+
+
+@cache
+def _answer(args: str, python: str) -> EngineAnswer:
     command = [python, "-m", "speculators.recipe.engine_check"]
     try:
         done = subprocess.run(
             command,
-            input=json.dumps(args),
+            input=args,
             capture_output=True,
             text=True,
             timeout=TIMEOUT_SECONDS,

@@ -108,9 +108,10 @@ def test_vllm_itself_refuses_bad_arguments_at_their_place() -> None:
 
 
 @pytest.mark.integration
-def test_vllm_itself_accepts_the_shipped_recipes() -> None:
+def test_vllm_itself_accepts_the_recipes_for_this_machine() -> None:
+    """Those for large models are asked about in ``tests/contracts``, by the engine's CUDA builds."""
     needed("vllm")
-    recipes = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+    recipes = sorted((Path(__file__).parents[2] / "recipes").glob("smollm2-*.yaml"))
     command = [sys.executable, "-m", "speculators", "check", "--engine", "--json", *map(str, recipes)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
