@@ -19,6 +19,11 @@ class Check(NamedTuple):
     severity: str = "error"
 
 
+def listed(checks: Sequence[Check]) -> str:
+    """Names and details of ``checks`` in one line, for a message."""
+    return "; ".join(f"{check.name} ({check.detail})" for check in checks)
+
+
 def failures(checks: Sequence[Check]) -> list[Check]:
     """The failed checks that forbid use."""
     return [check for check in checks if not check.ok and check.severity == "error"]

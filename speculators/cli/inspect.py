@@ -78,15 +78,29 @@ def inspect(
       speculators inspect draft --serve "vllm serve models/llama-3.1-8b --spec-model draft"
       speculators inspect Qwen/Qwen3-8B
     """
-    from speculators.checkpoint.location import local_folder
-    from speculators.inspection.draft import inspect_draft
-    from speculators.inspection.mending import mend
-    from speculators.inspection.serve_command import read_command
     from speculators.inspection.verifier import is_model, small_files
 
     small = small_files(draft)
     if is_model(small):
         return _inspect_model(small, draft, as_json=as_json, asked=any((verifier, fix, probe, run, serve)))
+    return _inspect_draft(draft, verifier, fix, probe, run, serve, as_json=as_json)
+
+
+def _inspect_draft(
+    draft: str,
+    verifier: str | None,
+    fix: Path | None,
+    probe: bool,
+    run: Path | None,
+    serve: str | None,
+    *,
+    as_json: bool,
+) -> int:
+    from speculators.checkpoint.location import local_folder
+    from speculators.inspection.draft import inspect_draft
+    from speculators.inspection.mending import mend
+    from speculators.inspection.serve_command import read_command
+
     folder = local_folder(draft)
     verifier_dir = None if verifier is None else local_folder(verifier)
     command = None if serve is None else read_command(serve)

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from speculators.checkpoint.check import Check, failures
+from speculators.checkpoint.check import Check, failures, listed
 from speculators.checkpoint.config import CONFIG_NAME, stored_format
 from speculators.checkpoint.folder import new_folder, read_object, weights_of
 from speculators.checkpoint.location import WANTED, local_folder
@@ -69,8 +69,7 @@ def retarget(draft: Path, verifier: str, target: Path, trained_for: str | None =
     checks = list(comparisons(subject, given, original))
     if failed := failures(checks):
         raise StageError(
-            f"{draft} does not fit {verifier}: "
-            + "; ".join(f"{check.name} ({check.detail})" for check in failed),
+            f"{draft} does not fit {verifier}: " + listed(failed),
             hint="nothing was written; a draft serves the verifier that it was trained for, its quantised "
             "copies and fine-tunes with the same tokens",
             rule="retarget-refused",
@@ -92,7 +91,7 @@ def require_sound(draft: Path, checks: list[Check]) -> None:
     """Refuse a draft that is broken already: it would be taken for broken by the change."""
     if failed := failures(checks):
         raise StageError(
-            f"{draft}: " + "; ".join(f"{check.name} ({check.detail})" for check in failed),
+            f"{draft}: {listed(failed)}",
             hint="'speculators inspect DIR' explains it, '--fix NEW' mends what is unambiguous",
             rule="draft-invalid",
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from speculators.checkpoint.check import Check, failures
+from speculators.checkpoint.check import Check, failures, listed
 from speculators.checkpoint.config import CONFIG_NAME
 from speculators.checkpoint.folder import new_folder, read_object
 from speculators.checkpoint.location import local_folder
@@ -99,8 +99,7 @@ def sound(folder: Path, source: str) -> list[Check]:
         return []
     if failed := failures(checks):
         raise StageError(
-            f"{source}: the conversion fails {len(failed)} checks: "
-            + "; ".join(f"{check.name} ({check.detail})" for check in failed),
+            f"{source}: the conversion fails {len(failed)} checks: {listed(failed)}",
             hint="nothing was written; the source is incomplete or of another layout: --from KIND",
             rule="draft-invalid",
         )

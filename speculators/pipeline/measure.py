@@ -16,7 +16,7 @@ from speculators.benchmark.resolution import resolution
 from speculators.benchmark.run import STAGE, run_benchmark
 from speculators.benchmark.stability import warnings
 from speculators.documents import known_json, value_digest, write_json
-from speculators.errors import RecipeError, SpeculatorsError
+from speculators.errors import SpeculatorsError
 from speculators.pipeline.gating import Gate
 from speculators.pipeline.keys import imported_modules, module_digest
 from speculators.pipeline.machine.kind import machine
@@ -45,10 +45,6 @@ def measure(run: Run) -> None:
     against, place = run.against, noise_place(run, sitting)
     base = against.base
     if against.itself:
-        if "method" in values:
-            raise RecipeError(
-                f"--aa: '{values['method']}' has no draft to measure beside itself", rule="usage"
-            )
         base = itself(run.outputs["package"], values["speculative_tokens"], values["engine"])
     if base is not None:
         sitting["base"] = {"digest": base.digest, "tokens": base.tokens, "engine": base.engine}

@@ -13,7 +13,7 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from speculators.checkpoint.check import Check, failures
+from speculators.checkpoint.check import Check, failures, listed
 from speculators.checkpoint.config import (
     CONFIG_NAME,
     VerifierName,
@@ -144,8 +144,7 @@ def report(checks: Sequence[Check], place: Path) -> None:
     failed = failures(checks)
     if failed:
         raise StageError(
-            f"{place}: {len(failed)} of {len(checks)} checks failed: "
-            + "; ".join(f"{check.name} ({check.detail})" for check in failed),
+            f"{place}: {len(failed)} of {len(checks)} checks failed: {listed(failed)}",
             hint="vLLM would load this checkpoint and draft badly, or not load it; correct it at its source",
             rule="draft-invalid",
         )

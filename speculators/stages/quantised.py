@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from speculators.checkpoint.check import failures
+from speculators.checkpoint.check import failures, listed
 from speculators.checkpoint.config import CONFIG_NAME, stored_format
 from speculators.checkpoint.validate import subject_of
 from speculators.convert.retarget import comparisons
@@ -33,8 +33,7 @@ def run(step: StageInput) -> dict[str, Any]:
             print(f"warning: {check.name}: {check.detail}")
     if failed := failures(checks):
         raise StageError(
-            f"{named}: not a copy of the verifier that the draft can serve: "
-            + "; ".join(f"{check.name} ({check.detail})" for check in failed),
+            f"{named}: not a copy of the verifier that the draft can serve: {listed(failed)}",
             hint="benchmark.quantised names a quantised copy of the recipe's own verifier",
             rule="retarget-refused",
         )
