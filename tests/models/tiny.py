@@ -131,9 +131,10 @@ def weights(seed: int = 1, dtype: torch.dtype = torch.float64) -> VerifierWeight
     )
 
 
-def frozen(dtype: torch.dtype = torch.float64) -> FrozenVerifier:
+def frozen(dtype: torch.dtype = torch.float64, drawn: torch.dtype | None = None) -> FrozenVerifier:
+    """This world's verifier in ``dtype``, of weights rounded to ``drawn`` before."""
     draft_ids = torch.arange(CONFIG.draft_vocab_size) * 2 + 3
-    return FrozenVerifier.of(weights(dtype=dtype), draft_ids, dtype)
+    return FrozenVerifier.of(weights(dtype=drawn or dtype), draft_ids, dtype)
 
 
 def objective(

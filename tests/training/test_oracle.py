@@ -61,9 +61,12 @@ def step(
     sequence: PackedSequence,
     teaching: Teaching,
     verifier_dtype: torch.dtype | None = None,
+    drawn: torch.dtype | None = None,
 ) -> Step:
+    """A backward in the states' dtype, with weights that were drawn in ``drawn``, by default the same."""
     dtype = sequence.hidden_states.dtype
-    objective = way(tiny.draft(shape, dtype=dtype), tiny.frozen(verifier_dtype or dtype), teaching)
+    frozen = tiny.frozen(verifier_dtype or dtype, drawn)
+    objective = way(tiny.draft(shape, dtype=drawn or dtype).to(dtype), frozen, teaching)
     batch = objective.batch(sequence, torch.Generator())
     weights = objective.weights(torch.tensor(batch.supervised))
     sums = objective.backward(batch, weights)
@@ -84,6 +87,16 @@ def assert_equal(fast: Step, dense: Step, bound: float) -> None:
         assert difference <= max(bound * gradient.norm(), rounding), name
 
 
+def own_rounding(rounded: Step, exact: Step) -> float:
+    """The largest distance of a gradient from what double precision says, relative to its norm.
+
+    A gradient that is next to nothing beside the others is held against a thousandth of the whole.
+    """
+    whole = torch.cat([gradient.flatten() for gradient in exact.gradients.values()]).norm()
+    pairs = ((rounded.gradients[name], gradient) for name, gradient in exact.gradients.items())
+    return max(float((ours - truth).norm() / truth.norm().clamp(min=1e-3 * whole)) for ours, truth in pairs)
+
+
 losses = st.dictionaries(st.sampled_from(sorted(LOSSES)), st.sampled_from([1.0, 0.3]), min_size=1, max_size=2)
 
 
@@ -101,7 +114,11 @@ def test_in_double_precision(shape, sequence, steps, losses, checkpointing, buck
 @given(shapes, tiny.sequences(), st.integers(1, 5))
 def test_in_single_precision(shape, sequence, steps) -> None:
     teaching = Teaching(steps)
-    assert_equal(*(step(way, shape, sequence, teaching) for way in WAYS), 1e-5)
+    double = sequence._replace(hidden_states=sequence.hidden_states.double())
+    exact = step(DenseTrainTimeTest, shape, double, teaching, drawn=torch.float32)
+    fast, dense = (step(way, shape, sequence, teaching) for way in WAYS)
+    # Few rows behind several layers can be conditioned so badly that the dense path itself is further off.
+    assert_equal(fast, dense, max(1e-5, 4 * own_rounding(dense, exact)))
 
 
 # Half the digits of float32 are left: what is compared are sums of a few hundred products.
