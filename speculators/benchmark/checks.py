@@ -5,6 +5,7 @@ A check is ok, not ok, or (None) could not be made; it always says on what it re
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from speculators.benchmark.pairs import Pair, counters_of, request_counters
@@ -25,7 +26,7 @@ def run_checks(benchmark: dict[str, Any], pairs: list[Pair], summary: dict[str, 
         same_work(pairs),
         _speculating(benchmark),
         possible(summary["speed"], summary["acceptance"]["served_by_concurrency"]),
-        capture_sizes(benchmark),
+        capture_sizes(benchmark, benchmark.get("engine_args") or {}, benchmark["speculation"]["tokens"]),
         _counted_twice(pairs),
         _predicted(summary),
     ]
@@ -98,12 +99,14 @@ def possible(speed: list[dict[str, Any]], served_by_concurrency: list[dict[str, 
     return _check("possible", not impossible, "; ".join(impossible) or fine)
 
 
-def capture_sizes(benchmark: dict[str, Any]) -> dict[str, Any]:
-    """Whether the widest batch of the speculating arm fits the engine's captured graphs.
+def capture_sizes(benchmark: dict[str, Any], args: Mapping[str, Any], tokens: int) -> dict[str, Any]:
+    """Whether the widest batch of a speculating arm fits the engine's captured graphs.
 
     Beyond them it runs without, which plain serving at the same load need not.
+
+    ``args``: the engine's of that arm; ``tokens``: what it proposes a step.
     """
-    name, args = "capture-sizes", benchmark.get("engine_args") or {}
+    name = "capture-sizes"
     engine = (benchmark.get("launcher") or {}).get("engine")
     reach = graph_reach(args)
     if reach is None or engine == "vllm-cpu":
@@ -111,7 +114,7 @@ def capture_sizes(benchmark: dict[str, Any]) -> dict[str, Any]:
     if engine is None:
         return _check(name, None, "the engine is not known")
     requests = max(benchmark["benchmark"]["concurrency"])
-    width = min(requests, args.get("max_num_seqs") or requests) * (benchmark["speculation"]["tokens"] + 1)
+    width = min(requests, args.get("max_num_seqs") or requests) * (tokens + 1)
     detail = f"a step of the widest load has {width} tokens, graphs reach to {reach}"
     return _check(name, width <= reach, detail)
 

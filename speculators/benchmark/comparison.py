@@ -103,13 +103,15 @@ def compare(
     *,
     anyway: bool = False,
     together: Together | None = None,
+    unsound: Sequence[str] = (),
 ) -> Comparison:
     """What became of the ``old`` measurement's speedup in the ``new`` one.
 
     ``alpha``: what this look may spend of ``limits.alpha``, all of it by default.  ``anyway``: compare
     across machines and load generators, and say so.  ``together``: they were measured in the same rounds.
+    ``unsound``: why the ``old`` measurement itself means nothing.
     """
-    reasons = tuple(incomparable(old, new, anyway=anyway))
+    reasons = (*unsound, *incomparable(old, new, anyway=anyway))
     alpha = limits.alpha if alpha is None else alpha
     figures = () if reasons else tuple(compared(old, new, limits, alpha, together))
     verdict = NOT_COMPARABLE if reasons else worst([one.verdict for one in figures if one.gated])

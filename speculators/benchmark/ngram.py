@@ -6,7 +6,7 @@ the engine counts otherwise, its counters or its n-gram proposer are not what th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from speculators.benchmark.pairs import Sample
@@ -61,17 +61,18 @@ def _leading(proposed: Sequence[int], truth: Sequence[int]) -> int:
     return next((place for place, (one, other) in pairs if one != other), min(len(proposed), len(truth)))
 
 
-def proposals(samples: Sequence[Sample], expected: dict[str, dict[str, Any]] | None) -> dict[str, Any]:
-    """The check of an n-gram arm's per-request counts against ``expected``, by prompt id.
+def proposals(samples: Sequence[Sample], replay: Mapping[str, Any]) -> dict[str, Any]:
+    """The check of an n-gram arm's per-request counts against those of the ``replay``, by prompt id.
 
     Compared are requests that were answered with the very text that was replayed.
     """
-    name = "proposals"
+    name, expected = "proposals", replay.get("ngram") or {}
     rows = [row for one in samples for row in one["requests"] if row["spec"] is not None]
-    known = [(row, found) for row in rows if (found := (expected or {}).get(row["id"]))]
+    known = [(row, found) for row in rows if (found := expected.get(row["id"]))]
     same = [(row["spec"], found) for row, found in known if row["text_sha256"] == found["text_sha256"]]
     if not same:
-        return {"name": name, "ok": None, "detail": "no request of the arm could be replayed"}
+        why = replay.get("not_looked_up", "no request of the arm could be replayed")
+        return {"name": name, "ok": None, "detail": why}
     right = sum(_fits(spec, found) for spec, found in same)
     detail = f"{right} of {len(same)} requests drafted and accepted what prompt lookup does on plain's tokens"
     return {"name": name, "ok": right == len(same), "detail": detail}

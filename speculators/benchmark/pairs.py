@@ -55,6 +55,19 @@ def counters_of(sample: Sample) -> SpecCounters | None:
     return _counters(sample["counters"])
 
 
+def all_steps(sample: Sample) -> SpecCounters | None:
+    """``counters_of`` with every step of the verifier counted, also those in which nothing was proposed.
+
+    A method that only repeats often proposes nothing, and the engine's counters leave such a step out.  The
+    first token of an answer comes from its prompt; every further one is a step's own or an accepted one.
+    """
+    counted = counters_of(sample)
+    if counted is None:
+        return None
+    further = sample["output_tokens"] - sample["completed"]
+    return counted._replace(drafts=max(counted.drafts, further - counted.accepted))
+
+
 def request_counters(sample: Sample) -> SpecCounters | None:
     """The per-request counts of one load, pooled; None if not reported."""
     chosen = [request_spec(row) for row in sample["requests"]]

@@ -6,14 +6,15 @@ not measured, never filled in.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
 from speculators.benchmark.breakdown import breakdown
-from speculators.benchmark.checks import possible, run_checks, same_work
+from speculators.benchmark.checks import capture_sizes, possible, run_checks, same_work
 from speculators.benchmark.load import LATENCIES
 from speculators.benchmark.ngram import proposals
-from speculators.benchmark.pairs import Pair, Sample, counters_of, pair_up, request_counters
+from speculators.benchmark.pairs import Pair, Sample, all_steps, counters_of, pair_up, request_counters
 from speculators.benchmark.rounds import ARMS, BASE, DRAFT, FREE_ARMS, PLAIN, QUANTISED_DRAFT, QUANTISED_PLAIN
 from speculators.benchmark.service import service
 from speculators.benchmark.stability import warnings
@@ -47,7 +48,7 @@ def summarise(benchmark: dict[str, Any], replay: dict[str, Any] | None = None) -
         "exact_match": _exact_match(benchmark["samples"], pairs, calm),
         "outputs": _outputs(benchmark),
         "extra_arms": [_free_arm(benchmark, pairs, arm, replay) for arm in extra_arms(benchmark)],
-        "base": {**found, **_extra_arm(benchmark, pairs, BASE)} if (found := benchmark.get("base")) else None,
+        "base": _base(benchmark, pairs, found) if (found := benchmark.get("base")) else None,
         "quantised": _quantised(benchmark),
         "left_out": benchmark.get("left_out", {}),
         "warnings": warnings(benchmark),
@@ -67,19 +68,27 @@ def _free_arm(
     found = _extra_arm(benchmark, drafts, arm)
     if arm == "ngram":
         samples = [one for one in benchmark["samples"] if one["arm"] == arm]
-        found["checks"].append(proposals(samples, (replay or {}).get("ngram")))
+        found["checks"].append(proposals(samples, replay or {}))
     return found
+
+
+def _base(benchmark: dict[str, Any], drafts: list[Pair], base: dict[str, Any]) -> dict[str, Any]:
+    """The arm that the draft is gated against, with checks of its own: a gate reads them."""
+    found = _extra_arm(benchmark, drafts, BASE)
+    args, tokens = base["engine"]["args"], base["speculation"]["tokens"]
+    found["checks"].append(capture_sizes(benchmark, args, tokens))
+    return {**base, **found}
 
 
 def _extra_arm(benchmark: dict[str, Any], drafts: list[Pair], arm: str) -> dict[str, Any]:
     """An arm beside the draft: its own figures, and those of the draft over it.
 
-    ``drafts``: the draft arm's pairs.
+    ``drafts``: the draft arm's pairs.  ``tokens_per_step`` counts the steps without a proposal as well, so
+    that it can be held against a draft's acceptance length, and no speedup exceeds it.
     """
     pairs = pair_up(benchmark["samples"], arm)
     concurrencies = benchmark["benchmark"]["concurrency"]
     speed = [{"concurrency": one, **_speed(pairs, one, arm)} for one in concurrencies]
-    served = _served(pairs)
     of_draft, of_arm = (
         {pair.round: _round_speedup(side, pair.round) for pair in side} for side in (drafts, pairs)
     )
@@ -90,8 +99,11 @@ def _extra_arm(benchmark: dict[str, Any], drafts: list[Pair], arm: str) -> dict[
         "overall_speedup": _overall(pairs),
         "draft_over_it": _ratio(over),
         "acceptance": _figures([counters_of(pair.draft) for pair in pairs]),
+        "tokens_per_step": (_figures([all_steps(pair.draft) for pair in pairs]) or {}).get(
+            "acceptance_length"
+        ),
         "exact_match": _match([(pair.plain, pair.draft) for pair in pairs]),
-        "checks": [same_work(pairs), possible(speed, served)],
+        "checks": [same_work(pairs), possible(speed, _served(pairs, all_steps))],
     }
 
 
@@ -178,6 +190,12 @@ def _mean(rows: list[dict[str, float]]) -> dict[str, float] | None:
     return {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]} if rows else None
 
 
+def acceptance(benchmark: dict[str, Any], replay: dict[str, Any] | None) -> dict[str, Any]:
+    """The part of the summary that needs no statistics: where a draft is replayed there may be no scipy."""
+    pairs = pair_up(benchmark["samples"])
+    return _acceptance(pairs, [pair.without_looping() for pair in pairs], replay)
+
+
 def _acceptance(pairs: list[Pair], calm: list[Pair], replay: dict[str, Any] | None) -> dict[str, Any]:
     """Served (from the engine's counters), predicted (from the replay), and their relative difference."""
     served = _figures([counters_of(pair.draft) for pair in pairs])
@@ -199,11 +217,13 @@ def _acceptance(pairs: list[Pair], calm: list[Pair], replay: dict[str, Any] | No
     }
 
 
-def _served(pairs: list[Pair]) -> list[dict[str, Any]]:
+def _served(
+    pairs: list[Pair], counting: Callable[[Sample], SpecCounters | None] = counters_of
+) -> list[dict[str, Any]]:
     """The speculating arm's acceptance at each concurrency, pooled over the rounds."""
     found: dict[int, list[SpecCounters | None]] = {}
     for pair in pairs:
-        found.setdefault(pair.concurrency, []).append(counters_of(pair.draft))
+        found.setdefault(pair.concurrency, []).append(counting(pair.draft))
     return [{"concurrency": one, **(_figures(counted) or {})} for one, counted in found.items()]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from speculators.checkpoint.check import Check
 from speculators.checkpoint.config import DEFAULT_AUX_LAYERS, counts_aux_layers, stored_format
 from speculators.checkpoint.format import Format
+from speculators.checkpoint.tensors import target_width
 from speculators.training.architectures import FORMATS
 
 # vLLM 0.32, v1/attention/backends/cpu_attn.py: other head sizes cannot be served on a CPU.
@@ -133,3 +134,14 @@ def layer_checks(layer: Mapping[str, Any], known: Format) -> Iterator[Check]:
     heads = layer.get("num_attention_heads") or 1
     dim = layer.get("head_dim") or (layer.get("hidden_size") or 0) // heads
     yield Check("head size on CPU", dim in CPU_HEAD_DIMS, f"head_dim {dim}", severity="warning")
+
+
+def fit_checks(known: Format, document: Mapping[str, Any], facts: Mapping[str, Any]) -> Iterator[Check]:
+    """Depth, width and vocabulary of a draft against its verifier's text config ``facts``."""
+    layer = document["transformer_layer_config"]
+    depth, ids = facts["num_hidden_layers"], known.aux_layers(document)
+    yield Check("aux layers exist", max(ids, default=0) <= depth, f"{list(ids)} of {depth} layers")
+    target = target_width(document)
+    yield Check("verifier width", target == facts["hidden_size"], f"{target} against {facts['hidden_size']}")
+    same = layer["vocab_size"] == facts["vocab_size"]
+    yield Check("verifier vocabulary", same, f"{layer['vocab_size']} against {facts['vocab_size']}")

@@ -8,13 +8,15 @@ were rendered with; so these are compared.  Standard library only: the host has 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from speculators.checkpoint.check import Check
 from speculators.checkpoint.folder import read_object
 from speculators.datagen.chat_template import chat_template
 from speculators.documents import file_digest, value_digest
+from speculators.errors import StageError
 
 TOKENIZER_NAME = "tokenizer.json"
 
@@ -99,3 +101,24 @@ def token_differences(one: Path, other: Path) -> str:
         return ""
     first = unlike[0]
     return f"{len(unlike)} tokens differ, such as {first!r}: {left.get(first)} against {right.get(first)}"
+
+
+def tokenizer_checks(folder: Path, document: Mapping[str, Any], verifier_dir: Path) -> Iterator[Check]:
+    """The tokenizer that the draft was trained with, where it says so, against its verifier's.
+
+    It says so in its config, or by a tokenizer of its own beside it.
+    """
+    try:
+        known, given = recorded_tokenizer(document) or tokenizer_of(folder), tokenizer_of(verifier_dir)
+    except StageError as error:
+        yield Check("tokenizer readable", False, error.message, "warning")
+        return
+    if given is None or known is None:
+        return
+    same = known.tokens == given.tokens
+    detail = token_differences(folder, verifier_dir) or "other token ids or merges than it was trained with"
+    yield Check("tokenizer is the verifier's", same, "the same" if same else detail)
+    if known.template:
+        agrees = known.template == given.template
+        detail = "the same" if agrees else "another than the draft was trained with"
+        yield Check("chat template is the verifier's", agrees, detail, "warning")

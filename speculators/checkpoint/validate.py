@@ -15,7 +15,7 @@ import torch
 
 from speculators.checkpoint.check import Check, failures
 from speculators.checkpoint.config import CONFIG_NAME, stored_format
-from speculators.checkpoint.config_checks import config_checks
+from speculators.checkpoint.config_checks import config_checks, fit_checks
 from speculators.checkpoint.folder import read_object
 from speculators.checkpoint.format import Format
 from speculators.checkpoint.tensors import (
@@ -24,9 +24,8 @@ from speculators.checkpoint.tensors import (
     Shape,
     canonical_name,
     is_reduced,
-    target_width,
 )
-from speculators.checkpoint.tokenizer import recorded_tokenizer, token_differences, tokenizer_of
+from speculators.checkpoint.tokenizer import tokenizer_checks
 from speculators.checkpoint.verifier_layout import text_config
 from speculators.checkpoint.verifier_weights import VerifierWeights, load_verifier_weights
 from speculators.checkpoint.vocabulary import from_offsets
@@ -214,38 +213,6 @@ def verifier_checks(subject: Subject, verifier_dir: Path, severity: str) -> Iter
         return
     for end in ends(subject, verifier):
         yield rows_check(end, severity)
-
-
-def fit_checks(known: Format, document: Mapping[str, Any], facts: Mapping[str, Any]) -> Iterator[Check]:
-    """Depth, width and vocabulary of a draft against its verifier's text config ``facts``."""
-    layer = document["transformer_layer_config"]
-    depth, ids = facts["num_hidden_layers"], known.aux_layers(document)
-    yield Check("aux layers exist", max(ids, default=0) <= depth, f"{list(ids)} of {depth} layers")
-    target = target_width(document)
-    yield Check("verifier width", target == facts["hidden_size"], f"{target} against {facts['hidden_size']}")
-    same = layer["vocab_size"] == facts["vocab_size"]
-    yield Check("verifier vocabulary", same, f"{layer['vocab_size']} against {facts['vocab_size']}")
-
-
-def tokenizer_checks(folder: Path, document: Mapping[str, Any], verifier_dir: Path) -> Iterator[Check]:
-    """The tokenizer that the draft was trained with, where it says so, against its verifier's.
-
-    It says so in its config, or by a tokenizer of its own beside it.
-    """
-    try:
-        known, given = recorded_tokenizer(document) or tokenizer_of(folder), tokenizer_of(verifier_dir)
-    except StageError as error:
-        yield Check("tokenizer readable", False, error.message, "warning")
-        return
-    if given is None or known is None:
-        return
-    same = known.tokens == given.tokens
-    detail = token_differences(folder, verifier_dir) or "other token ids or merges than it was trained with"
-    yield Check("tokenizer is the verifier's", same, "the same" if same else detail)
-    if known.template:
-        agrees = known.template == given.template
-        detail = "the same" if agrees else "another than the draft was trained with"
-        yield Check("chat template is the verifier's", agrees, detail, "warning")
 
 
 class End(NamedTuple):

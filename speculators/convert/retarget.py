@@ -16,17 +16,22 @@ from typing import Any, NamedTuple
 
 from speculators.checkpoint.check import Check, failures, listed
 from speculators.checkpoint.config import CONFIG_NAME, stored_format
+from speculators.checkpoint.config_checks import fit_checks
 from speculators.checkpoint.folder import new_folder, read_object, weights_of
 from speculators.checkpoint.location import WANTED, local_folder
 from speculators.checkpoint.rope import rope_differences, rope_parameters
-from speculators.checkpoint.tokenizer import SMALL_FILES, Tokenizer, recorded_tokenizer, tokenizer_of
+from speculators.checkpoint.tokenizer import (
+    SMALL_FILES,
+    Tokenizer,
+    recorded_tokenizer,
+    tokenizer_checks,
+    tokenizer_of,
+)
 from speculators.checkpoint.validate import (
     Subject,
     ends,
-    fit_checks,
     rows_check,
     subject_of,
-    tokenizer_checks,
     validate,
 )
 from speculators.checkpoint.verifier_layout import text_config

@@ -74,12 +74,16 @@ class Gate:
 
         Arms that did different things have none, however many rounds there are.
         """
-        if broken(summarise(benchmark)["checks"]):
+        summary = summarise(benchmark)
+        if broken(summary["checks"]):
             self.comparison = None
             return True
         new = self._measured(benchmark)
         old = self.stored or of_base(new, benchmark)
-        found = compare(old, new, self.limits, spent(len(self.looks)), together=self.together)
+        failed = broken(summary["base"]["checks"]) if self.stored is None else []
+        unsound = [f"{old.run}: {check['name']}: {check['detail']}" for check in failed]
+        alpha = spent(len(self.looks))
+        found = compare(old, new, self.limits, alpha, together=self.together, unsound=unsound)
         self.comparison = found
         rounds = benchmark["benchmark"]["rounds"]
         self.run.console.say("gate", f"after {rounds} rounds: {found.verdict}")

@@ -15,12 +15,14 @@ from typing import Any
 from speculators.benchmark.resolution import resolution
 from speculators.benchmark.run import STAGE, run_benchmark
 from speculators.benchmark.stability import warnings
+from speculators.checkpoint.config import CONFIG_NAME
+from speculators.checkpoint.verifier_layout import text_config
 from speculators.documents import known_json, value_digest, write_json
 from speculators.errors import SpeculatorsError
 from speculators.pipeline.gating import Gate
 from speculators.pipeline.keys import imported_modules, module_digest
 from speculators.pipeline.machine.kind import machine
-from speculators.pipeline.opponent import itself
+from speculators.pipeline.opponent import itself, require_fit, require_same_tokens
 from speculators.pipeline.plan import contents_digest, extra_arms
 from speculators.pipeline.running import Run, book, perform, timed
 from speculators.pipeline.store import KEY_LENGTH, KEY_NAME
@@ -44,6 +46,10 @@ def measure(run: Run) -> None:
     sitting = benchmark_parts(run, values)
     against, place = run.against, noise_place(run, sitting)
     base = against.base
+    if base is not None:
+        verifier = run.outputs["verifier"] / "model"
+        require_fit(base, text_config(known_json(verifier / CONFIG_NAME)))
+        require_same_tokens(base, verifier)
     if against.itself:
         base = itself(run.outputs["package"], values["speculative_tokens"], values["engine"])
     if base is not None:

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from speculators.benchmark.arms import Base, Opponent
 from speculators.benchmark.rounds import DRAFT
 from speculators.bundle.fetch import is_bundle
+from speculators.checkpoint.check import Check, failures, listed
+from speculators.checkpoint.config import completed, stored_format
+from speculators.checkpoint.config_checks import fit_checks, proposal_check
+from speculators.checkpoint.tokenizer import tokenizer_checks
 from speculators.documents import file_digest, known_json, read_json, value_digest
 from speculators.errors import RecipeError
 from speculators.pipeline.choice import Choice
@@ -23,12 +27,14 @@ from speculators.pipeline.plan import plan
 from speculators.pipeline.store import Store
 from speculators.pipeline.surroundings import given
 from speculators.recipe.diagnostics import render_all
+from speculators.recipe.facts import find_facts
 from speculators.recipe.hub_cache import snapshots
 from speculators.recipe.recipe import Recipe, load_recipe
 from speculators.recipe.view import free_kind
 from speculators.stages.documents import read_output
 
 KINDS = "a run's folder, a bundle, a baseline file, a checkpoint's folder, a recipe or a git ref"
+NOT_SOUND = "'speculators inspect DIR' says what is wrong with it"
 #: Recipe values that must be equal for two drafts to be asked the same of the same model.
 SAME = ("verifier", "benchmark.requests", "benchmark.max_tokens")
 
@@ -74,7 +80,7 @@ def checkpoint(folder: Path, name: str, recipe: Recipe) -> Base:
     """The draft in ``folder``, served as the recipe's own.
 
     Raises:
-        RecipeError: it is no draft's checkpoint.
+        RecipeError: it is no draft's checkpoint, or, as far as that is known yet, of another verifier.
     """
     if not is_draft(folder):
         raise RecipeError(
@@ -84,9 +90,59 @@ def checkpoint(folder: Path, name: str, recipe: Recipe) -> Base:
         )
     folder = folder.absolute()  # containers see it at the same place
     config = read_json(folder / "config.json")
+    known = proposal_check(config.get("speculators_config"))
+    if not known.ok:
+        raise RecipeError(f"--against {name}: {listed([known])}", hint=NOT_SOUND, rule="no-draft")
     packaged = config["speculators_config"]["proposal_methods"][0]["speculative_tokens"]
     tokens = recipe.data["benchmark"]["speculative_tokens"] or packaged
-    return Base(name, folder, tokens, recipe.data["engine"], draft_digest(folder))
+    base = Base(name, folder, tokens, recipe.data["engine"], draft_digest(folder))
+    facts = find_facts(recipe.data["verifier"], recipe.path.absolute().parent, os.environ)
+    if facts is not None:
+        require_fit(base, facts._asdict())
+    return base
+
+
+def require_fit(base: Base, text: Mapping[str, Any]) -> None:
+    """Refuse a draft of another verifier before anything is served with it.
+
+    ``text``: what a config says of this verifier's decoder.
+
+    Raises:
+        RecipeError: depth, width or vocabulary differ, or the draft's config does not say them.
+    """
+    document = read_json(base.draft / "config.json")
+    known = stored_format(document)
+    if known is None:  # vLLM may know methods that are not trained here; what it needs it asks for itself
+        return
+    document, _ = completed(document, text["num_hidden_layers"])
+    try:
+        checks = list(fit_checks(known, document, text))
+    except (LookupError, TypeError, AttributeError) as error:
+        raise RecipeError(
+            f"--against {base.name}: not the config of a draft ({type(error).__name__}: {error})",
+            hint=NOT_SOUND,
+            rule="no-draft",
+        ) from error
+    _refuse(base, failures(checks))
+
+
+def require_same_tokens(base: Base, verifier: Path) -> None:
+    """Refuse a draft that was trained with other tokens than those of the verifier in the folder.
+
+    Raises:
+        RecipeError: saying which differ.
+    """
+    document = read_json(base.draft / "config.json")
+    _refuse(base, failures(list(tokenizer_checks(base.draft, document, verifier))))
+
+
+def _refuse(base: Base, failed: Sequence[Check]) -> None:
+    if failed:
+        raise RecipeError(
+            f"--against {base.name}: a draft of another verifier: {listed(failed)}",
+            hint="speedups can only be compared on the same work",
+            rule="not-comparable",
+        )
 
 
 def draft_digest(folder: Path) -> str:

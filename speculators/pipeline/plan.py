@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from speculators.benchmark.arms import NOBODY, Opponent
-from speculators.benchmark.rounds import ARMS, QUANTISED_ARMS
+from speculators.benchmark.rounds import ARMS, FREE_ARMS, QUANTISED_ARMS
 from speculators.documents import value_digest
 from speculators.errors import RecipeError, StageError
 from speculators.pipeline.choice import Choice
@@ -68,7 +68,7 @@ def plan(
         one = plan_stage(recipe, stage, outputs, store, choice, where)
         planned.append(one)
         outputs[stage.name] = one.output
-    return [*planned, plan_benchmark(recipe, choice, against)]
+    return [*planned, plan_benchmark(recipe, choice, against, where)]
 
 
 def stage_names(recipe: Recipe) -> list[str]:
@@ -167,12 +167,17 @@ def extra_arms(recipe: Recipe, against: Opponent) -> list[str]:
     return list(recipe.data["benchmark"]["extra_arms"])
 
 
-def plan_benchmark(recipe: Recipe, choice: Choice, against: Opponent) -> StagePlan:
+def plan_benchmark(
+    recipe: Recipe, choice: Choice, against: Opponent, where: Surroundings = HERE
+) -> StagePlan:
     """The benchmark is never taken from the store."""
     if not choice.includes(BENCHMARK):
         return StagePlan(BENCHMARK, SKIP, (Reason("asked", f"--only {choice.only}"),))
     wanted = recipe.data["benchmark"]
-    arms = len(ARMS) + len(set(extra_arms(recipe, against)) - {free_kind(recipe.data)})
+    free = [arm for arm in extra_arms(recipe, against) if arm != free_kind(recipe.data)]
+    lacking = where.lacking(tuple(package for arm in free if (package := FREE_ARMS[arm])))
+    left_out = [arm for arm in free if FREE_ARMS[arm] in lacking]
+    arms = len(ARMS) + len(free) - len(left_out)
     arms += len(QUANTISED_ARMS) if wanted["quantised"] else 0
     own = wanted["speculative_tokens"] or recipe.data.get("algorithm", {}).get("speculative_tokens")
     arms += len(set(wanted["depths"]) - {own}) + bool(against.base or against.itself)
@@ -182,6 +187,7 @@ def plan_benchmark(recipe: Recipe, choice: Choice, against: Opponent) -> StagePl
         *before, last = map(str, sorted(wanted["gate"]["looks"]))
         looks = f"{', '.join(before)} or {last}" if before else last
         work = " × ".join([f"{looks} rounds, until the gate knows,", *work.split(" × ")[1:]])
+    work += "".join(f" (without {arm}: no {FREE_ARMS[arm]} here)" for arm in left_out)
     return StagePlan(BENCHMARK, MEASURE, (Reason("measure", f"measured anew in every run: {work}"),))
 
 

@@ -47,6 +47,11 @@ class Surroundings(NamedTuple):
             **{f"image {role}": self.pins[role] for role in roles},
         }
 
+    def lacking(self, packages: tuple[str, ...]) -> tuple[str, ...]:
+        """Those of ``packages`` that are known not to be there; of an image that is known when it runs."""
+        here = environment(packages)
+        return tuple(one for one in packages if one not in here) if self.pins is None else ()
+
     def sources(self, recipe: Recipe) -> dict[str, str]:
         """What the verifier's name stands for; a model that a package ships is part of an image."""
         found = recipe.verifier_source()

@@ -68,6 +68,10 @@ RULES = (
         ),
         training_rules.trained_steps,
     ),
+    Rule(
+        ("algorithm.kind", "algorithm.speculative_tokens", "training.ttt_steps", "benchmark.depths"),
+        training_rules.trained_depths,
+    ),
     Rule(("datagen.max_tokens", "training.sequence_length"), training_rules.rows_fit_sequence),
     Rule(("training.devices", "training.sequences_per_step"), training_rules.devices_have_work),
     Rule(("expect",), training_rules.ranges_hold),

@@ -103,6 +103,24 @@ def trained_steps(view: View) -> Iterator[Diagnostic]:
     yield view.problem("warning", "untrained-steps", name, message, "later positions will rarely be accepted")
 
 
+def trained_depths(view: View) -> Iterator[Diagnostic]:
+    architecture = ARCHITECTURES.get(view.get("algorithm.kind"))
+    if architecture is None or architecture.practised:
+        return
+    trained = view.get("training.ttt_steps") or view.get("algorithm.speculative_tokens")
+    depths = view.get("benchmark.depths")
+    if architecture.whole_blocks:
+        untrained, meant = [one for one in depths if one != trained], f"makes blocks of {trained}"
+        hint = "every guess of a block depends on its size: such an arm shows another draft"
+    else:
+        untrained, meant = [one for one in depths if one > trained], f"unrolls only {trained}"
+        hint = "later positions will rarely be accepted: raise training.ttt_steps or leave the depth out"
+    if untrained:
+        proposed = listing([str(one) for one in untrained], "and")
+        message = f"arms propose {proposed} tokens a step, but training {meant}"
+        yield view.problem("warning", "untrained-steps", "benchmark.depths", message, hint)
+
+
 def rows_fit_sequence(view: View) -> Iterator[Diagnostic]:
     longest, room = view.get("datagen.max_tokens"), view.get("training.sequence_length")
     if longest >= room:

@@ -8,7 +8,8 @@ served low means export, configuration or engine.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import traceback
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 from speculators.benchmark.checks import PREDICTION_TOLERANCE
 from speculators.benchmark.ngram import look_up
 from speculators.benchmark.rounds import PLAIN, Launch
-from speculators.benchmark.summary import summarise
+from speculators.benchmark.summary import acceptance
 from speculators.checkpoint.config import from_document
 from speculators.datagen.capture import CaptureRow, capture_documents
 from speculators.documents import read_json, read_jsonl, write_json
@@ -63,30 +64,44 @@ def run(step: StageInput) -> dict[str, Any]:
     # As they are: a report that hid the template's own tokens would show another text than was drafted.
     decode = partial(tokenizer.decode, skip_special_tokens=False, clean_up_tokenization_spaces=False)
     result = replay_checkpoint(model, verifier, documents, speculative_tokens, decode)
-    result["ngram"] = looked_up(step, speculative_tokens, args.get("max_model_len"))
+    result |= attempted(
+        "ngram", "not_looked_up", lambda: looked_up(step, speculative_tokens, args.get("max_model_len"))
+    )
     write_json(step.output / RESULT_NAME, result)  # whatever comes of a probe, the prediction stands
     print(f"predicted acceptance length {result['all']['acceptance_length']}")
-    benchmark = read_json(step.inputs["benchmark"] / OUTPUT_NAME)["result"]
-    acceptance = summarise(benchmark, result)["acceptance"]
-    if differs(acceptance):
+    found = acceptance(read_json(step.inputs["benchmark"] / OUTPUT_NAME)["result"], result)
+    if differs(found):
         print("served and predicted acceptance differ: probing which half is wrong")
-        near = neighbouring_layers(config, depth)
-        captured = capture_documents(
-            verifier, rows, near, args, step.work / "near", trust_remote_code=trusted
-        )
-        try:
+
+        def probe() -> dict[str, Any]:
+            near = neighbouring_layers(config, depth)
+            place = step.work / "near"
+            captured = capture_documents(verifier, rows, near, args, place, trust_remote_code=trusted)
             texts = Texts(list(captured), tuple(near))
-            probed = probe_draft(model, verifier, texts, acceptance["served"], speculative_tokens)
-            result["probe"] = probed.document()
-        except SpeculatorsError as error:  # the prediction stands without
-            result["not_probed"] = error.message
+            return probe_draft(model, verifier, texts, found["served"], speculative_tokens).document()
+
+        result |= attempted("probe", "not_probed", probe)
     write_json(step.output / RESULT_NAME, result)
     return result
 
 
-def differs(acceptance: Mapping[str, Any]) -> bool:
+def attempted(name: str, without: str, work: Callable[[], Any]) -> dict[str, Any]:
+    """What comes of ``work`` as ``name``, or as ``without`` why nothing came of it.
+
+    Whatever goes wrong: beside the prediction these are extras, and a report names what is missing.
+    """
+    try:
+        return {name: work()}
+    except SpeculatorsError as error:
+        return {without: error.message}
+    except Exception as error:
+        traceback.print_exc()
+        return {without: f"not computed: {type(error).__name__}: {error}"}
+
+
+def differs(figures: Mapping[str, Any]) -> bool:
     """Whether served and predicted acceptance are further apart than one explanation allows."""
-    difference = acceptance["difference"]
+    difference = figures["difference"]
     return difference is not None and abs(difference) > PREDICTION_TOLERANCE
 
 

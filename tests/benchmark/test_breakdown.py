@@ -82,10 +82,9 @@ def test_goodput_counts_requests_that_kept_every_limit() -> None:
 def test_the_widest_step_must_fit_the_captured_graphs(
     benchmark_document: Callable[..., dict[str, Any]], args: dict[str, Any], ok: bool
 ) -> None:
-    document = benchmark_document([(10.0, 12.0)], engine_args=args, launcher={"engine": "vllm"})
+    document = benchmark_document([(10.0, 12.0)], launcher={"engine": "vllm"})
     document["benchmark"]["concurrency"] = [1, 64]
-    document["speculation"]["tokens"] = 3
-    assert capture_sizes(document)["ok"] is ok
+    assert capture_sizes(document, args, tokens=3)["ok"] is ok
 
 
 def test_the_summary_holds_them_all(benchmark_document: Callable[..., dict[str, Any]]) -> None:

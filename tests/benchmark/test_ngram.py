@@ -60,8 +60,13 @@ EXPECTED = {"a": {"drafts": 4, "accepted": 3, "undecided": 1, "text_sha256": "t"
     ("counted", "ok"), [((4, 3), True), ((4, 4), True), ((4, 5), False), ((5, 3), False)]
 )
 def test_counts_of_the_engine_are_compared(counted: tuple[int, int], ok: bool) -> None:
-    assert proposals(rows(*counted), EXPECTED)["ok"] is ok
+    assert proposals(rows(*counted), {"ngram": EXPECTED})["ok"] is ok
 
 
 def test_other_texts_are_not_compared() -> None:
-    assert proposals(rows(4, 3, "other"), EXPECTED)["ok"] is None
+    assert proposals(rows(4, 3, "other"), {"ngram": EXPECTED})["ok"] is None
+
+
+def test_a_replay_that_failed_says_why() -> None:
+    found = proposals(rows(4, 3), {"not_looked_up": "not computed: KeyError: 'text'"})
+    assert (found["ok"], found["detail"]) == (None, "not computed: KeyError: 'text'")

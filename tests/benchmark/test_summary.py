@@ -161,7 +161,7 @@ def test_the_two_ways_of_counting_must_agree(benchmark_document: Make) -> None:
 
 def with_ngram(document: dict[str, Any], *speeds: float) -> dict[str, Any]:
     """The document with a third arm, which says the same as plain."""
-    counts = {"drafts": 4, "draft_tokens": 8, "accepted": 6, "per_position": [4, 2]}
+    counts = {"drafts": 8, "draft_tokens": 16, "accepted": 12, "per_position": [8, 4]}
     plain = [one for one in document["samples"] if one["arm"] == "plain"]
     document["samples"] += [
         {**one, "arm": "ngram", "output_tokens_per_second": speed, "counters": counts}
@@ -176,9 +176,20 @@ def test_a_draft_is_compared_with_what_needs_no_training(benchmark_document: Mak
     assert one["overall_speedup"]["mean"] == pytest.approx(1.5)
     assert one["draft_over_it"]["mean"] == pytest.approx(1.2 / 1.5)
     assert one["acceptance"]["acceptance_length"] == pytest.approx(2.5)
+    # 30 tokens in 3 answers: 3 come from prompts, 12 were accepted, so 15 steps made the other 15.
+    assert one["tokens_per_step"] == pytest.approx(1 + 12 / 15)
     assert one["exact_match"]["rate"] == 1.0
     assert summary["overall_speedup"]["mean"] == pytest.approx(1.2)
     assert verdict(summary).endswith("It loses to ngram, which needs no training: 0.80 times its speed.")
+
+
+def test_repeating_now_and_then_gives_no_more_speed_than_all_steps_allow(benchmark_document: Make) -> None:
+    summary = summarise(with_ngram(benchmark_document([(10, 12), (20, 24)]), 20, 40))
+    (failed,) = [one for one in summary["extra_arms"][0]["checks"] if one["ok"] is False]
+    assert (failed["name"], failed["detail"]) == (
+        "possible",
+        "at 1: speedup at least 2.00, acceptance length 1.80",
+    )
 
 
 def with_quantised(document: dict[str, Any], plain: float, draft: float) -> dict[str, Any]:

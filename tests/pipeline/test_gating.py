@@ -33,6 +33,7 @@ from tests.benchmark.conftest import draft_rows, plain_rows, sample
 RECIPE = Path(__file__).parents[2] / "recipes" / "smollm2-135m-eagle3.yaml"
 SPREAD = (1.00, 1.01, 0.99, 1.005, 0.995)
 PLAINLY = ("benchmark.concurrency=[1]", "benchmark.requests=3", "benchmark.extra_arms=[]")
+VERIFIER = {"num_hidden_layers": 4, "hidden_size": 8, "vocab_size": 64}
 ITSELF = Opponent(itself=True)
 Speeds = Callable[[int], float]
 
@@ -75,7 +76,7 @@ class Executor(LocalExecutor):
 
 def output(folder: Path, stage: str, result: dict[str, Any]) -> Path:
     """A sealed output as far as the benchmark looks into it."""
-    write_json(folder / "model" / "config.json", {"speculators_model_type": "eagle3"})
+    write_json(folder / "model" / "config.json", {"speculators_model_type": "eagle3", **VERIFIER})
     write_output(StageInput(stage, {}, {}, {}, folder), result, seconds=1.0)
     return folder
 
@@ -189,8 +190,10 @@ def test_arms_that_did_other_work_end_the_gate_without_a_verdict(
     assert not (run.record.folder / "comparison.json").exists()
 
 
-def a_base(folder: Path) -> Base:
-    write_json(folder / "config.json", {"speculators_model_type": "eagle3"})
+def a_base(folder: Path, **others: int) -> Base:
+    layer = {name: value for name, value in VERIFIER.items() if name != "num_hidden_layers"} | others
+    document = {"speculators_model_type": "eagle3", "transformer_layer_config": layer}
+    write_json(folder / "config.json", {**document, "eagle_aux_hidden_state_layer_ids": [1, 2, 3]})
     return Base("the other draft", folder, 4, {"args": {"max_model_len": 256}, "env": {}}, "b" * 64)
 
 
@@ -212,6 +215,26 @@ def test_a_base_is_measured_in_the_same_rounds_and_gated_against(
     assert settings["speculative tokens"] == (4, 2)
     assert settings["engine.args.max_model_len"] == (256, 512)
     assert any("--aa" in remark for remark in comparison["remarks"])
+
+
+def test_a_base_that_is_faster_than_possible_is_nothing_to_be_gated_against(tmp_path: Path) -> None:
+    run = a_run(tmp_path, lambda n: SPREAD[n % 5], against=Opponent(base=a_base(tmp_path / "other")))
+    assert isinstance(run.executor, Executor)
+    run.executor.base = 9.0
+    measure(run)
+    comparison = read_json(run.record.folder / "comparison.json")
+    assert comparison["verdict"] == run.record.document["gate"]["verdict"] == "not comparable"
+    assert comparison["reasons"][0].startswith("the other draft: possible: at 1: speedup at least")
+    assert len(run.executor.launched) == 15  # more rounds would not mend it
+
+
+def test_a_base_of_another_verifier_is_refused_before_a_server_starts(tmp_path: Path) -> None:
+    base = a_base(tmp_path / "other", hidden_size=16)
+    run = a_run(tmp_path, lambda _: 1.3, against=Opponent(base=base))
+    with pytest.raises(RecipeError, match=r"a draft of another verifier: verifier width \(16 against 8\)"):
+        measure(run)
+    assert isinstance(run.executor, Executor)
+    assert run.executor.launched == []
 
 
 def test_an_arm_against_itself_leaves_the_noise_for_later_gates(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from speculators.benchmark.measurement import BASELINE_SCHEMA
-from speculators.documents import write_json
+from speculators.documents import read_json, write_json
 from speculators.errors import RecipeError
 from speculators.pipeline.opponent import draft_digest, named, text_at
 from speculators.recipe.recipe import Recipe, require_recipe
@@ -23,11 +23,39 @@ def recipe(tmp_path: Path) -> Recipe:
     return require_recipe(tmp_path / "recipes" / "smollm2-135m-eagle3.yaml")
 
 
-def a_checkpoint(folder: Path) -> Path:
-    methods = {"proposal_methods": [{"speculative_tokens": 5}]}
-    write_json(folder / "config.json", {"speculators_model_type": "eagle3", "speculators_config": methods})
+def a_checkpoint(folder: Path, **others: int) -> Path:
+    """A draft of SmolLM2, as far as its config is read here."""
+    document = {
+        "speculators_model_type": "eagle3",
+        "speculators_config": {
+            "proposal_methods": [{"speculative_tokens": 5}],
+            "verifier": {"name_or_path": "smollm2"},
+        },
+        "eagle_aux_hidden_state_layer_ids": [2, 15, 27],
+        "transformer_layer_config": {"hidden_size": 576, "vocab_size": 49152, **others},
+    }
+    write_json(folder / "config.json", document)
     (folder / "model.safetensors").write_bytes(b"weights")
     return folder
+
+
+def test_a_checkpoint_of_another_verifier_is_refused(recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(
+        RecipeError, match=r"theirs: a draft of another verifier: .*vocabulary \(32000 against"
+    ):
+        named(str(a_checkpoint(tmp_path / "theirs", vocab_size=32000)), recipe, tmp_path / "home")
+
+
+def test_a_checkpoint_that_says_too_little_is_refused(recipe: Recipe, tmp_path: Path) -> None:
+    folder = a_checkpoint(tmp_path / "theirs")
+    config = read_json(folder / "config.json")
+    write_json(folder / "config.json", {**config, "speculators_config": {}})
+    with pytest.raises(RecipeError, match="speculators_config lacks 'proposal_methods'") as caught:
+        named(str(folder), recipe, tmp_path / "home")
+    assert "inspect" in (caught.value.hint or "")
+    write_json(folder / "config.json", {**config, "transformer_layer_config": {}})
+    with pytest.raises(RecipeError, match=r"not the config of a draft \(KeyError"):
+        named(str(folder), recipe, tmp_path / "home")
 
 
 def test_a_checkpoint_is_measured_beside_ours(recipe: Recipe, tmp_path: Path) -> None:

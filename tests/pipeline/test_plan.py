@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from speculators.errors import RecipeError, StageError
-from speculators.pipeline import keys, plan_text
+from speculators.pipeline import keys, plan_text, surroundings
 from speculators.pipeline.choice import ALL, Choice
 from speculators.pipeline.plan import ACCEPT, MEASURE, REUSE, RUN, SKIP, StagePlan, plan
 from speculators.pipeline.store import Store
@@ -49,6 +49,18 @@ def test_with_everything_there_only_the_benchmark_is_measured(store: Store):
     found = planned(store)
     assert actions(found) == [REUSE] * 6 + [MEASURE]
     assert not plan_text.has_work(list(found.values()))
+
+
+def test_an_arm_that_cannot_be_served_here_is_not_counted(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = keys.environment
+    monkeypatch.setattr(surroundings, "environment", lambda packages: here(()))
+    (without,) = reasons(planned(store)["benchmark"])
+    assert without.endswith("3 rounds × 3 arms × 2 loads (without suffix: no arctic-inference here)")
+    everything = {"arctic-inference": "1"}
+    monkeypatch.setattr(surroundings, "environment", lambda packages: here(()) | everything)
+    assert reasons(planned(store)["benchmark"])[0].endswith("3 rounds × 4 arms × 2 loads")
 
 
 def test_a_changed_value_is_named_with_its_place(store: Store):
