@@ -1,0 +1,151 @@
+"""How far the sweep's cost model is from published figures of an H100 that it was not fitted to.
+
+    python benchmarks/sweep_published.py
+
+A publication seldom says how long a step took, only how much faster serving became.  So the parts of a
+step's time are fitted to those ratios, in units of the plain step's constant: a speedup is the acceptance
+length times the plain step over the speculating one.  Three questions, each harder than the one before:
+
+* held out: each cell from a fit to all others of its row, which is interpolation but at both ends
+* another draft: a row from the step times of the other row, with one number of its own, its acceptance length
+* larger batches: the upper half of a row from a fit to the lower one
+
+Figures are used that name their GPU, and whose chain of proposed tokens is stated; trees cost otherwise.
+Those that were looked at and left out stand in ``LEFT_OUT``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import NamedTuple
+
+import numpy
+from scipy.optimize import least_squares
+
+from speculators.benchmark.cost_model import Cell, StepTime
+
+#: The bar on the median error.
+BAR = 0.10
+
+
+class Published(NamedTuple):
+    """Speedups over plain serving by batch size.
+
+    ``length``: the acceptance length where one is published for this draft, prompts and K; None fits it.
+    """
+
+    title: str
+    source: str
+    tokens: int
+    length: float | None
+    speedups: dict[int, float]
+
+
+TABLE_3 = (
+    "Li and others, EAGLE-3, arXiv:2503.01840, table 3: one H100, Llama-3.1-8B-Instruct, MT-Bench, SGLang"
+)
+BATCHES = (2, 4, 8, 16, 24, 32, 48, 56, 64)
+SOURCES = (
+    Published(
+        "EAGLE-3, chain of 3",
+        f"{TABLE_3}; length of the same draft, prompts and K: github.com/vllm-project/vllm/pull/32030",
+        3,
+        2.60,
+        dict(zip(BATCHES, (1.81, 1.82, 1.62, 1.48, 1.39, 1.32, 1.38, 1.34, 1.38), strict=True)),
+    ),
+    Published(
+        "EAGLE, chain of 3",
+        TABLE_3,
+        3,
+        None,
+        dict(zip(BATCHES, (1.40, 1.38, 1.23, 1.02, 0.93, 0.94, 0.88, 0.99, 0.99), strict=True)),
+    ),
+)
+LEFT_OUT = (
+    "EAGLE-3, arXiv:2503.01840, table 4, and SGLang's documentation (158 to 373 tokens/s): a tree, one cell",
+    "github.com/vllm-project/vllm/pull/16937 (H100, K of 2, 4, 7): no acceptance lengths there",
+    "github.com/SafeAILab/EAGLE/pull/330 (H100, GLM-4.7-Flash): a tree, two cells",
+    "github.com/sgl-project/sglang/pull/22246 (K of 1 to 6, batches to 64): no plain figures, no GPU named",
+)
+
+
+def predicted(time: StepTime, length: float, tokens: int, batch: int) -> float:
+    """The speedup that the model gives; contexts are unknown, so the cache is paid by the request."""
+    plain, drafting = (time.seconds(Cell(count, batch, 1.0)) for count in (0, tokens))
+    return length * plain / drafting
+
+
+def fitted(source: Published, batches: Sequence[int]) -> tuple[StepTime, float]:
+    """Step times and acceptance length of least squared logarithmic error at ``batches``, none negative."""
+    observed = numpy.log([source.speedups[one] for one in batches])  # [batches]
+
+    def unpacked(values: Sequence[float]) -> tuple[StepTime, float]:
+        *parts, length = (math.exp(one) for one in values)
+        return StepTime(1.0, *parts, math.inf), source.length or length
+
+    def residuals(values: Sequence[float]) -> numpy.ndarray:
+        time, length = unpacked(values)
+        ours = [predicted(time, length, source.tokens, one) for one in batches]
+        return numpy.log(ours) - observed
+
+    # In logarithms nothing is negative.  A step of one request is mostly its constant; the start is that.
+    start = numpy.log([0.01, 0.01, 0.1, 0.01, 0.01, 1e-9, 2.0])
+    found = least_squares(residuals, start, bounds=(start - 12, start + 6))
+    return unpacked(found.x)
+
+
+def held_out(source: Published) -> dict[int, float]:
+    """For each batch size the speedup that a fit to all others predicts."""
+    found = {}
+    for batch in source.speedups:
+        time, length = fitted(source, [one for one in source.speedups if one != batch])
+        found[batch] = predicted(time, length, source.tokens, batch)
+    return found
+
+
+def of_another_draft(source: Published, other: Published) -> dict[int, float]:
+    """Each batch size of ``source`` by the step times of ``other``; its length by its own other cells."""
+    time, _ = fitted(other, list(other.speedups))
+    unit = {batch: predicted(time, 1.0, source.tokens, batch) for batch in source.speedups}
+    lengths = {batch: source.speedups[batch] / unit[batch] for batch in source.speedups}
+    return {batch: unit[batch] * median(lengths[one] for one in lengths if one != batch) for batch in lengths}
+
+
+def of_larger_batches(source: Published) -> dict[int, float]:
+    """The upper half by a fit to the lower one."""
+    batches = sorted(source.speedups)
+    known = batches[: (len(batches) + 1) // 2]
+    time, length = fitted(source, known)
+    return {batch: predicted(time, length, source.tokens, batch) for batch in batches if batch not in known}
+
+
+def errors(source: Published, found: Mapping[int, float]) -> list[float]:
+    """How far each prediction is off, relative to what was published."""
+    return [abs(ours / source.speedups[batch] - 1) for batch, ours in found.items()]
+
+
+def main() -> None:
+    questions: dict[str, list[float]] = {}
+    for source, other in zip(SOURCES, reversed(SOURCES)):
+        print(f"{source.title}\n  {source.source}")
+        answers = {
+            "held out": held_out(source),
+            "another draft": of_another_draft(source, other),
+            "larger batches": of_larger_batches(source),
+        }
+        for batch, theirs in source.speedups.items():
+            cells = [f"{name} {ours[batch]:.2f}" for name, ours in answers.items() if batch in ours]
+            print(f"  batch {batch:2}: published {theirs:.2f}; {', '.join(cells)}")
+        for name, ours in answers.items():
+            questions.setdefault(name, []).extend(errors(source, ours))
+    for name, off in questions.items():
+        verdict = "met" if median(off) <= BAR else "not met"
+        spread = f"median error {median(off):.1%}, worst {max(off):.1%}"
+        print(f"{name}: {len(off)} cells, {spread}, bar {BAR:.0%} on the median: {verdict}")
+    print("not used:", *LEFT_OUT, sep="\n  ")
+
+
+if __name__ == "__main__":
+    main()
