@@ -1,10 +1,9 @@
 """The recipe's optimiser over a draft: one rate for all of it, its state under the parameters' own names.
 
-*AdamW* moves every parameter.  *Muon* (Jordan et al., https://kellerjordan.github.io/posts/muon/; torch's
-own ``torch.optim.Muon``) replaces the update of a matrix by the nearest orthogonal one, which has no
-meaning for gains and for tables of token rows; those stay with AdamW.  Muon's update is scaled to the
-root mean square of AdamW's (``match_rms_adamw``: Liu et al., "Muon is scalable for LLM training", arXiv
-2502.16982), so that one learning rate serves both and a recipe can change its optimiser alone.
+*AdamW* moves every parameter.  *Muon* (``muon.py``) replaces the update of a matrix by the nearest orthogonal
+one, which has no meaning for gains and for tables of token rows; those stay with AdamW.  Muon's update is
+scaled to the root mean square of AdamW's, so that one learning rate serves both and a recipe can change its
+optimiser alone.
 
 State under names instead of torch's running numbers is what lets a checkpoint be read by another world
 size or after parameters were grouped otherwise.
@@ -18,12 +17,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from speculators.training.muon import Muon
+
 BETAS = (0.9, 0.95)  # a shorter second-moment memory than torch's default: runs are short
 #: Matrices that are tables of rows, looked up or compared one by one: orthogonal to each other in no sense.
 TABLES = ("embed_tokens.weight", "lm_head.weight")
 
 #: Tensors of a parameter's size that an optimiser keeps for it.
-MOMENTS: Mapping[type[torch.optim.Optimizer], int] = {torch.optim.AdamW: 2, torch.optim.Muon: 1}
+MOMENTS: Mapping[type[torch.optim.Optimizer], int] = {torch.optim.AdamW: 2, Muon: 1}
 
 Named = list[tuple[str, nn.Parameter]]
 
@@ -91,8 +92,7 @@ def _muon(named: Named, weight_decay: float) -> list[torch.optim.Optimizer]:
     matrices = [one for one in named if one[1].dim() == 2 and not one[0].endswith(TABLES)]
     others = [one for one in named if one not in matrices]
     parameters = [parameter for _, parameter in matrices]
-    muon = torch.optim.Muon(parameters, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
-    return [muon, *_adamw(others, weight_decay)]
+    return [Muon(parameters, weight_decay=weight_decay), *_adamw(others, weight_decay)]
 
 
 #: By the recipe's ``training.optimizer``.

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from speculators.recipe.schema import load_schema, schema_at
+from speculators.training.muon import Muon
 from speculators.training.optimiser import KINDS, Optimiser
 from tests.models import tiny
 
@@ -43,6 +44,24 @@ def test_muon_turns_matrices_by_an_orthogonal_update_of_the_size_that_adamw_has(
     values = torch.linalg.svdvals(update)
     assert values.max() / values.min() < 2.5  # five Newton-Schulz steps leave them around one size
     assert update.square().mean().sqrt() == pytest.approx(0.2, rel=0.25)  # 0.2: the customary rms of Adam
+
+
+@pytest.mark.parametrize("shape", [(24, 40), (40, 24)])
+def test_muon_goes_where_torchs_own_goes(shape: tuple[int, int]) -> None:
+    """torch's iterates in bfloat16 on a CPU too, so the paths agree in its digits."""
+    start = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    ours, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+    steppers = (
+        Muon([ours], lr=0.02, weight_decay=0.1),
+        torch.optim.Muon([theirs], lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+    )
+    draw = torch.Generator().manual_seed(1)
+    for _ in range(5):
+        gradient = torch.randn(shape, generator=draw)
+        for one, stepper in zip((ours, theirs), steppers):
+            one.grad = gradient.clone()
+            stepper.step()
+    assert (ours - theirs).norm() < 0.02 * (theirs - start).norm()
 
 
 def test_muon_leaves_gains_and_token_tables_to_adamw() -> None:
