@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from speculators.errors import RecipeError
 from speculators.recipe.source_rules import COMMIT, REPOSITORY_AT
-from speculators.recipe.view import BROUGHT_MODELS, named
+from speculators.recipe.view import BROUGHT_MODELS, PREPARED, named
 
 #: Variables by which the dynamic loader and Python run what they name: never from a bundle.
 FORBIDDEN = re.compile(r"(LD_|DYLD_|PYTHON).*", re.IGNORECASE)
@@ -116,9 +116,11 @@ def _secrets(recipe: Mapping[str, Any]) -> Iterator[Concern]:
 
 
 def _models(recipe: Mapping[str, Any]) -> Iterator[Concern]:
-    """A bundle holds no models, so a folder is always one of this machine."""
+    """A bundle holds neither models nor hidden states, so a folder is always one of this machine."""
     if path := recipe["verifier"].get("path"):
         yield Concern("verifier.path", f"{path!r}: a folder outside of the bundle")
+    if data := named(recipe, PREPARED):
+        yield Concern(PREPARED, f"{data!r}: a folder outside of the bundle")
     for name in BROUGHT_MODELS:
         draft = named(recipe, name)
         if draft and not (REPOSITORY_AT.fullmatch(draft) and COMMIT.fullmatch(draft.rpartition("@")[2])):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -43,11 +44,14 @@ def show(
     """Show a recipe, or which ones come along.
 
     Without an option it is the file itself with its comments, to be copied and changed.
+    A run.yaml of vllm-project/speculators is shown as the recipe that it stands for,
+    with an account of each of its values.
 
     \b
     Examples:
       speculators show --list
       speculators show qwen3-8b-eagle3 > mine.yaml
+      speculators show output/checkpoints/run.yaml > mine.yaml
       speculators show mine.yaml --origin
       speculators show mine.yaml --resolved --set training.epochs=2
     """
@@ -85,14 +89,39 @@ def _text(path: Path, *, is_copy: bool) -> int:
     """The file as it is; of one that comes along also what belongs beside a copy."""
     from speculators.errors import RecipeError
     from speculators.recipe.inheritance import UnusableError, read_source
+    from speculators.recipe.reference_run import is_reference_run
+    from speculators.recipe.yaml_loader import load_yaml
 
     try:
-        typer.echo(read_source(path).text, nl=False)
+        text = read_source(path).text
     except UnusableError as error:
         raise RecipeError(f"{path}: {error}", rule="unreadable") from error
+    if is_reference_run(run := load_yaml(text, str(path)).data):
+        return _translated(path, run)
+    typer.echo(text, nl=False)
     if is_copy and (recipe := load(path, None)):
         for line in _beside(recipe):
             typer.echo(line, err=True)
+    return 0
+
+
+def _translated(path: Path, data: dict[str, Any]) -> int:
+    """The recipe that a run of the reference system stands for."""
+    from speculators.recipe.facts import find_facts
+    from speculators.recipe.reference_run import Run, translate, verifier_block
+    from speculators.recipe.yaml_writer import dump_yaml
+
+    run = Run(data, str(path))
+    facts = find_facts(verifier_block(run), Path(), os.environ)
+    recipe, account = translate(run, facts)
+    typer.echo(dump_yaml(recipe), nl=False)
+    typer.echo(f"\n# What became of the values of {path.name}:")
+    for line in account:
+        typer.echo(f"#   {line}")
+    differing = sum(" DIFFERS: " in line for line in account)
+    counted = f"{len(account)} values are accounted for in its last lines"
+    typer.echo(f"note: {counted}, {differing} of which cannot be had here", err=True)
+    typer.echo(f"note: it names {recipe['benchmark']['prompts']}, which a run.yaml does not have", err=True)
     return 0
 
 

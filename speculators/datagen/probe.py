@@ -23,7 +23,16 @@ from speculators.errors import StageError
 if TYPE_CHECKING:
     from vllm import LLM
 
-__all__ = ["PROMPTS", "Reference", "capture_probe", "greedy_match", "layer_matches", "problems", "references"]
+__all__ = [
+    "PROMPTS",
+    "Reference",
+    "capture_probe",
+    "greedy_match",
+    "layer_matches",
+    "problems",
+    "references",
+    "state_problems",
+]
 
 PROMPTS = 8
 NEW_TOKENS = 16
@@ -181,7 +190,20 @@ def greedy_match(documents: Sequence[Document], expected: Sequence[Reference], t
 def problems(
     documents: Sequence[Document], matches: Sequence[LayerMatch], greedy: GreedyMatch, tolerance: Tolerance
 ) -> list[str]:
-    """What is wrong with the states, in words with numbers; empty if nothing is."""
+    """What is wrong with the engine's states of its own tokens, in words with numbers; empty if nothing."""
+    found = state_problems(documents, matches, greedy, tolerance)
+    if greedy.share < GREEDY_SHARE:
+        found.append(
+            f"the last state leads to the engine's own token at {greedy.share:.1%} of "
+            f"{greedy.positions - greedy.ties} positions, {GREEDY_SHARE:.0%} expected"
+        )
+    return found
+
+
+def state_problems(
+    documents: Sequence[Document], matches: Sequence[LayerMatch], _: GreedyMatch, tolerance: Tolerance
+) -> list[str]:
+    """What is wrong with the states themselves: somebody else may have written the tokens."""
     found = []
     for document in documents:
         if not bool(document.hidden_states.isfinite().all()):
@@ -189,11 +211,6 @@ def problems(
         if bool((document.hidden_states == 0).all(-1).any()):
             found.append(f"row {document.id}: a token's state is zero")
     found += [_wrong_layer(match, tolerance) for match in matches if not match.error <= tolerance.relative]
-    if greedy.share < GREEDY_SHARE:
-        found.append(
-            f"the last state leads to the engine's own token at {greedy.share:.1%} of "
-            f"{greedy.positions - greedy.ties} positions, {GREEDY_SHARE:.0%} expected"
-        )
     return found
 
 

@@ -18,7 +18,7 @@ from speculators.executors.images import Image, load_images
 from speculators.executors.request import limits
 from speculators.pipeline.lock import ImagePin, locked_image_pins
 from speculators.pipeline.locking import command, lock_path, read_lock
-from speculators.pipeline.machine.packages import tracker_packages
+from speculators.pipeline.machine.packages import recipe_packages
 from speculators.pipeline.surroundings import Surroundings, uses_gpus
 from speculators.recipe.recipe import Recipe
 
@@ -211,7 +211,7 @@ def look_into(
     needed = dict(ROLE_PACKAGES)
     if "package" in recipe.data["verifier"]:
         needed["trainer"] = (*needed["trainer"], GGUF, (recipe.data["verifier"]["package"],))
-    needed["trainer"] += tuple(package.distributions for package in tracker_packages(recipe))
+    needed["trainer"] += tuple(package.distributions for package in recipe_packages(recipe))
     lacks = [
         f"{images[role].reference} ({role}) lacks {' or '.join(names)}"
         for role in images

@@ -6,17 +6,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from speculators.datagen.prepared import state_files
 from speculators.pipeline.machine import containers, gpu, leftovers, memory, orphans, sources, storage
 from speculators.pipeline.machine.containers import computes_on, container_findings
 from speculators.pipeline.machine.copies import copy_findings
 from speculators.pipeline.machine.engine import engine_findings
 from speculators.pipeline.machine.estimates import Needs, count_parameters, count_prompts, estimate
 from speculators.pipeline.machine.findings import Finding, lacking, not_checked
-from speculators.pipeline.machine.packages import GGUF, package_findings, python_findings, tracker_packages
+from speculators.pipeline.machine.packages import GGUF, package_findings, python_findings, recipe_packages
 from speculators.pipeline.machine.ports import port_findings
 from speculators.pipeline.store import Store
 from speculators.recipe.facts import find_facts
 from speculators.recipe.recipe import Recipe
+from speculators.recipe.view import PREPARED
 from speculators.serving.environment import has_cpu_engine
 from speculators.serving.launcher import has_engine
 
@@ -51,9 +53,11 @@ def needs_of(recipe: Recipe, environ: Mapping[str, str]) -> Needs | None:
     folder = sources.verifier_folder(recipe, environ)
     # Half a download would be half a model.
     counted = count_parameters(folder) if folder and not sources.gaps(folder) else None
-    files = recipe.files().get("datagen.prompts.files", [])
+    named = recipe.files()
     limit = recipe.data["datagen"]["prompts"]["limit"] if "datagen" in recipe.data else None
-    return estimate(recipe.data, facts, count_prompts(files, limit), counted)
+    states = [path for folder in named.get(PREPARED, []) for path in state_files(folder).values()]
+    prompts = count_prompts(named.get("datagen.prompts.files", []), limit)
+    return estimate(recipe.data, facts, prompts, counted, sum(path.stat().st_size for path in states))
 
 
 def _in_containers(subject: Subject) -> bool:
@@ -67,7 +71,7 @@ def _packages(subject: Subject) -> list[Finding]:
     if subject.recipe is None:
         return package_findings()
     gguf = (GGUF,) if "package" in subject.recipe.data["verifier"] else ()
-    return package_findings((*gguf, *tracker_packages(subject.recipe)))
+    return package_findings((*gguf, *recipe_packages(subject.recipe)))
 
 
 def _memory(subject: Subject) -> list[Finding]:

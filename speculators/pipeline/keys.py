@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from speculators.documents import known_json, tree_digest, value_digest, write_json
-from speculators.pipeline.file_facts import digest
+from speculators.pipeline.file_facts import digest, prepared_digest
 from speculators.pipeline.store import default_home
+from speculators.recipe.view import PREPARED
 from speculators.stages.table import Stage
 
 KEY_SCHEMA = "speculators/key/v1"
@@ -49,16 +50,21 @@ def key_parts(
         "stage": stage.name,
         "values": values,
         "inputs": inputs,
-        "files": {name: [_contents(path) for path in paths] for name, paths in files.items()},
+        "files": {name: [_contents(name, path) for path in paths] for name, paths in files.items()},
         "sources": sources,
         "environment": environment,
         "code": {name: module_digest(name) for name in imported_modules(stage.module)},
     }
 
 
-def _contents(path: Path) -> str:
-    """Digest of a file or folder; the bytes of large files are read again only when a file has changed."""
+def _contents(name: str, path: Path) -> str:
+    """Digest of a file or folder that the recipe calls ``name``.
+
+    The bytes of large files are read again only when a file has changed.
+    """
     home = default_home()
+    if name == PREPARED:
+        return prepared_digest(path, home)
     return tree_digest(path, lambda file: digest(file, home))
 
 

@@ -50,7 +50,7 @@ CHOSEN_BY: dict[PinPath, tuple[str, ...]] = {
     ("models", "draft"): ("draft",),
     ("models", "init_from"): ("training.init_from",),
     ("models", "quantised"): ("benchmark.quantised",),
-    ("prompts", "train"): ("datagen.prompts.files",),
+    ("prompts", "train"): ("datagen.prompts.files", "datagen.prepared"),
     ("prompts", "benchmark"): ("benchmark.prompts",),
     ("images",): ("container.images",),
     NAME: ("name",),

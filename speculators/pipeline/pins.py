@@ -16,9 +16,10 @@ from typing import Any
 from speculators import __version__
 from speculators.datagen.chat_template import chat_template
 from speculators.datagen.gguf_header import tokenizer_digests
+from speculators.datagen.prepared import state_files
 from speculators.datagen.verifier import SMALL_FILES, WEIGHTS
 from speculators.documents import value_digest
-from speculators.pipeline.file_facts import digest, remembered, rows
+from speculators.pipeline.file_facts import digest, prepared_digest, remembered, rows
 from speculators.pipeline.keys import PACKAGE_ROOT, environment
 from speculators.pipeline.lock import NAME, RECIPE_DIGEST, TOOL_DIGEST, ImagePin, Pin, Pins, Unseen
 from speculators.pipeline.machine.findings import Finding
@@ -28,7 +29,7 @@ from speculators.recipe.hub_cache import snapshots
 from speculators.recipe.positions import Path as PinPath
 from speculators.recipe.recipe import Recipe
 from speculators.recipe.source_rules import COMMIT
-from speculators.recipe.view import BROUGHT_MODELS
+from speculators.recipe.view import BROUGHT_MODELS, PREPARED
 from speculators.stages.table import BUILD_STAGES, REPLAY, VERIFIER
 
 DOCKER = "docker"
@@ -98,6 +99,10 @@ def _prompts(recipe: Recipe, home: Path) -> Values:
         for name, path in zip(file_names(files, recipe.path.absolute().parent), files):
             found[("prompts", block, name, "rows")] = rows(path, home)
             found[("prompts", block, name, "sha256")] = digest(path, home)
+    for folder in named.get(PREPARED, []):
+        (name,) = file_names([folder], recipe.path.absolute().parent)
+        found[("prompts", "train", name, "rows")] = len(state_files(folder))
+        found[("prompts", "train", name, "sha256")] = prepared_digest(folder, home)
     return found
 
 

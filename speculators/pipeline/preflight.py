@@ -18,7 +18,7 @@ from speculators.executors.images import ROLES
 from speculators.pipeline.keys import module_digest
 from speculators.pipeline.machine.engine import engine_findings
 from speculators.pipeline.machine.findings import Finding, lacking
-from speculators.pipeline.machine.packages import package_findings, tracker_packages
+from speculators.pipeline.machine.packages import package_findings, recipe_packages
 from speculators.pipeline.machine.sources import run_findings
 from speculators.pipeline.surroundings import HERE, Surroundings
 from speculators.recipe.diagnostics import has_errors
@@ -37,8 +37,8 @@ def check_environment(roles: Collection[str] = ROLES, recipe: Recipe | None = No
         MachineError: naming everything that is missing at once.
     """
     engine = engine_findings() if "engine" in roles else []
-    trackers = tracker_packages(recipe) if recipe else ()
-    require([*package_findings(trackers, roles), *engine], "environment")
+    own = recipe_packages(recipe) if recipe else ()
+    require([*package_findings(own, roles), *engine], "environment")
 
 
 def check_engine_arguments(

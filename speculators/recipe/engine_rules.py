@@ -56,7 +56,8 @@ def no_secrets(view: View) -> Iterator[Diagnostic]:
 
 
 def generation_fits_context(view: View) -> Iterator[Diagnostic]:
-    yield from _fits_context(view, "datagen.max_tokens")
+    if view.get("datagen.prepared") is None:
+        yield from _fits_context(view, "datagen.max_tokens")
 
 
 def benchmark_fits_context(view: View) -> Iterator[Diagnostic]:

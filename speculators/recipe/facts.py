@@ -107,15 +107,25 @@ def _committed(verifier: Mapping[str, Any]) -> VerifierFacts | None:
     return None
 
 
+def committed_revision(repository: str) -> str | None:
+    """The revision of ``repository`` whose facts are committed, if there is one."""
+    found = (document["verifier"] for document in _documents())
+    return next((one.get("revision") for one in found if one.get("repository") == repository), None)
+
+
 def committed(verifier: Mapping[str, Any]) -> dict[str, Any] | None:
     """What is committed of exactly this source; another revision is another model.
 
     ``facts`` are those of ``VerifierFacts``, ``config`` further keys that an engine needs to build its
     configuration, and ``outer`` the keys around them where the text model is a part of the whole.
     """
+    for document in _documents():
+        if all(verifier.get(name) == value for name, value in document["verifier"].items()):
+            return document
+    return None
+
+
+def _documents() -> Iterator[dict[str, Any]]:
     for file in resources.files("speculators").joinpath("recipe/verifier_facts").iterdir():
         if file.name.endswith(".json"):
-            document: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-            if all(verifier.get(name) == value for name, value in document["verifier"].items()):
-                return {"name": file.name, **document}
-    return None
+            yield {"name": file.name, **json.loads(file.read_text(encoding="utf-8"))}

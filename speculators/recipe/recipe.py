@@ -22,6 +22,7 @@ from speculators.recipe.inheritance import Source, UnusableError, load_family, r
 from speculators.recipe.overrides import apply_overrides
 from speculators.recipe.positions import Mark, Positions
 from speculators.recipe.positions import Path as KeyPath
+from speculators.recipe.reference_run import is_reference_run
 from speculators.recipe.rules import run_rules
 from speculators.recipe.schema import apply_defaults, load_schema
 from speculators.recipe.validation import validate
@@ -118,6 +119,10 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), text: str | None = No
         message = f"cannot read the recipe: {error}"
         return Loaded(None, (diagnostic("error", "unreadable", message, Mark(str(path))),))
     document = family.document
+    if is_reference_run(document.data):
+        message = "this is a run.yaml of vllm-project/speculators, not a recipe"
+        hint = f"make a recipe of it: speculators show {path} > mine.yaml"
+        return Loaded(None, (diagnostic("error", "run-yaml", message, Mark(str(path)), hint),))
     merged = apply_overrides(document.data, document.positions, tuple(overrides))
     data = inherit(merged.data, path.parent, os.environ)
     checked = validate(data, merged.positions, document.spoiled)

@@ -36,6 +36,7 @@ RULES = (
     Rule(("training.init_from",), source_rules.start_exists),
     Rule(("training.init_from", "algorithm.kind"), warm_start.start_fits),
     Rule(("datagen.prompts.files",), source_rules.training_files),
+    Rule(("datagen.prepared",), source_rules.prepared_data),
     Rule(("datagen.prompts.files", "datagen.prompts.magpie.count"), source_rules.some_prompts),
     Rule(("datagen.responses", "datagen.prompts.magpie.count"), source_rules.kept_responses),
     Rule(("benchmark.prompts",), source_rules.benchmark_file),

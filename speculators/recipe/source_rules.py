@@ -7,7 +7,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from speculators.datagen.prepared import prepared_problem
 from speculators.recipe.diagnostics import Diagnostic
+from speculators.recipe.positions import split_path
 from speculators.recipe.suggestions import listing
 from speculators.recipe.view import View, free_kind
 
@@ -18,6 +20,9 @@ SOURCES = ("path", "repository", "package")
 DRAFTS_NEED = ("datagen", "training", "draft", "benchmark.quantised")
 TRAINED_BLOCKS = ("algorithm", "datagen", "training")
 COMMIT = re.compile(r"[0-9a-f]{40}")
+#: What else may bring rows to train on, and how their responses are made.
+PROMPT_SOURCES = ("datagen.prompts.files", "datagen.prompts.magpie.count")
+GENERATION = ("datagen.responses", "datagen.max_tokens", "datagen.temperature")
 #: A repository on the hub at a revision: what ``draft:`` may name beside a folder.
 REPOSITORY_AT = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+@\S+")
 
@@ -142,10 +147,30 @@ def enough_requests(view: View) -> Iterator[Diagnostic]:
         yield view.problem("error", "too-few-prompts", "benchmark.requests", message, hint)
 
 
+def prepared_data(view: View) -> Iterator[Diagnostic]:
+    """A prepared dataset is whole, and the only source of rows."""
+    if (folder := view.get("datagen.prepared")) is None:
+        return
+    if problem := prepared_problem(view.folder / folder):
+        message = f"prepared dataset '{folder}' {problem[0]}"
+        yield view.problem("error", "prepared", "datagen.prepared", message, problem[1])
+    for name in PROMPT_SOURCES:
+        if view.is_sound(name) and view.get(name):
+            message = f"datagen.prepared brings the rows, but {name} names others"
+            hint = "remove one of the two: rows with states and rows without are not mixed"
+            yield view.problem("error", "prepared-and-prompts", name, message, hint)
+    unused = [name for name in GENERATION if view.positions.has(split_path(name))]
+    if unused:
+        message = f"with datagen.prepared nothing is generated: {listing(unused)} without effect"
+        yield view.problem("warning", "prepared-and-generation", unused[0], message, key=True)
+
+
 def some_prompts(view: View) -> Iterator[Diagnostic]:
+    if view.get("datagen.prepared") is not None or not view.is_sound("datagen.prepared"):
+        return
     if not view.get("datagen.prompts.files") and not view.get("datagen.prompts.magpie.count"):
         message = "datagen.prompts has neither files nor magpie prompts: there is nothing to train on"
-        hint = "name 'files', or set 'magpie.count' to let the verifier write prompts"
+        hint = "name 'files', or set 'magpie.count' to let the verifier write prompts; or datagen.prepared"
         yield view.problem("error", "no-prompts", "datagen.prompts", message, hint, key=True)
 
 

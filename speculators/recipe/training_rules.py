@@ -123,7 +123,7 @@ def trained_depths(view: View) -> Iterator[Diagnostic]:
 
 def rows_fit_sequence(view: View) -> Iterator[Diagnostic]:
     longest, room = view.get("datagen.max_tokens"), view.get("training.sequence_length")
-    if longest >= room:
+    if longest >= room and view.get("datagen.prepared") is None:
         message = f"responses of {longest} tokens and their prompts do not fit a sequence of {room}"
         hint = "raise training.sequence_length or lower datagen.max_tokens"
         yield view.problem(

@@ -155,7 +155,8 @@ def _wrong_type(error: ValidationError, positions: Positions) -> Iterator[Findin
         hint = "'speculators show NAME' writes a recipe to start from, 'show --list' names them"
     elif error.instance is None:
         left_out = "leave the key out to get its default"
-        hint = left_out if "default" in schema else "write its keys below it, indented"
+        is_block = schema.get("type") == "object"
+        hint = left_out if "default" in schema and not is_block else "write its keys below it, indented"
     elif "enum" in schema:
         hint = f"one of: {', '.join(schema['enum'])}"
     elif isinstance(error.instance, bool | int | float) and "text" in names:

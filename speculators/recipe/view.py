@@ -14,8 +14,16 @@ from speculators.recipe.positions import Path, Positions, split_path
 
 #: Recipe paths that name a model besides the verifier: a folder, or repository@revision on the hub.
 BROUGHT_MODELS = ("draft", "training.init_from", "benchmark.quantised")
+#: The recipe path of a dataset that comes with its hidden states.
+PREPARED = "datagen.prepared"
 #: Recipe paths whose values name files or folders, relative to the recipe.
-FILES = ("verifier.path", *BROUGHT_MODELS, "datagen.prompts.files", "benchmark.prompts")
+FILES = (
+    "verifier.path",
+    *BROUGHT_MODELS,
+    "datagen.prompts.files",
+    PREPARED,
+    "benchmark.prompts",
+)
 
 
 def free_kind(data: Mapping[str, Any]) -> str:

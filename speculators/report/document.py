@@ -160,7 +160,9 @@ def serving_command(benchmark: dict[str, Any], model: Path) -> str:
 
 def _data(results: dict[str, Any]) -> dict[str, Any]:
     """The ledger from prompts to captured tokens; None for what this run had no stage for."""
-    return {name: results.get(name) for name in ("prompts", "responses")}
+    found = {name: results.get(name) for name in ("prompts", "responses")}
+    prepared = results.get("hidden_states", {}).get("prepared")
+    return {**found, "prepared": prepared} if prepared else found
 
 
 def _checkpoint(result: dict[str, Any]) -> dict[str, Any] | None:

@@ -1,11 +1,14 @@
-"""Stage ``hidden_states``: the verifier's states for every token of the responses, probed, in shards."""
+"""Stage ``hidden_states``: the verifier's states for every token of the responses, probed, in shards.
+
+A recipe that brings prepared states has them taken over instead (``prepared_states``), as the same shards.
+"""
 
 from __future__ import annotations
 
 import math
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,9 +26,10 @@ from speculators.datagen.continuation import (
 )
 from speculators.datagen.disk import require_space, states_bytes
 from speculators.datagen.ledger import LEDGER
-from speculators.datagen.shards import check_shards, write_index, write_shard
+from speculators.datagen.shards import Document, check_shards, write_index, write_shard
 from speculators.documents import read_json, read_jsonl, write_json
 from speculators.errors import StageError
+from speculators.recipe.view import PREPARED
 from speculators.stages.documents import StageInput
 
 if TYPE_CHECKING:
@@ -36,6 +40,7 @@ CONTINUES = True
 PROBE = "probe.json"
 #: What of it is too much for the stage's result.
 PROBE_DETAILS = ("layers", "problems")
+WASTED = "training on these states would waste the run: see probe.json"
 DTYPE = torch.bfloat16
 #: What the engine may write for the shard in flight, before it is packed.
 ENGINE_ELEMENT_BYTES = 4
@@ -43,10 +48,11 @@ ENGINE_ELEMENT_BYTES = 4
 
 def run(step: StageInput) -> dict[str, Any]:
     """Leave ``shard-*.safetensors``, ``index.json`` and ``probe.json``."""
-    facts = step.result_of("verifier")["facts"]
-    # A draft that reads the last layer only names no others.
-    aux_layers = step.values.get("algorithm", {}).get("aux_layers", ())
-    layers = [*aux_layers, facts["num_hidden_layers"]]
+    if PREPARED in step.files:
+        from speculators.stages.prepared_states import take
+
+        return take(step)
+    layers, width = shape(step)
     rows = read_rows(step.inputs["responses"])
     size = step.values["datagen"]["rows_per_shard"]
     chunks = [rows[start : start + size] for start in range(0, len(rows), size)]
@@ -54,21 +60,29 @@ def run(step: StageInput) -> dict[str, Any]:
     missing = {number: chunk for number, chunk in enumerate(chunks) if number not in shards}
     probed = read_record(step.work / PROBE)  # only a probe that passed is recorded
     if missing or probed is None:
-        _require_space(step.output, list(missing.values()), len(layers), facts["hidden_size"])
+        _require_space(step.output, list(missing.values()), len(layers), width)
         with _engine(step, layers) as engine:
-            probed = probed or _probe(step, engine, rows[: probe.PROMPTS], layers)
+            probed = probed or judge(
+                step, probe.capture_probe(engine, rows[: probe.PROMPTS]), layers, probe.problems, WASTED
+            )
             for number, chunk in missing.items():
                 shards[number] = _finish(step, number, engine, chunk)
-    return _close(step, layers, probed, [shards[number] for number in range(len(chunks))])
+    count = read_json(step.inputs["responses"] / LEDGER)["rows"]
+    return close(step, probed, [shards[number] for number in range(len(chunks))], count)
 
 
-def _close(
-    step: StageInput, layers: list[int], probed: dict[str, Any], shards: list[FinishedShard]
-) -> dict[str, Any]:
-    """Leave probe and index beside the shards, and the stage's result."""
+def shape(step: StageInput) -> tuple[list[int], int]:
+    """The layers whose states the draft reads, ascending, the verifier's depth at the end; their width."""
+    facts = step.result_of("verifier")["facts"]
+    # A draft that reads the last layer only names no others.
+    aux_layers = step.values.get("algorithm", {}).get("aux_layers", ())
+    return [*aux_layers, facts["num_hidden_layers"]], facts["hidden_size"]
+
+
+def close(step: StageInput, probed: dict[str, Any], shards: list[FinishedShard], rows: int) -> dict[str, Any]:
+    """Leave probe and index beside the shards of ``rows`` rows, and the stage's result."""
     entries = [shard.entry for shard in shards]
-    rows = read_json(step.inputs["responses"] / LEDGER)["rows"]
-    width = step.result_of("verifier")["facts"]["hidden_size"]
+    layers, width = shape(step)
     write_json(step.output / PROBE, probed)
     write_index(step.output, layers, width, str(DTYPE).removeprefix("torch."), entries)
     check_shards(step.output, rows)
@@ -115,13 +129,18 @@ def _require_space(output: Path, chunks: list[list[CaptureRow]], layers: int, wi
     print(f"hidden states: {sum(tokens)} tokens x {layers} layers x {width}: {line}", flush=True)
 
 
-def _probe(step: StageInput, engine: LLM, rows: list[CaptureRow], layers: list[int]) -> dict[str, Any]:
-    """The findings of the golden probe, recorded.
+def judge(
+    step: StageInput,
+    documents: list[Document],
+    layers: list[int],
+    problems: Callable[..., list[str]],
+    hint: str,
+) -> dict[str, Any]:
+    """The findings of the golden probe on ``documents``, recorded for later attempts if it passed.
 
     Raises:
-        StageError: the states are not what they claim to be.
+        StageError: with ``problems``; the states are not what they claim to be.
     """
-    documents = probe.capture_probe(engine, rows)
     expected = list(
         probe.references(
             step.inputs["verifier"] / "model",
@@ -141,28 +160,17 @@ def _probe(step: StageInput, engine: LLM, rows: list[CaptureRow], layers: list[i
         "ties": greedy.ties,
         "tie_margin": tolerance.tie,
         "layers": [{name: _number(value) for name, value in match._asdict().items()} for match in matches],
-        "problems": probe.problems(documents, matches, greedy, tolerance),
+        "problems": (wrong := problems(documents, matches, greedy, tolerance)),
     }
-    _require_passed(step, found)
-    return found
-
-
-def _require_passed(step: StageInput, found: dict[str, Any]) -> None:
-    """Record the probe for later attempts if it passed.
-
-    Raises:
-        StageError: it did not.
-    """
-    if found["problems"]:
+    if wrong:
         write_json(step.output / PROBE, found)
         raise StageError(
-            f"hidden states: the golden probe failed: {'; '.join(found['problems'])}",
-            hint="training on these states would waste the run: see probe.json",
-            rule="probe",
+            f"hidden states: the golden probe failed: {'; '.join(wrong)}", hint=hint, rule="probe"
         )
     write_record(step.work / PROBE, found)
     error, share = found["largest_error"], found["greedy_share"]
     print(f"probe: states agree within {error:.2g}, tokens at {share:.1%}", flush=True)
+    return found
 
 
 def _number(value: float) -> float | None:

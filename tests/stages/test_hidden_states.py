@@ -187,7 +187,7 @@ def test_with_every_shard_there_no_engine_starts(
     engine: Engine, inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "_close", lambda *_: (_ for _ in ()).throw(Killed))
+        patch.setattr(stage, "close", lambda *_: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
             run(inputs, tmp_path)
     assert run(inputs, tmp_path) == 0

@@ -50,13 +50,20 @@ class Needs(NamedTuple):
 
 
 def estimate(
-    data: Mapping[str, Any], facts: VerifierFacts, prompts: Prompts, counted: int | None = None
+    data: Mapping[str, Any],
+    facts: VerifierFacts,
+    prompts: Prompts,
+    counted: int | None = None,
+    brought: int = 0,
 ) -> Needs:
-    """Needs of a resolved recipe; ``counted`` are the parameters counted in the weights, if they are here."""
+    """Needs of a resolved recipe; ``counted`` are the parameters counted in the weights, if they are here.
+
+    ``brought``: bytes of states that the recipe brings, of which a copy is made.
+    """
     args = data["engine"]["args"]
     parameters = counted or facts.parameters or verifier_parameters(facts)
     learns = trains(data)
-    states = captured_bytes(data, facts, prompts) if learns else 0
+    states = brought or (captured_bytes(data, facts, prompts) if learns else 0)
     trainable = draft_parameters(data["algorithm"], facts) if learns else 0
     model = (trainable + facts.vocab_size * facts.hidden_size) * FLOAT32_BYTES if learns else 0
     weights = parameters * element_bytes(args.get("dtype"))

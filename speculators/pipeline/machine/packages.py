@@ -16,6 +16,7 @@ from typing import NamedTuple
 from speculators.executors.images import ROLES
 from speculators.pipeline.machine.findings import Finding, missing, ok, warning
 from speculators.recipe.recipe import Recipe
+from speculators.recipe.view import PREPARED, named
 from speculators.serving.launcher import ENGINE_DISTRIBUTIONS, has_engine
 
 OLDEST, NEWEST = (3, 10), (3, 13)
@@ -45,6 +46,8 @@ NEEDED = (
 )
 #: Needed only where the verifier is a GGUF file inside a distribution.
 GGUF = Package("gguf", ("gguf",), "datagen", ("trainer",))
+#: Needed only where the recipe brings a prepared dataset.
+ARROW = Package("pyarrow", ("pyarrow",), "datagen", ("trainer",))
 #: By the name in ``training.trackers``: who follows a training.
 TRACKERS = {
     "tensorboard": Package("tensorboard", ("tensorboard",), "tensorboard", ("trainer",), check="tracker"),
@@ -53,9 +56,10 @@ TRACKERS = {
 }
 
 
-def tracker_packages(recipe: Recipe) -> tuple[Package, ...]:
-    """What the recipe's trackers need."""
-    return tuple(TRACKERS[name] for name in recipe.data.get("training", {}).get("trackers", ()))
+def recipe_packages(recipe: Recipe) -> tuple[Package, ...]:
+    """What the recipe's trackers need, and the format of its data."""
+    trackers = tuple(TRACKERS[name] for name in recipe.data.get("training", {}).get("trackers", ()))
+    return (*trackers, *([ARROW] if named(recipe.data, PREPARED) else []))
 
 
 class Installed(NamedTuple):

@@ -12,8 +12,10 @@ from case import Case
 from exchange import made, taken
 from full_size import full_size
 from model import build, empty_model, forward, gradients, load_vocabulary, shifted
+from prepared import loaded, prepared
 from resume import resumed
 from safetensors.torch import save_file
+from settings import fields, run_yaml
 from stepping import Trainer
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 
@@ -72,6 +74,10 @@ VERBS: dict[str, pipe.Verb] = {
     "gemma_targets": gemma_targets,
     "taken": taken,
     "made": made,
+    "prepared": prepared,
+    "loaded": loaded,
+    "fields": fields,
+    "run_yaml": run_yaml,
 }
 
 if __name__ == "__main__":

@@ -1,0 +1,400 @@
+"""A training of the reference system (its ``run.yaml``) said as a recipe, with an account of every value.
+
+vllm-project/speculators 0.9.0 leaves beside its checkpoints a ``run.yaml`` with a ``train:`` block: the
+values that its user gave.  What was left at a default of *theirs* shaped the draft just as much, so the
+recipe states those too.  Each of its fields is in one of the tables below; ``tests/reference`` compares them
+with its schema.
+
+Pure: the file's data and what is known of the verifier in, a recipe's data and lines of account out.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from speculators.errors import RecipeError
+from speculators.recipe.facts import VerifierFacts, committed_revision
+from speculators.recipe.schema import SCHEMA_ID
+from speculators.recipe.suggestions import listing
+
+__all__ = ["FIELDS", "Run", "Translation", "is_reference_run", "translate", "verifier_block"]
+
+STAGE = "train"
+REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+#: Kinds of both systems.
+KINDS = ("eagle3", "peagle", "dflash")
+PROMPTS = "prompts/benchmark.jsonl"
+
+#: Its fields whose values are taken as they are, by their place here, and its defaults.
+RENAMED: dict[str, tuple[str, Any]] = {
+    "seed": ("training.seed", 42),
+    "verifier.trust_remote_code": ("verifier.trust_remote_code", False),
+    "data.total_seq_len": ("training.sequence_length", 8192),
+    "data.hidden_states_dtype": ("training.precision", "bfloat16"),
+    "optimizer.optimizer": ("training.optimizer", "muon"),
+    "optimizer.lr": ("training.learning_rate", 1e-3),
+    "optimizer.weight_decay": ("training.weight_decay", 0.01),
+    "trainer.epochs": ("training.epochs", 20),
+    "trainer.gradient_checkpointing": ("training.gradient_checkpointing", False),
+}
+#: Its fields that are computed into something here, and its defaults.
+COMPUTED: dict[str, tuple[str, Any]] = {
+    "speculator_type": ("algorithm.kind", "eagle3"),
+    "verifier.verifier_name_or_path": ("verifier", ""),
+    "draft.from_pretrained": ("training.init_from", ""),
+    "draft.num_layers": ("algorithm.layers", None),
+    "draft.target_layer_ids": ("algorithm.aux_layers", None),
+    "draft.draft_vocab_size": ("algorithm.draft_vocabulary", None),
+    "draft.mask_token_id": ("algorithm.mask_token_id", None),
+    "draft.norm_before_residual": ("algorithm.norm_before_residual", True),
+    "draft.norm_before_fc": ("algorithm.norm_before_fc", None),
+    "draft.fc_norm": ("algorithm.fc_norm", False),
+    "draft.norm_output": ("algorithm.norm_output", None),
+    "data.data_path": ("datagen.prepared", "./output"),
+    "data.train_data_ratio": ("datagen.prompts.validation_fraction", 0.9),
+    "data.max_anchors": ("algorithm.anchors", 512),
+    "loss.loss_fn": ("training.losses", None),
+    "loss.ttt_steps": ("algorithm.speculative_tokens", 3),
+    "loss.ttt_step_loss_decay": ("training.step_decay", 1.0),
+    "dflash.block_size": ("algorithm.speculative_tokens", None),
+    "dflash.dflash_decay_gamma": ("training.step_decay", 4.0),
+    "dflash.per_position_loss_weight": ("training.step_decay", None),
+    "peagle.num_depths": ("algorithm.speculative_tokens", 8),
+    "scheduler.scheduler_type": ("training.schedule", "linear"),
+    "scheduler.scheduler_warmup_ratio": ("training.warmup_fraction", None),
+    "trainer.fsdp_shard": ("training.parallelism", False),
+    "logging.logger": ("training.trackers", ""),
+}
+
+_VOCABULARY = "the vocabulary is counted anew from the learnt tokens"
+_SHAPE = "a draft takes its shape from the verifier here"
+_WINDOW = "drafts attend to the whole context here, without a sliding window"
+_SCHEDULE = "the schedule spans the whole training here"
+_MUON = "Muon has one rate and one decay for all parameters here, and torch's own settings"
+_SAMPLING = "depths are drawn in another way here: docs/trainer.md"
+#: Its fields that have no place here although they shape the draft.
+DIFFERS: dict[str, str] = {
+    "draft.draft_config": _SHAPE,
+    "draft.draft_arch": _SHAPE,
+    "draft.draft_hidden_act": _SHAPE,
+    "draft.draft_mrope_full_head_hack": "MRoPE has no such rescaling here",
+    "draft.embed_requires_grad": "embeddings are the verifier's, frozen, but for P-EAGLE's mask",
+    "draft.sliding_window": _WINDOW,
+    "draft.full_attention_indices": _WINDOW,
+    "draft.sliding_window_non_causal": _WINDOW,
+    "optimizer.muon_lr": _MUON,
+    "optimizer.muon_momentum": _MUON,
+    "optimizer.muon_weight_decay": _MUON,
+    "optimizer.muon_ns_steps": _MUON,
+    "optimizer.muon_adjust_lr_fn": _MUON,
+    "scheduler.scheduler_warmup_steps": "the warm-up is a share of the steps: training.warmup_fraction",
+    "scheduler.scheduler_total_steps": _SCHEDULE,
+    "scheduler.scheduler_num_cosine_cycles": _SCHEDULE,
+    "trainer.max_steps": "there is no such limit: lower training.epochs or datagen.prompts.limit",
+    "dflash.sample_from_anchor": "blocks predict from the token after their anchor here",
+    "dflash.dpace_alpha": "D-PACE weights are not offered",
+    "peagle.down_sample_ratio": _SAMPLING,
+    "peagle.down_sample_ratio_min": _SAMPLING,
+}
+
+_SERVER = "nothing is generated while training: the states must be there"
+_LOADING = "states are read from shards, without worker processes"
+_RUNS = "every run has a folder of its own below --runs-dir"
+_RESUME = "training continues at its last checkpoint by itself"
+_KIND = "of a kind that is not trained here"
+#: Its fields that change nothing of the draft, or have no meaning here.
+NEEDLESS: dict[str, str] = {
+    "dry_run": "'speculators plan' and the dry step ask that",
+    "deterministic_cuda": "a training on a CPU is the same to the last digit, on a GPU no promise is made",
+    "draft.token_freq_path": _VOCABULARY,
+    "draft.d2t_path": _VOCABULARY,
+    "draft.t2d_path": _VOCABULARY,
+    "draft.draft_attn_impl": "attention is computed in one way",
+    "data.hidden_states_backend": "states are read from files",
+    "data.num_workers": _LOADING,
+    "data.prefetch_factor": _LOADING,
+    **dict.fromkeys(
+        (
+            f"generation.{name}"
+            for name in (
+                "vllm_endpoint", "on_missing", "on_generate", "request_timeout", "max_retries",
+                "generation_validation_retries", "max_consecutive_generation_failures",
+            )
+        ),
+        _SERVER,
+    ),
+    "loss.loss_implementation": "the loss is computed in chunks, in one way",
+    "trainer.checkpoint_freq": _RESUME,
+    "trainer.no_resume_from_checkpoint": "'speculators run --fresh training' begins anew",
+    "trainer.save_best": "the draft that is best on validation is always kept",
+    "trainer.log_freq": "every step is in metrics.jsonl",
+    "trainer.save_path": _RUNS,
+    "logging.log_dir": _RUNS,
+    "logging.run_name": _RUNS,
+    **dict.fromkeys((f"dflash2.{name}" for name in (
+        "conv_kernel_size", "conv_group_size", "selector_rank", "selector_top_k", "selector_loss_alpha",
+    )), _KIND),
+    **dict.fromkeys((f"dspark.{name}" for name in (
+        "markov_rank", "markov_head_type", "enable_confidence_head", "confidence_head_with_markov",
+        "confidence_head_alpha",
+    )), _KIND),
+    **dict.fromkeys((f"xpress.{name}" for name in (
+        "xpress_rank", "xpress_mlp_ratio", "num_jacobi_passes", "consistency_weight", "consistency_passes",
+        "base_anchor_weight", "ce_from_data", "base_anchor_full_weight",
+    )), _KIND),
+    "mtp.num_speculative_steps": _KIND,
+    "mtp.step_weight_beta": _KIND,
+}  # fmt: skip
+FIELDS = frozenset({*RENAMED, *COMPUTED, *DIFFERS, *NEEDLESS})
+
+#: Of the fields above, those that differ even when nobody gave them, by kind.
+ALWAYS = {
+    "eagle3": ("draft.sliding_window",),
+    "peagle": ("draft.sliding_window", "peagle.down_sample_ratio"),
+    "dflash": ("draft.sliding_window",),
+}
+LOSSES = {
+    "kl_div": "forward_kl",
+    "rkl": "reverse_kl",
+    "jsd": "jensen_shannon",
+    "ce": "cross_entropy",
+    "tv": "total_variation",
+}
+SCHEDULES = {"linear": "linear", "cosine": "cosine", "none": "constant"}
+TRACKERS = ("tensorboard", "wandb", "mlflow")
+#: Its warm-up where none was given, as a share of all steps.
+WARMUP = 0.01
+DECIMALS = 6
+
+
+class Translation(NamedTuple):
+    """A recipe's data, and a line for each value of the run: where it went, or why nowhere."""
+
+    data: dict[str, Any]
+    account: list[str]
+
+
+def is_reference_run(data: Any) -> bool:
+    """Whether a YAML file's data are those of a ``run.yaml``."""
+    return isinstance(data, Mapping) and isinstance(data.get(STAGE), Mapping) and "schema" not in data
+
+
+class Run:
+    """The values of a run: those that were given, and the reference's defaults for the others."""
+
+    def __init__(self, data: Mapping[str, Any], place: str) -> None:
+        self.place = place
+        self.given: dict[str, Any] = {}
+        for name, value in data[STAGE].items():
+            block = value.items() if isinstance(value, Mapping) else None
+            self.given |= {f"{name}.{key}": one for key, one in block} if block is not None else {name: value}
+
+    def get(self, name: str) -> Any:
+        """The value given for a field, or its default."""
+        return self.given.get(name, {**RENAMED, **COMPUTED}[name][1])
+
+    def number(self, name: str) -> float:
+        value = self.get(name)
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            raise self.refused(f"{name} is {value!r}, which is no number", "correct it")
+        return value
+
+    def refused(self, cause: str, hint: str) -> RecipeError:
+        return RecipeError(f"{self.place}: {cause}", hint=hint, rule="run-yaml")
+
+
+def verifier_block(run: Run) -> dict[str, Any]:
+    """The recipe's ``verifier``: a folder where there is one of that name, else a repository.
+
+    The run recorded no revision: that of the recipes that ship is taken, where one does.
+
+    Raises:
+        RecipeError: none is named.
+    """
+    name = run.get("verifier.verifier_name_or_path")
+    if not isinstance(name, str) or not name:
+        raise run.refused("it names no verifier", "add verifier_name_or_path below train: verifier:")
+    if not _is_repository(name):
+        return {"path": name}
+    revision = committed_revision(name)
+    return {"repository": name, **({"revision": revision} if revision else {})}
+
+
+def _is_repository(name: str) -> bool:
+    return bool(REPOSITORY.fullmatch(name)) and not os.path.isdir(name)
+
+
+def translate(run: Run, facts: VerifierFacts | None) -> Translation:
+    """The run as a recipe; ``facts`` are its verifier's, where they are known.
+
+    Raises:
+        RecipeError: it trains a kind that is not trained here, or a value cannot be said or is not known.
+    """
+    kind = run.get("speculator_type")
+    if kind not in KINDS:
+        raise run.refused(
+            f"speculator_type is {kind!r}, which is not trained here",
+            f"kinds of both systems: {', '.join(KINDS)}; checkpoints of others are converted and measured",
+        )
+    training = {
+        "init_from": _start(run.get("draft.from_pretrained")),
+        "losses": _losses(run, kind),
+        "step_decay": _step_decay(run, kind),
+        "schedule": _one_of(run, "scheduler.scheduler_type", SCHEDULES),
+        "warmup_fraction": _warmup(run),
+        "parallelism": "fsdp" if run.get("trainer.fsdp_shard") else "ddp",
+        "trackers": [one for one in _loggers(run) if one in TRACKERS],
+    }
+    data: dict[str, Any] = {
+        "schema": SCHEMA_ID,
+        "name": recipe_name(run.get("verifier.verifier_name_or_path"), kind),
+        "verifier": verifier_block(run),
+        "algorithm": _algorithm(run, kind, facts),
+        "datagen": {
+            "prepared": run.get("data.data_path"),
+            "prompts": {
+                "validation_fraction": round(1 - run.number("data.train_data_ratio"), DECIMALS),
+            },
+        },
+        "training": {key: value for key, value in training.items() if value not in (None, [])},
+        "benchmark": {"prompts": PROMPTS},
+    }
+    for field, (path, _) in RENAMED.items():
+        block, _, key = path.partition(".")
+        data[block][key] = run.get(field)
+    return Translation(data, list(_account(run, kind, data)))
+
+
+def _algorithm(run: Run, kind: str, facts: VerifierFacts | None) -> dict[str, Any]:
+    block: dict[str, Any] = {"kind": kind, "speculative_tokens": _speculative_tokens(run, kind)}
+    if run.get("draft.from_pretrained"):
+        return block  # the rest is the started draft's own
+    block["aux_layers"] = _known(
+        run, facts, "draft.target_layer_ids", lambda known: _usual_layers(known.num_hidden_layers)
+    )
+    block["layers"] = run.get("draft.num_layers") or (5 if kind == "dflash" else 1)
+    block["draft_vocabulary"] = _known(run, facts, "draft.draft_vocab_size", lambda known: known.vocab_size)
+    if kind == "dflash":
+        block["anchors"] = run.get("data.max_anchors")
+    else:
+        block["norm_before_residual"] = run.get("draft.norm_before_residual")
+        block["norm_before_fc"] = _flag(run, "draft.norm_before_fc", kind)
+    if kind == "eagle3":
+        block["fc_norm"] = run.get("draft.fc_norm")
+        block["norm_output"] = _flag(run, "draft.norm_output", kind)
+    else:
+        block["mask_token_id"] = _known(run, None, "draft.mask_token_id", lambda _: None)
+    return block
+
+
+def _start(name: str) -> str | None:
+    return f"{name}@main" if name and _is_repository(name) else name or None
+
+
+def _usual_layers(depth: int) -> list[int]:
+    return sorted({2, depth // 2, depth - 3})
+
+
+def _known(run: Run, facts: VerifierFacts | None, name: str, usual: Callable[[VerifierFacts], Any]) -> Any:
+    """A value that the reference takes from the verifier where it was not given."""
+    if (value := run.get(name)) is not None:
+        return value
+    if facts is None:
+        raise run.refused(
+            f"{name} was left to the verifier, and nothing is known of that here",
+            f"add {name.partition('.')[2]} below train: draft:, as the config.json of its checkpoints says it",
+        )
+    return usual(facts)
+
+
+def _flag(run: Run, name: str, kind: str) -> Any:
+    value = run.get(name)
+    return kind == "eagle3" if value is None else value
+
+
+def _speculative_tokens(run: Run, kind: str) -> int:
+    if kind == "dflash":  # a block begins with the token that is known
+        return int(run.given.get("dflash.block_size") or 16) - 1
+    return int(run.number("peagle.num_depths" if kind == "peagle" else "loss.ttt_steps"))
+
+
+def _step_decay(run: Run, kind: str) -> Any:
+    if kind == "dflash":  # w_k = exp(-(k - 1) / gamma) of losses/utils.py
+        return round(math.exp(-1 / run.number("dflash.dflash_decay_gamma")), DECIMALS)
+    return run.get("loss.ttt_step_loss_decay") if kind == "eagle3" else None
+
+
+def _losses(run: Run, kind: str) -> dict[str, float]:
+    spec = run.get("loss.loss_fn") or ("ce" if kind == "dflash" else "kl_div")
+    try:
+        weights = json.loads(spec) if str(spec).lstrip().startswith("{") else {spec: 1.0}
+        return {LOSSES[name]: float(weight) for name, weight in weights.items()}
+    except (ValueError, TypeError, KeyError) as error:
+        raise run.refused(
+            f"loss.loss_fn is {spec!r}",
+            f"losses that are offered here: {', '.join(LOSSES)}, or weights of them",
+        ) from error
+
+
+def _one_of(run: Run, name: str, choices: Mapping[str, str]) -> str:
+    value = run.get(name)
+    if value not in choices:
+        raise run.refused(f"{name} is {value!r}", f"one of: {', '.join(choices)}")
+    return choices[value]
+
+
+def _warmup(run: Run) -> float:
+    ratio = run.get("scheduler.scheduler_warmup_ratio")
+    return WARMUP if ratio is None else run.number("scheduler.scheduler_warmup_ratio")
+
+
+def _loggers(run: Run) -> list[str]:
+    return [one.strip() for one in str(run.get("logging.logger")).split(",") if one.strip()]
+
+
+def _account(run: Run, kind: str, data: Mapping[str, Any]) -> list[str]:
+    """A line for each value that was given, and for what differs even where none was."""
+    lines = []
+    for name, value in run.given.items():
+        if name in RENAMED or name in COMPUTED:
+            lines.append(f"{name}: {_short(value)} -> {(RENAMED | COMPUTED)[name][0]}")
+        elif name in DIFFERS:
+            lines.append(f"{name}: {_short(value)} DIFFERS: {DIFFERS[name]}")
+        elif name in NEEDLESS:
+            lines.append(f"{name}: {_short(value)} left out: {NEEDLESS[name]}")
+        else:
+            lines.append(f"{name}: {_short(value)} left out: no field of the reference's 0.9.0")
+    lines += [
+        f"{name} (its default) DIFFERS: {DIFFERS[name]}" for name in ALWAYS[kind] if name not in run.given
+    ]
+    if kind == "dflash" and run.get("dflash.per_position_loss_weight") in (None, "dpace"):
+        lines.append("dflash.per_position_loss_weight: dpace DIFFERS: weights decay by position here")
+    if strange := [one for one in _loggers(run) if one not in TRACKERS]:
+        lines.append(f"logging.logger DIFFERS: {listing(strange)} cannot follow a training here")
+    if "repository" in data["verifier"]:
+        lines.append(
+            "verifier.revision: the run did not record it; "
+            + ("this one is of the recipes that ship" if "revision" in data["verifier"] else "pin one")
+        )
+    if "draft.draft_vocab_size" in run.given:
+        lines.append(
+            "draft.draft_vocab_size: without a token_freq.pt the reference trained the full vocabulary all "
+            "the same; here it holds"
+        )
+    return lines
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def recipe_name(verifier: str, kind: str) -> str:
+    """A recipe's name after what it makes: ``qwen3-8b-eagle3``."""
+    model = verifier.rstrip("/").rpartition("/")[2].lower()
+    return "".join(one if one.isalnum() or one in "._-" else "-" for one in f"{model}-{kind}").lstrip("._-")
