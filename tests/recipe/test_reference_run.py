@@ -13,13 +13,8 @@ from speculators.errors import RecipeError
 from speculators.recipe.diagnostics import has_errors, render_all
 from speculators.recipe.facts import find_facts
 from speculators.recipe.recipe import load_recipe
+from speculators.recipe.reference_fields import ALWAYS, COMPUTED, DIFFERS, FIELDS, NEEDLESS, RENAMED
 from speculators.recipe.reference_run import (
-    ALWAYS,
-    COMPUTED,
-    DIFFERS,
-    FIELDS,
-    NEEDLESS,
-    RENAMED,
     Run,
     Translation,
     is_reference_run,

@@ -8,7 +8,8 @@ import pytest
 
 from speculators.recipe.facts import find_facts
 from speculators.recipe.recipe import load_recipe
-from speculators.recipe.reference_run import COMPUTED, FIELDS, RENAMED, Run, translate, verifier_block
+from speculators.recipe.reference_fields import COMPUTED, FIELDS, RENAMED
+from speculators.recipe.reference_run import Run, translate, verifier_block
 from speculators.recipe.yaml_loader import load_yaml
 from speculators.recipe.yaml_writer import dump_yaml
 from tests.recipe.reference_runs import DRAFTS, beside
