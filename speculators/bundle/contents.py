@@ -10,6 +10,7 @@ from __future__ import annotations
 import fnmatch
 import os
 from collections.abc import Iterator
+from itertools import compress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from speculators.documents import file_digest, known_json, read_json, value_dige
 from speculators.errors import RecipeError
 from speculators.pipeline.record import RECORD_NAME
 from speculators.pipeline.store import default_home
+from speculators.recipe.hub_cache import hub_file
 from speculators.recipe.source_rules import REPOSITORY_AT
 from speculators.recipe.view import BROUGHT_MODELS, named
 from speculators.recipe.yaml_loader import load_yaml
@@ -196,10 +198,14 @@ def relative(name: str) -> str:
 
 
 def prompt_names(recipe: dict[str, Any]) -> dict[str, list[str]]:
-    """The prompt files as the recipe names them, by recipe path."""
+    """The prompt files as the recipe names them, by recipe path; those of the hub stay there."""
+    own = {path: [name for name in names if not hub_file(name)] for path, names in _prompts(recipe).items()}
+    return {path: names for path, names in own.items() if names}
+
+
+def _prompts(recipe: dict[str, Any]) -> dict[str, list[str]]:
     training = recipe.get("datagen", {}).get("prompts", {}).get("files", [])
-    named = {PROMPT_FILES[0]: training, PROMPT_FILES[1]: [recipe["benchmark"]["prompts"]]}
-    return {path: names for path, names in named.items() if names}
+    return {PROMPT_FILES[0]: training, PROMPT_FILES[1]: [recipe["benchmark"]["prompts"]]}
 
 
 def prompt_sources(
@@ -213,14 +219,18 @@ def prompt_sources(
     sealed = known_json(run / "stages" / "prompts" / "key.json").get("files", {})
     used: dict[str, list[str]] = next((step["files"] for step in steps if step["stage"] == "prompts"), {})
     found: dict[str, list[Path]] = {}
+    everything = _prompts(recipe)
     for path, names in prompt_names(recipe).items():
-        given = [files_from / name for name in names] if files_from else list(map(Path, used.get(path, ())))
-        for file, digest in zip(given, sealed.get(path, ())):
+        own = [not hub_file(name) for name in everything[path]]
+        digests = list(compress(sealed.get(path, ()), own))
+        taken = list(compress(map(Path, used.get(path, ())), own))
+        given = [files_from / name for name in names] if files_from else taken
+        for file, digest in zip(given, digests):
             if not file.is_file() or file_digest(file) != digest:
                 state = "has changed since the run" if file.is_file() else "is not there any more"
                 hint = "name the folder where the recipe's files are as the run used them, with --files-from"
                 raise RecipeError(f"{file}: {state} ({path})", hint=hint, rule="bundle-files")
-        if not len(given) == len(names) == len(sealed.get(path, ())):
+        if not len(given) == len(names) == len(digests):
             message = f"{run}: the documents of stage 'prompts' do not say which files were used for {path}"
             raise RecipeError(message, rule="bundle-files")
         found[path] = given

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from speculators.errors import RecipeError
+from speculators.recipe.hub_cache import hub_file
 from speculators.recipe.source_rules import COMMIT, REPOSITORY_AT
 from speculators.recipe.view import BROUGHT_MODELS, PREPARED, named
 
@@ -133,6 +134,10 @@ def _prompts(recipe: Mapping[str, Any]) -> Iterator[Concern]:
     training = recipe.get("datagen", {}).get("prompts", {}).get("files", [])
     for path, names in (("datagen.prompts.files", training), ("benchmark.prompts", _benchmark(recipe))):
         for name in names:
+            if (file := hub_file(name)) and not COMMIT.fullmatch(file.revision):
+                yield Concern(
+                    path, f"{name!r}: no commit of a dataset, but a name that this machine resolves"
+                )
             if os.path.isabs(name):
                 yield Concern(path, f"{name!r}: a file outside of the bundle")
 

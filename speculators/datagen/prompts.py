@@ -1,4 +1,4 @@
-"""Prompt files: JSON lines written by people, so every complaint names file and line.
+"""Prompt files: JSON lines written by people, or Parquet, so every complaint names file and line or row.
 
 A row is a conversation in one of the forms of ``rows``, with an ``id`` and a ``topic`` where the data has
 them.  Without an id it is called after its file and line; without a topic it is a topic of its own, so that
@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from speculators.datagen.parquet import is_parquet, read_parquet
 from speculators.datagen.rows import Message, RowError, conversation
 from speculators.errors import RecipeError
 
@@ -61,14 +62,26 @@ def read_prompts(paths: Sequence[Path]) -> list[Prompt]:
     prompts: list[Prompt] = []
     places: dict[str, str] = {}
     for path in paths:
-        for number, line in _lines(path):
+        for number, row in _rows(path):
             place = f"{path}:{number}"
-            prompt = _prompt(line, path, number)
+            prompt = _prompt(row, path, number)
             if prompt.id in places:
                 raise _error(place, f"id {prompt.id!r} was used before, at {places[prompt.id]}")
             places[prompt.id] = place
             prompts.append(prompt)
     return prompts
+
+
+def _rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """The rows of a file with their line, or in a Parquet file their number, from 1."""
+    if is_parquet(path):
+        yield from enumerate(read_parquet(path), start=1)
+        return
+    for number, line in _lines(path):
+        try:
+            yield number, json.loads(line)
+        except json.JSONDecodeError as error:
+            raise _error(f"{path}:{number}:{error.colno}", f"not JSON: {error.msg}") from error
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -83,12 +96,8 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             yield number, line
 
 
-def _prompt(line: str, path: Path, number: int) -> Prompt:
+def _prompt(row: Any, path: Path, number: int) -> Prompt:
     place = f"{path}:{number}"
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise _error(f"{place}:{error.colno}", f"not JSON: {error.msg}") from error
     if not isinstance(row, dict):
         raise _error(place, "a row must be a JSON object")
     for key in ("id", "topic"):

@@ -9,6 +9,7 @@ Pure: a JSON object in, a conversation out.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -50,6 +51,8 @@ def conversation(row: Mapping[str, Any]) -> Conversation:
         RowError: it has none of the known forms, several at once, or a message that cannot be shown.
     """
     given = [name for name in FORMS if name in row]
+    if "prompt" in given and "messages" in given and _repeats(row):
+        given.remove("prompt")
     if len(given) != 1:
         raise RowError(
             f"a row has one of {', '.join(repr(name) for name in FORMS)}, this one {_these(given)}"
@@ -59,6 +62,13 @@ def conversation(row: Mapping[str, Any]) -> Conversation:
         messages = [{"role": "system", "content": row["system"]}, *messages]
     _check(messages)
     return Conversation(messages, _tools(row.get("tools")))
+
+
+def _repeats(row: Mapping[str, Any]) -> bool:
+    """Whether a row's prompt only says again what the user says first in its messages, as on the Hub."""
+    messages = row["messages"] if isinstance(row["messages"], list) else []
+    asked = [one.get("content") for one in messages if isinstance(one, dict) and one.get("role") == "user"]
+    return asked[:1] == [row["prompt"]]
 
 
 def _these(names: list[str]) -> str:
@@ -122,6 +132,11 @@ def _check(messages: list[Message]) -> None:
 
 
 def _tools(value: Any) -> list[dict[str, Any]] | None:
+    if isinstance(value, str):  # Arrow cannot hold tools of different shapes, so data sets quote them
+        try:
+            value = json.loads(value) if value.strip() else None
+        except ValueError as error:
+            raise RowError(f"'tools' is text that is not JSON: {error}") from error
     if value is None or value == []:
         return None
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):

@@ -211,7 +211,9 @@ def look_into(
     needed = dict(ROLE_PACKAGES)
     if "package" in recipe.data["verifier"]:
         needed["trainer"] = (*needed["trainer"], GGUF, (recipe.data["verifier"]["package"],))
-    needed["trainer"] += tuple(package.distributions for package in recipe_packages(recipe))
+    for package in recipe_packages(recipe):
+        for role in package.roles:
+            needed[role] = (*needed[role], package.distributions)
     lacks = [
         f"{images[role].reference} ({role}) lacks {' or '.join(names)}"
         for role in images

@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from speculators.datagen.parquet import is_parquet, parquet_rows
 from speculators.datagen.prepared import data_files
 from speculators.documents import file_digest, known_json, value_digest, write_json
 from speculators.pipeline.store import Lock
@@ -46,8 +47,12 @@ def prepared_digest(folder: Path, home: Path) -> str:
 
 
 def rows(path: Path, home: Path) -> int:
-    """How many lines of the file are not blank."""
-    return remembered(path, "rows", _count_rows, home)
+    """How many rows a prompt file has: lines that are not blank, or what a Parquet file says.
+
+    Raises:
+        MachineError: it is a Parquet file, and pyarrow is not installed.
+    """
+    return remembered(path, "rows", parquet_rows if is_parquet(path) else _count_rows, home)
 
 
 def _count_rows(path: Path) -> int:

@@ -25,7 +25,7 @@ from speculators.pipeline.lock import NAME, RECIPE_DIGEST, TOOL_DIGEST, ImagePin
 from speculators.pipeline.machine.findings import Finding
 from speculators.pipeline.machine.sources import hub_finding, package_finding, verifier_folder
 from speculators.pipeline.tool import is_checkout, source_digest
-from speculators.recipe.hub_cache import snapshots
+from speculators.recipe.hub_cache import name_in_cache, snapshots
 from speculators.recipe.positions import Path as PinPath
 from speculators.recipe.recipe import Recipe
 from speculators.recipe.source_rules import COMMIT
@@ -108,11 +108,11 @@ def _prompts(recipe: Recipe, home: Path) -> Values:
 
 def file_names(files: Sequence[Path], folder: Path) -> list[str]:
     """A name for each file: relative to ``folder``, or its last part alone where that would tell of this
-    machine's folders; of equal ones the second gets a number."""
+    machine's folders; of a dataset on the hub its commit too.  Of equal ones the second gets a number."""
     found: list[str] = []
     for path in files:
-        below = path.is_relative_to(folder)
-        name = spelled(path.relative_to(folder).as_posix() if below else path.name)
+        own = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name
+        name = spelled(name_in_cache(path) or own)
         same = sum(other.partition("#")[0] == name for other in found)
         found.append(f"{name}#{same + 1}" if same else name)
     return found

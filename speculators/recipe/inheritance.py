@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from speculators.recipe.diagnostics import diagnostic
+from speculators.recipe.hub_cache import hub_file
 from speculators.recipe.positions import Path as KeyPath
 from speculators.recipe.positions import Positions
 from speculators.recipe.source_rules import REPOSITORY_AT
@@ -158,4 +159,6 @@ def _moved(name: Any, was: Path, now: Path) -> Any:
         return name
     if REPOSITORY_AT.fullmatch(name) and not os.path.exists(was / name):
         return name  # a draft on the hub
+    if hub_file(name):
+        return name
     return os.path.relpath(os.path.abspath(was / name), os.path.abspath(now))

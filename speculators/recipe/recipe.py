@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from speculators.errors import RecipeError
 from speculators.recipe.diagnostics import Diagnostic, diagnostic, has_errors, ordered, render_all
 from speculators.recipe.facts import find_facts
-from speculators.recipe.hub_cache import snapshots
+from speculators.recipe.hub_cache import HubFile, hub_file, snapshots
 from speculators.recipe.inheritance import Source, UnusableError, load_family, read_source
 from speculators.recipe.overrides import apply_overrides
 from speculators.recipe.positions import Mark, Positions
@@ -50,7 +50,7 @@ class Recipe:
         written = {name: named(self.data, name) for name in FILES}
         folder = self.path.absolute().parent
         found = {
-            name: [Path(os.path.normpath(folder / file)) for file in _listed(files)]
+            name: [path for file in _listed(files) if (path := _located(file, folder))]
             for name, files in written.items()
         }
         for name, source in self.hub_models().items():
@@ -85,6 +85,11 @@ class Recipe:
             for name, model in brought.items()
             if model and not (folder / model).exists()
         }
+
+    def hub_data(self) -> list[HubFile]:
+        """The files of datasets on the hub that the recipe trains on."""
+        names = _listed(named(self.data, "datagen.prompts.files"))
+        return [file for name in names if (file := hub_file(name))]
 
     def resolved_yaml(self) -> str:
         """The recipe with all defaults and overrides written out; loads to the same ``data``."""
@@ -171,6 +176,13 @@ def _remove(block: Any, path: KeyPath) -> None:
         _remove(block[name], tuple(rest))
     else:
         del block[name]
+
+
+def _located(name: str, folder: Path) -> Path | None:
+    """Where a named file lies; None for one of the hub that was not fetched."""
+    if file := hub_file(name):
+        return file.cached(os.environ)
+    return Path(os.path.normpath(folder / name))
 
 
 def _listed(names: Any) -> list[str]:

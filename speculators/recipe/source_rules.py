@@ -9,6 +9,7 @@ from pathlib import Path
 
 from speculators.datagen.prepared import prepared_problem
 from speculators.recipe.diagnostics import Diagnostic
+from speculators.recipe.hub_cache import hub_file
 from speculators.recipe.positions import split_path
 from speculators.recipe.suggestions import listing
 from speculators.recipe.view import View, free_kind
@@ -19,6 +20,7 @@ SOURCES = ("path", "repository", "package")
 #: What makes, brings or further measures a draft.
 DRAFTS_NEED = ("datagen", "training", "draft", "benchmark.quantised")
 TRAINED_BLOCKS = ("algorithm", "datagen", "training")
+HUB = "hf://"
 COMMIT = re.compile(r"[0-9a-f]{40}")
 #: What else may bring rows to train on, and how their responses are made.
 PROMPT_SOURCES = ("datagen.prompts.files", "datagen.prompts.magpie.count")
@@ -120,8 +122,18 @@ def verifier_folder(view: View) -> Iterator[Diagnostic]:
 
 
 def training_files(view: View) -> Iterator[Diagnostic]:
-    for number, file in enumerate(view.get("datagen.prompts.files")):
-        yield from _readable(view, "datagen.prompts.files", file, number)
+    name = "datagen.prompts.files"
+    for number, file in enumerate(view.get(name)):
+        if not file.startswith(HUB):
+            yield from _readable(view, name, file, number)
+        elif (found := hub_file(file)) is None or not file.endswith((".jsonl", ".parquet")):
+            message = f"'{file}' names no .jsonl or .parquet file of a dataset"
+            hint = "write hf://datasets/OWNER/NAME@REVISION/PATH, PATH as in its 'Files' on the hub"
+            yield view.problem("error", "hub-file", name, message, hint, item=number)
+        elif not COMMIT.fullmatch(found.revision):
+            message = f"revision '{found.revision}' of dataset {found.repository} can change between runs"
+            hint = "pin the commit: 40 hexadecimal digits, from the repository's history on the hub"
+            yield view.problem("warning", "mutable-revision", name, message, hint, item=number)
 
 
 def benchmark_file(view: View) -> Iterator[Diagnostic]:

@@ -13,10 +13,11 @@ from collections.abc import Collection, Iterable
 from importlib import metadata
 from typing import NamedTuple
 
+from speculators.datagen.parquet import is_parquet
 from speculators.executors.images import ROLES
 from speculators.pipeline.machine.findings import Finding, missing, ok, warning
 from speculators.recipe.recipe import Recipe
-from speculators.recipe.view import PREPARED, named
+from speculators.recipe.view import PREPARED
 from speculators.serving.launcher import ENGINE_DISTRIBUTIONS, has_engine
 
 OLDEST, NEWEST = (3, 10), (3, 13)
@@ -46,8 +47,11 @@ NEEDED = (
 )
 #: Needed only where the verifier is a GGUF file inside a distribution.
 GGUF = Package("gguf", ("gguf",), "datagen", ("trainer",))
-#: Needed only where the recipe brings a prepared dataset.
-ARROW = Package("pyarrow", ("pyarrow",), "datagen", ("trainer",))
+#: Needed only where the recipe brings a prepared dataset, or prompts in Parquet files.
+ARROW = {
+    PREPARED: Package("pyarrow", ("pyarrow",), "datagen", ("trainer",)),
+    "datagen.prompts.files": Package("pyarrow", ("pyarrow",), "datagen", ("engine",)),
+}
 #: By the name in ``training.trackers``: who follows a training.
 TRACKERS = {
     "tensorboard": Package("tensorboard", ("tensorboard",), "tensorboard", ("trainer",), check="tracker"),
@@ -59,7 +63,11 @@ TRACKERS = {
 def recipe_packages(recipe: Recipe) -> tuple[Package, ...]:
     """What the recipe's trackers need, and the format of its data."""
     trackers = tuple(TRACKERS[name] for name in recipe.data.get("training", {}).get("trackers", ()))
-    return (*trackers, *([ARROW] if named(recipe.data, PREPARED) else []))
+    return (*trackers, *(package for name, package in ARROW.items() if _brings(recipe, name)))
+
+
+def _brings(recipe: Recipe, name: str) -> bool:
+    return any(name == PREPARED or is_parquet(path) for path in recipe.files().get(name, ()))
 
 
 class Installed(NamedTuple):

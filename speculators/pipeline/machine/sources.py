@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
 from speculators.pipeline.machine.findings import Finding, missing, ok
-from speculators.recipe.hub_cache import snapshots
+from speculators.recipe.hub_cache import HubFile, snapshots
 from speculators.recipe.recipe import Recipe
 
 INDEX_NAME = "model.safetensors.index.json"
@@ -25,7 +26,7 @@ def source_findings(
     verifier = [verifier_finding(recipe, environ)]
     if "package" in recipe.data["verifier"] and not packages_here:
         verifier = []
-    return [*verifier, *draft_findings(recipe, environ)]
+    return [*verifier, *draft_findings(recipe, environ), *data_findings(recipe, environ)]
 
 
 def run_findings(recipe: Recipe, environ: Mapping[str, str], *, makes_verifier: bool) -> list[Finding]:
@@ -35,12 +36,26 @@ def run_findings(recipe: Recipe, environ: Mapping[str, str], *, makes_verifier: 
     """
     needs_verifier = makes_verifier and "repository" in recipe.data["verifier"]
     verifier = [verifier_finding(recipe, environ)] if needs_verifier else []
-    return [*verifier, *draft_findings(recipe, environ)]
+    return [*verifier, *draft_findings(recipe, environ), *data_findings(recipe, environ)]
 
 
 def draft_findings(recipe: Recipe, environ: Mapping[str, str]) -> list[Finding]:
     """One for each draft that the recipe takes from the hub."""
     return [hub_finding(name, *source, environ) for name, source in recipe.hub_models().items()]
+
+
+def data_findings(recipe: Recipe, environ: Mapping[str, str]) -> list[Finding]:
+    """One for each file of a dataset that the recipe takes from the hub."""
+    return [_data_finding(file, environ) for file in recipe.hub_data()]
+
+
+def _data_finding(file: HubFile, environ: Mapping[str, str]) -> Finding:
+    name = f"{file.path} of dataset {file.repository}@{file.revision}"
+    if file.cached(environ):
+        return ok("dataset", f"{name} is in the local Hugging Face cache")
+    what = shlex.join([file.repository, file.path, "--repo-type", "dataset", "--revision", file.revision])
+    mend = f"hf download {what}{gated(environ)}"
+    return missing("dataset", f"{name} is not in the local Hugging Face cache", mend)
 
 
 def verifier_finding(recipe: Recipe, environ: Mapping[str, str]) -> Finding:
@@ -64,12 +79,17 @@ def verifier_folder(recipe: Recipe, environ: Mapping[str, str]) -> Path | None:
     return next(iter(recipe.files().get("verifier.path", ())), None)
 
 
+def gated(environ: Mapping[str, str]) -> str:
+    """What else a download may need; nothing where a token is at hand."""
+    if any(environ.get(token) for token in TOKENS):
+        return ""
+    return " (if it is gated: accept its terms on its page, then `hf auth login` or export HF_TOKEN)"
+
+
 def hub_finding(check: str, repository: str, revision: str, environ: Mapping[str, str]) -> Finding:
     name = f"{repository}@{revision}"
     snapshot = next(snapshots(repository, revision, environ), None)
-    mend = f"hf download {repository} --revision {revision}"
-    if not any(environ.get(token) for token in TOKENS):
-        mend += " (if it is gated: accept its terms on its page, then `hf auth login` or export HF_TOKEN)"
+    mend = f"hf download {repository} --revision {revision}{gated(environ)}"
     if snapshot is None:
         return missing(check, f"{name} is not in the local Hugging Face cache", mend)
     if lacks := gaps(snapshot):
