@@ -9,6 +9,7 @@ Light: the host looks at the folder before anything heavy may be imported.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -47,14 +48,15 @@ def data_files(folder: Path) -> list[Path]:
 
 def prepared_problem(folder: Path) -> tuple[str, str] | None:
     """What a folder lacks of a prepared dataset, and the way out; None when nothing is missing."""
-    if not folder.is_dir():
+    # os.path answers False where Path methods raise: for names too long, or with a NUL in them.
+    if not os.path.isdir(folder):
         return "does not exist", "file names are relative to the recipe's folder"
-    if (folder / SPLITS_NAME).is_file():
+    if os.path.isfile(folder / SPLITS_NAME):
         return f"holds several splits ({SPLITS_NAME})", "name the folder of one split"
     files = arrow_files(folder)
     if not files:
         return f"has no {STATE_NAME} that names Arrow files", "name what the reference's prepare-data wrote"
-    if absent := [file.name for file in files if not file.is_file()]:
+    if absent := [file.name for file in files if not os.path.isfile(file)]:
         return f"lacks {absent[0]}, which its {STATE_NAME} names", "copy the whole folder"
     if not state_files(folder):
         hint = (

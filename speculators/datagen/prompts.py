@@ -8,6 +8,7 @@ the validation split is one by row.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -61,10 +62,13 @@ def read_prompts(paths: Sequence[Path]) -> list[Prompt]:
     """
     prompts: list[Prompt] = []
     places: dict[str, str] = {}
+    stems: Counter[str] = Counter()
     for path in paths:
+        stems[path.stem] += 1  # many a dataset has a train-00000-of-00001
+        stem = path.stem if stems[path.stem] == 1 else f"{path.stem}.{stems[path.stem]}"
         for number, row in _rows(path):
             place = f"{path}:{number}"
-            prompt = _prompt(row, path, number)
+            prompt = _prompt(row, place, f"{stem}-{number}")
             if prompt.id in places:
                 raise _error(place, f"id {prompt.id!r} was used before, at {places[prompt.id]}")
             places[prompt.id] = place
@@ -96,8 +100,8 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             yield number, line
 
 
-def _prompt(row: Any, path: Path, number: int) -> Prompt:
-    place = f"{path}:{number}"
+def _prompt(row: Any, place: str, unnamed: str) -> Prompt:
+    """The prompt in ``row``; one without an id is called ``unnamed``."""
     if not isinstance(row, dict):
         raise _error(place, "a row must be a JSON object")
     for key in ("id", "topic"):
@@ -107,7 +111,7 @@ def _prompt(row: Any, path: Path, number: int) -> Prompt:
         asked = conversation(row)
     except RowError as error:
         raise _error(place, str(error)) from error
-    name = str(row.get("id", f"{path.stem}-{number}"))
+    name = str(row.get("id", unnamed))
     return Prompt(name, "file", str(row.get("topic", name)), asked.messages, asked.tools)
 
 

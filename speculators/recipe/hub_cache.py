@@ -28,7 +28,7 @@ class HubFile(NamedTuple):
     def cached(self, environ: Mapping[str, str]) -> Path | None:
         """Where the local cache has it; None where it was not fetched."""
         folders = snapshots(self.repository, self.revision, environ, DATASETS)
-        return next((folder / self.path for folder in folders if (folder / self.path).is_file()), None)
+        return next((folder / self.path for folder in folders if os.path.isfile(folder / self.path)), None)
 
 
 def hub_file(name: str) -> HubFile | None:
@@ -74,5 +74,5 @@ def snapshots(
         commits.append((model / "refs" / revision).read_text(encoding="utf-8").strip())
     for commit in commits:
         folder = model / "snapshots" / commit
-        if folder.is_dir():
+        if os.path.isdir(folder):  # Path.is_dir raises where a name is too long
             yield folder

@@ -41,6 +41,8 @@ SCHEDULES = {"linear": "linear", "cosine": "cosine", "none": "constant"}
 TRACKERS = ("tensorboard", "wandb", "mlflow")
 #: Its warm-up where none was given, as a share of all steps.
 WARMUP = 0.01
+#: Its block of DFlash where none was given.
+BLOCK = 16
 DECIMALS = 6
 
 
@@ -164,8 +166,8 @@ def _algorithm(run: Run, kind: str, facts: VerifierFacts | None) -> dict[str, An
     return block
 
 
-def _start(name: str) -> str | None:
-    return f"{name}@main" if name and _is_repository(name) else name or None
+def _start(name: Any) -> str | None:
+    return f"{name}@main" if name and _is_repository(str(name)) else name or None
 
 
 def _usual_layers(depth: int) -> list[int]:
@@ -191,13 +193,15 @@ def _flag(run: Run, name: str, kind: str) -> Any:
 
 def _speculative_tokens(run: Run, kind: str) -> int:
     if kind == "dflash":  # a block begins with the token that is known
-        return int(run.given.get("dflash.block_size") or 16) - 1
+        return (int(run.number("dflash.block_size")) if run.get("dflash.block_size") else BLOCK) - 1
     return int(run.number("peagle.num_depths" if kind == "peagle" else "loss.ttt_steps"))
 
 
 def _step_decay(run: Run, kind: str) -> Any:
     if kind == "dflash":  # w_k = exp(-(k - 1) / gamma) of losses/utils.py
-        return round(math.exp(-1 / run.number("dflash.dflash_decay_gamma")), DECIMALS)
+        if (gamma := run.number("dflash.dflash_decay_gamma")) <= 0:
+            raise run.refused(f"dflash.dflash_decay_gamma is {gamma}", "it must be above 0")
+        return round(math.exp(-1 / gamma), DECIMALS)
     return run.get("loss.ttt_step_loss_decay") if kind == "eagle3" else None
 
 
@@ -215,7 +219,7 @@ def _losses(run: Run, kind: str) -> dict[str, float]:
 
 def _one_of(run: Run, name: str, choices: Mapping[str, str]) -> str:
     value = run.get(name)
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise run.refused(f"{name} is {value!r}", f"one of: {', '.join(choices)}")
     return choices[value]
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,8 @@ from speculators.documents import known_json, write_json, write_text
 from speculators.errors import RecipeError
 from speculators.executors.images import Image
 from speculators.pipeline.keys import PACKAGE_ROOT
+from speculators.pipeline.machine.sources import data_findings
+from speculators.pipeline.preflight import require
 from speculators.recipe.recipe import Recipe
 from speculators.recipe.yaml_writer import dump_yaml
 from speculators.render import kubernetes, slurm
@@ -69,8 +72,12 @@ def render(
 def with_files_beside(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Path]]:
     """The recipe's data naming files below ``files/``, and where each of them is now.
 
-    What the recipe names on the hub stays there.
+    Models that the recipe names on the hub stay there; files of datasets are taken from the local cache.
+
+    Raises:
+        MachineError: such a file was not fetched.
     """
+    require(data_findings(recipe, os.environ), "data")
     data = copy.deepcopy(recipe.data)
     data["executor"] = "local"  # a job is already inside its container
     copies: dict[str, Path] = {}

@@ -46,6 +46,14 @@ def test_rows_read_as_their_json_lines_would(tmp_path: Path) -> None:
     assert parquet_rows(path) == 2
 
 
+def test_files_of_one_name_keep_their_rows_apart(tmp_path: Path) -> None:
+    paths = [tmp_path / name / "data.parquet" for name in ("one", "two")]
+    for path in paths:
+        path.parent.mkdir()
+        written(path, ROWS[:1])
+    assert [one.id for one in read_prompts(paths)] == ["data-1", "data.2-1"]
+
+
 def test_a_prompt_that_is_not_the_first_message_is_a_second_form(tmp_path: Path) -> None:
     path = written(tmp_path / "data.parquet", [{"prompt": "Other?", "messages": [ASKED]}])
     with pytest.raises(RecipeError, match=r"data\.parquet:1: a row has one of"):
