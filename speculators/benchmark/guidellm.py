@@ -22,6 +22,21 @@ ARGV = (sys.executable, "-m", "guidellm")
 SETTINGS = {"GUIDELLM__MP_POLL_INTERVAL": "1.0", "NO_PROXY": HOST, "no_proxy": HOST}
 
 
+#: Loads of a sweep: one request at a time, all at once, and steady rates between them.
+SWEEP_LOADS = 6
+
+
+def closed_loop(concurrency: int) -> dict[str, Any]:
+    """So many requests in flight, always."""
+    return {"kind": "synchronous"} if concurrency == 1 else {"kind": "concurrent", "streams": [concurrency]}
+
+
+def own_profile(name: str, requests: int) -> dict[str, Any]:
+    """A profile that GuideLLM brings: ``throughput`` sends all requests at once, ``sweep`` is many loads."""
+    own = {"sweep": {"sweep_size": SWEEP_LOADS}}.get(name, {})
+    return {"kind": name, "max_concurrency": requests, **own}
+
+
 def scenario(
     *,
     endpoint: str,
@@ -29,20 +44,17 @@ def scenario(
     tokenizer: Path,
     prompts: Path,
     requests: int,
-    concurrency: int,
+    profile: Mapping[str, Any],
     body: Mapping[str, Any],
     max_tokens: int,
     report: Path,
 ) -> dict[str, Any]:
-    """The scenario of one closed-loop load over the rows of ``prompts``, in file order, each once.
+    """The scenario of loads over the rows of ``prompts``, in file order, each once a load.
 
-    ``body`` goes into every request beside model, messages and token limit.  The order holds because
-    the loader does not shuffle and reads with one worker, and the rows end with the requests.
+    ``profile``: as of ``closed_loop`` or ``own_profile``; ``body`` goes into every request beside model,
+    messages and token limit.  The order holds because the loader does not shuffle and reads with one worker,
+    and the rows end with the requests.
     """
-    if concurrency == 1:
-        profile: dict[str, Any] = {"kind": "synchronous"}
-    else:
-        profile = {"kind": "concurrent", "streams": [concurrency]}
     return {
         "spec": {
             "backend": {
@@ -56,7 +68,7 @@ def scenario(
             "tokenizer": {"kind": "huggingface_auto", "model": str(tokenizer)},
             "data": [{"kind": "json_file", "path": str(prompts)}],
             "data_loader": {"kind": "pytorch", "shuffle": False, "num_workers": 1},
-            "profile": profile,
+            "profile": dict(profile),
             "constraints": [{"kind": "max_requests", "count": requests}],
             "outputs": [{"kind": "json", "path": str(report)}],
         }

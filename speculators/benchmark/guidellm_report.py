@@ -60,12 +60,34 @@ class LoadReport(NamedTuple):
     first_error: str
 
 
+class ProfileLoad(NamedTuple):
+    """One load of a profile: GuideLLM's name of its strategy, requests a second where those are steady."""
+
+    strategy: str
+    rate: float | None
+    report: LoadReport
+
+
 def read_report(path: Path, prompts: Sequence[Sequence[dict[str, Any]]]) -> LoadReport:
     """The load in ``path``, whose prompts file held ``prompts`` (messages of each row, in file order).
 
     Raises:
         StageError: unknown report version, or the requests are not the prompts, each once, in order;
             with the rule ``LOST_REQUESTS`` when some are only missing.
+    """
+    found = read_profile(path, prompts)
+    if len(found) != 1:
+        raise StageError(
+            f"{path.name}: {len(found)} benchmarks in the report, expected one load", rule="guidellm-report"
+        )
+    return found[0].report
+
+
+def read_profile(path: Path, prompts: Sequence[Sequence[dict[str, Any]]]) -> list[ProfileLoad]:
+    """All loads in ``path``; each of them sends all ``prompts``.
+
+    Raises:
+        StageError: as ``read_report``.
     """
     document = read_json(path)
     metadata = document.get("metadata", {})
@@ -77,18 +99,28 @@ def read_report(path: Path, prompts: Sequence[Sequence[dict[str, Any]]]) -> Load
             hint=f"install guidellm=={TESTED_GUIDELLM} where the benchmark runs",
             rule="guidellm-version",
         )
-    if len(document["benchmarks"]) != 1:
-        raise StageError(
-            f"{path.name}: {len(document['benchmarks'])} benchmarks in the report, expected one load",
-            rule="guidellm-report",
+    return [
+        ProfileLoad(
+            one["config"]["strategy"]["type_"],
+            one["config"]["strategy"].get("rate"),
+            _load(path, metadata["guidellm_version"], one["requests"], prompts),
         )
-    requests = document["benchmarks"][0]["requests"]
+        for one in document["benchmarks"]
+    ]
+
+
+def _load(
+    path: Path,
+    version: str,
+    requests: dict[str, list[dict[str, Any]]],
+    prompts: Sequence[Sequence[dict[str, Any]]],
+) -> LoadReport:
     everything = [*requests["successful"], *requests["errored"], *requests["incomplete"]]
     indices = _prompt_indices(path, everything, prompts)
     errors = [row["info"]["error"] or "unknown error" for row in requests["errored"]]
     rows = sorted(_row(indices[row["request_id"]], row) for row in requests["successful"])
     return LoadReport(
-        guidellm=metadata["guidellm_version"],
+        guidellm=version,
         rows=tuple(rows),
         errored=len(requests["errored"]),
         incomplete=len(requests["incomplete"]),

@@ -27,7 +27,7 @@ LATENCIES = ("ttft_ms", "itl_ms", "tpot_ms", "latency_ms")
 
 
 def load_document(
-    concurrency: int,
+    concurrency: int | None,
     report: LoadReport,
     ids: Sequence[str],
     looping: Mapping[int, bool],
@@ -36,7 +36,8 @@ def load_document(
 ) -> dict[str, Any]:
     """One load as it is stored; ``ids`` names the prompts, ``looping`` flags outputs by prompt index.
 
-    ``groups``: that of each prompt, by its id.
+    ``concurrency``: None where the load does not keep a number of requests in flight.  ``groups``: that of
+    each prompt, by its id.
     """
     rows = report.rows
     seconds = max(row.ended for row in rows) - min(row.started for row in rows) if rows else None
@@ -70,6 +71,16 @@ def without(load: dict[str, Any], prompts: frozenset[str]) -> dict[str, Any]:
     tokens = sum(row["output_tokens"] for row in kept)
     rate = load["concurrency"] * tokens / seconds if seconds else None
     return {**load, "requests": kept, "output_tokens_per_second": rate, **_latencies(kept)}
+
+
+def mean_latencies(loads: Sequence[dict[str, Any]]) -> dict[str, dict[str, float] | None]:
+    """Each percentile averaged over ``loads``, which differ in their rounds only."""
+    return {name: _mean([one[name] for one in loads if one[name] is not None]) for name in LATENCIES}
+
+
+def _mean(rows: Sequence[dict[str, float]]) -> dict[str, float] | None:
+    """The rows' mean, key by key; None of none."""
+    return {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]} if rows else None
 
 
 def _latencies(requests: Sequence[dict[str, Any]]) -> dict[str, dict[str, float] | None]:

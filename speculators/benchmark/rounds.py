@@ -7,21 +7,53 @@ round to round, so that a machine that warms up or slows down does not favour on
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 PLAIN = "plain"
 DRAFT = "draft"
 #: What the draft is gated against when both are measured in the same rounds.
 BASE = "base"
 ARMS = (PLAIN, DRAFT)
-#: The same on a quantised copy of the verifier.
-QUANTISED_PLAIN = "quantised-plain"
-QUANTISED_DRAFT = "quantised-draft"
-QUANTISED_ARMS = (QUANTISED_PLAIN, QUANTISED_DRAFT)
-PLAIN_ARMS = (PLAIN, QUANTISED_PLAIN)
-DRAFT_ARMS = (DRAFT, QUANTISED_DRAFT)
+
+
+class Condition(NamedTuple):
+    """Plain serving and the draft once more, under something that is other than in the first two arms."""
+
+    name: str
+
+    @property
+    def plain(self) -> str:
+        return f"{self.name}-{PLAIN}"
+
+    @property
+    def draft(self) -> str:
+        return f"{self.name}-{DRAFT}"
+
+    @property
+    def arms(self) -> tuple[str, str]:
+        return self.plain, self.draft
+
+
+#: On a quantised copy of the verifier.
+QUANTISED = Condition("quantised")
+#: With the engine's prefix cache on, every prompt asked before.
+CACHED = Condition("cached")
+#: Answers drawn as the model's own generation config says.
+SAMPLED = Condition("sampled")
+CONDITIONS = (QUANTISED, CACHED, SAMPLED)
+PLAIN_ARMS = (PLAIN, *(one.plain for one in CONDITIONS))
 #: Arms that speculate without a draft, and the package that the engine needs for it.
 FREE_ARMS: Mapping[str, str] = {"ngram": "", "suffix": "arctic-inference"}
+
+
+def conditions_of(benchmark: Mapping[str, Any], *, quantised: bool) -> tuple[Condition, ...]:
+    """Those that a recipe's ``benchmark`` asks for; ``quantised``: whether there is such a copy."""
+    asked = {
+        QUANTISED: quantised,
+        CACHED: benchmark.get("prefix_cache") == "both",
+        SAMPLED: benchmark.get("sampling") == "both",
+    }
+    return tuple(one for one in CONDITIONS if asked[one])
 
 
 def depth_arm(tokens: int) -> str:

@@ -12,8 +12,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from speculators.benchmark.arms import Arm, Base, arms_of, missing_packages, speculation_of
-from speculators.benchmark.rounds import BASE, DRAFT, QUANTISED_ARMS, Launch, schedule
+from speculators.benchmark.arms import (
+    Arm,
+    Base,
+    arms_of,
+    missing_packages,
+    own_sampling,
+    speculation_of,
+)
+from speculators.benchmark.rounds import (
+    BASE,
+    CACHED,
+    DRAFT,
+    QUANTISED,
+    SAMPLED,
+    Condition,
+    Launch,
+    conditions_of,
+    schedule,
+)
 from speculators.datagen.chat import template_arguments, thinking_modes
 from speculators.datagen.chat_template import chat_template
 from speculators.documents import read_json, write_text
@@ -39,7 +56,7 @@ CLIENT = "client"
 FILES = ("prompts", "quantised")
 SERVER = Needs("engine", gpus=True)
 #: What the client of a launch reads of the recipe's ``benchmark``.
-CLIENT_READS = ("requests", "max_tokens", "concurrency", "warmup_requests")
+CLIENT_READS = ("requests", "max_tokens", "concurrency", "profiles", "warmup_requests")
 
 
 class Bench(NamedTuple):
@@ -57,6 +74,7 @@ class Bench(NamedTuple):
     base: Base | None
     left_out: dict[str, str]
     request_body: dict[str, Any]
+    sampling: dict[str, Any]
 
     @property
     def launcher(self) -> Launcher:
@@ -64,7 +82,15 @@ class Bench(NamedTuple):
 
     def verifier(self, arm: str) -> Path:
         """The model that the arm serves."""
-        return self.inputs["quantised" if arm in QUANTISED_ARMS else "verifier"] / "model"
+        return self.inputs["quantised" if self.under(arm, QUANTISED) else "verifier"] / "model"
+
+    def under(self, arm: str, condition: Condition) -> bool:
+        """Whether the arm is served under ``condition``."""
+        return self.arms[arm].condition == condition
+
+    def body(self, arm: str) -> dict[str, Any]:
+        """What the arm's requests carry beside messages and limits."""
+        return {**self.request_body, **(self.sampling if self.under(arm, SAMPLED) else {})}
 
     @property
     def speculation(self) -> Speculation:
@@ -148,16 +174,19 @@ def _document(bench: Bench, launches: Sequence[dict[str, Any]], rounds: int) -> 
         },
         "speculation": {"algorithm": bench.speculation.algorithm, "tokens": bench.speculation.tokens},
         "request_body": bench.request_body,
+        "sampling": bench.sampling,
         "engine_args": bench.values["engine"]["args"],
         "benchmark": benchmark | {"rounds": rounds},
         "arms": {arm: _shown_arguments(bench, arm) for arm in bench.arms if arm in measured},
         "left_out": bench.left_out,
         "base": _base(bench),
         "rounds": [
-            {name: value for name, value in one.items() if name != "loads"} | {"place": place}
+            {name: value for name, value in one.items() if name not in ("loads", "profiles")}
+            | {"place": place}
             for place, one in enumerate(launches)
         ],
         "samples": [_sample(one, load) for one in launches for load in one["loads"]],
+        "profiles": [_sample(one, load) for one in launches for load in one.get("profiles", ())],
     }
 
 
@@ -185,9 +214,22 @@ def _prepare(
         raise MachineError(f"algorithm.kind '{speculation.algorithm}': {reason}", rule="package")
     free = [arm for arm in wanted if arm not in left_out]
     depths = values["benchmark"].get("depths", ())
-    arms = arms_of(speculation, values["engine"], free, base, depths, quantised="quantised" in inputs)
+    conditions = conditions_of(values["benchmark"], quantised="quantised" in inputs)
+    drawn = own_sampling(inputs["verifier"] / "model", interior) if SAMPLED in conditions else {}
     return Bench(
-        values, inputs, folder, executor, on_line, on_client_line, holds, interior, arms, base, left_out, body
+        values,
+        inputs,
+        folder,
+        executor,
+        on_line,
+        on_client_line,
+        holds,
+        interior,
+        arms_of(speculation, values["engine"], free, base, depths, conditions),
+        base,
+        left_out,
+        body,
+        drawn,
     )
 
 
@@ -226,6 +268,7 @@ def _arguments(bench: Bench, arm: str, port: int) -> list[str]:
         port,
         bench.arms[arm].engine["args"],
         bench.arms[arm].speculation,
+        prefix_cache=bench.under(arm, CACHED),
         trust_remote_code=bench.values["verifier"].get("trust_remote_code", False),
     )
 
@@ -275,7 +318,8 @@ def _measure(bench: Bench, launch: Launch, rounds: int) -> dict[str, Any]:
                 "must_draft": draft is not None,
                 "startup_timeout": bench.values["engine"]["startup_timeout"],
                 "stall_timeout": bench.values["engine"]["stall_timeout"],
-                "request_body": bench.request_body,
+                "request_body": bench.body(launch.arm),
+                "ask_all_before": bench.under(launch.arm, CACHED),
             },
             {name: bench.inputs[name] for name in ("verifier", "prompts")},
             {},

@@ -6,16 +6,27 @@ not measured, never filled in.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
 from speculators.benchmark.breakdown import breakdown
 from speculators.benchmark.checks import capture_sizes, possible, run_checks, same_work
-from speculators.benchmark.load import LATENCIES
+from speculators.benchmark.load import mean_latencies
 from speculators.benchmark.ngram import proposals
 from speculators.benchmark.pairs import Pair, Sample, all_steps, counters_of, pair_up, request_counters
-from speculators.benchmark.rounds import ARMS, BASE, DRAFT, FREE_ARMS, PLAIN, QUANTISED_DRAFT, QUANTISED_PLAIN
+from speculators.benchmark.profiles import profiles
+from speculators.benchmark.rounds import (
+    ARMS,
+    BASE,
+    CACHED,
+    DRAFT,
+    FREE_ARMS,
+    PLAIN,
+    QUANTISED,
+    SAMPLED,
+    Condition,
+)
 from speculators.benchmark.service import service
 from speculators.benchmark.stability import warnings
 from speculators.benchmark.statistics import geometric_mean, match_rate, mean_ratio, relative_difference
@@ -50,6 +61,10 @@ def summarise(benchmark: dict[str, Any], replay: dict[str, Any] | None = None) -
         "extra_arms": [_free_arm(benchmark, pairs, arm, replay) for arm in extra_arms(benchmark)],
         "base": _base(benchmark, pairs, found) if (found := benchmark.get("base")) else None,
         "quantised": _quantised(benchmark),
+        "cached": _under(benchmark, CACHED, pairs),
+        "sampled": _under(benchmark, SAMPLED, pairs),
+        "sampling": benchmark.get("sampling") or {},
+        "profiles": profiles(benchmark),
         "left_out": benchmark.get("left_out", {}),
         "warnings": warnings(benchmark),
     }
@@ -113,19 +128,34 @@ def _quantised(benchmark: dict[str, Any]) -> dict[str, Any] | None:
     ``quantising``: the copy alone over the verifier alone; ``both``: copy and draft over the verifier alone.
     Those two compare different answers, so they say what is faster, not that the same is said faster.
     """
-    pairs = pair_up(benchmark["samples"], QUANTISED_DRAFT, QUANTISED_PLAIN)
+    found = _under(benchmark, QUANTISED)
+    return found and {**found, "quantising": found["alone"]}
+
+
+def _under(
+    benchmark: dict[str, Any], condition: Condition, elsewhere: Sequence[Pair] = ()
+) -> dict[str, Any] | None:
+    """The draft over plain serving under ``condition``; None if that was not measured.
+
+    ``elsewhere``: the draft's pairs outside of it.  ``alone``: plain serving under the condition over plain
+    serving; ``both``: the draft under it over plain serving; ``acceptance_change``: of its length, relative.
+    """
+    pairs = pair_up(benchmark["samples"], condition.draft, condition.plain)
     if not pairs:
         return None
     concurrencies = benchmark["benchmark"]["concurrency"]
     speed = [{"concurrency": one, **_speed(pairs, one)} for one in concurrencies]
+    here, there = (_figures([counters_of(pair.draft) for pair in side]) for side in (pairs, elsewhere))
+    drawn = condition == SAMPLED  # answers that are drawn differ in length and text, whatever the draft does
     return {
         "speed": speed,
         "overall_speedup": _overall(pairs),
-        "quantising": _overall(pair_up(benchmark["samples"], QUANTISED_PLAIN)),
-        "both": _overall(pair_up(benchmark["samples"], QUANTISED_DRAFT)),
-        "acceptance": _figures([counters_of(pair.draft) for pair in pairs]),
-        "exact_match": _match([(pair.plain, pair.draft) for pair in pairs]),
-        "checks": [same_work(pairs), possible(speed, _served(pairs))],
+        "alone": _overall(pair_up(benchmark["samples"], condition.plain)),
+        "both": _overall(pair_up(benchmark["samples"], condition.draft)),
+        "acceptance": here,
+        "acceptance_change": _difference(there, here),
+        "exact_match": None if drawn else _match([(pair.plain, pair.draft) for pair in pairs]),
+        "checks": [*([] if drawn else [same_work(pairs)]), possible(speed, _served(pairs))],
     }
 
 
@@ -167,8 +197,8 @@ def _speed(pairs: list[Pair], concurrency: int, arm: str = DRAFT) -> dict[str, A
         ],
         "speedup": _ratio([pair.speedup for pair in pairs]),
         "latencies": {
-            PLAIN: _latencies([pair.plain for pair in pairs]),
-            arm: _latencies([pair.draft for pair in pairs]),
+            PLAIN: mean_latencies([pair.plain for pair in pairs]),
+            arm: mean_latencies([pair.draft for pair in pairs]),
         },
     }
 
@@ -178,16 +208,6 @@ def _services(benchmark: dict[str, Any], concurrency: int) -> dict[str, Any]:
     samples, slo = benchmark["samples"], benchmark["benchmark"].get("slo") or {}
     here = [one for one in samples if one["concurrency"] == concurrency]
     return {arm: service([one for one in here if one["arm"] == arm], slo) for arm in ARMS}
-
-
-def _latencies(samples: list[Sample]) -> dict[str, dict[str, float] | None]:
-    """Each percentile averaged over the rounds."""
-    return {name: _mean([one[name] for one in samples if one[name] is not None]) for name in LATENCIES}
-
-
-def _mean(rows: list[dict[str, float]]) -> dict[str, float] | None:
-    """The rows' mean, key by key; None of none."""
-    return {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]} if rows else None
 
 
 def acceptance(benchmark: dict[str, Any], replay: dict[str, Any] | None) -> dict[str, Any]:

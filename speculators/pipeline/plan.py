@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from speculators.benchmark.arms import NOBODY, Opponent
-from speculators.benchmark.rounds import ARMS, FREE_ARMS, QUANTISED_ARMS
+from speculators.benchmark.rounds import ARMS, FREE_ARMS, conditions_of
 from speculators.documents import value_digest
 from speculators.errors import RecipeError, StageError
 from speculators.pipeline.choice import Choice
@@ -178,7 +178,7 @@ def plan_benchmark(
     lacking = where.lacking(tuple(package for arm in free if (package := FREE_ARMS[arm])))
     left_out = [arm for arm in free if FREE_ARMS[arm] in lacking]
     arms = len(ARMS) + len(free) - len(left_out)
-    arms += len(QUANTISED_ARMS) if wanted["quantised"] else 0
+    arms += sum(len(one.arms) for one in conditions_of(wanted, quantised=bool(wanted["quantised"])))
     own = wanted["speculative_tokens"] or recipe.data.get("algorithm", {}).get("speculative_tokens")
     arms += len(set(wanted["depths"]) - {own}) + bool(against.base or against.itself)
     counts = {"round": wanted["rounds"], "arm": arms, "load": len(wanted["concurrency"])}

@@ -10,6 +10,12 @@ from typing import Any
 
 from speculators.benchmark.checks import broken
 
+#: Conditions of the summary, as a sentence names them.
+UNDER = {
+    "cached": "with the prefix cache on",
+    "sampled": "with answers drawn as the model's own configuration says",
+}
+
 
 def verdict(summary: dict[str, Any]) -> str:
     """The sentence, or two, for a benchmark summary."""
@@ -22,6 +28,7 @@ def verdict(summary: dict[str, Any]) -> str:
     parts = [f"{word} at {requests(one['concurrency'])}: {figure(one['speedup'])}" for one, word in judged]
     text = "; ".join(parts)
     beside = against_free(summary) + on_quantised(summary)
+    beside += "".join(under(summary, name, words) for name, words in UNDER.items())
     return text[0].upper() + text[1:] + "." + advice([word for _, word in judged]) + beside
 
 
@@ -96,6 +103,22 @@ def on_quantised(summary: dict[str, Any]) -> str:
     return (
         f" On the quantised verifier it gives {own['mean']:.2f} times that one's own plain speed; both "
         f"together are {both['mean']:.2f} times the plain speed of the verifier as it is."
+    )
+
+
+def under(summary: dict[str, Any], name: str, words: str) -> str:
+    """What the draft does under another condition; nothing when that was not measured."""
+    one = summary.get(name)
+    if not one:
+        return ""
+    if failed := [check for check in one["checks"] if check["ok"] is False]:
+        return f" Nothing can be said of it {words} ({failed[0]['name']})."
+    if not one["overall_speedup"]:
+        return ""
+    change = one["acceptance_change"]
+    beside = "" if change is None else f", and its acceptance length changes by {change:+.1%}"
+    return (
+        f" {words.capitalize()} it gives {one['overall_speedup']['mean']:.2f} times the plain speed{beside}."
     )
 
 

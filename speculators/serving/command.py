@@ -19,6 +19,8 @@ SERVED_NAME = "verifier"
 HOST = "127.0.0.1"
 #: Of every arm.  Equal prompts come back in every load and round: a cached prefix would measure the cache.
 SAME_FOR_ALL = ("--seed", "0", "--no-enable-prefix-caching", "--generation-config", "vllm")
+#: Of the arms that are there to measure it; of two such switches vLLM's parser takes the last.
+PREFIX_CACHE = ("--enable-prefix-caching",)
 
 IN_ENGINE_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 
@@ -63,11 +65,12 @@ def server_arguments(
     engine_args: Mapping[str, Any],
     speculation: Speculation | None,
     *,
+    prefix_cache: bool = False,
     trust_remote_code: bool = False,
 ) -> list[str]:
     """Arguments after the start command and the model."""
     arguments = ["--host", HOST, "--port", str(port), "--served-model-name", SERVED_NAME]
-    arguments += SAME_FOR_ALL
+    arguments += [*SAME_FOR_ALL, *(PREFIX_CACHE if prefix_cache else ())]
     arguments += ["--trust-remote-code"] if trust_remote_code else []
     arguments += to_argv(dict(engine_args))
     if speculation is not None:

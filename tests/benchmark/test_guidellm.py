@@ -16,7 +16,7 @@ def scenario(concurrency: int) -> dict[str, Any]:
         tokenizer=Path("/tokenizer"),
         prompts=Path("/prompts.jsonl"),
         requests=12,
-        concurrency=concurrency,
+        profile=guidellm.closed_loop(concurrency),
         body={"temperature": 0.0},
         max_tokens=64,
         report=Path("/report.json"),
@@ -40,6 +40,14 @@ def test_the_scenario_is_one_that_guidellm_accepts() -> None:
     parsed = entrypoints.BenchmarkScenario.model_validate({"spec": scenario(4)})
     assert parsed.spec.backend.max_tokens == 64
     assert parsed.spec.profile.streams == [4]
+
+
+@pytest.mark.parametrize("name", ["throughput", "sweep"])
+def test_its_own_profiles_are_ones_that_guidellm_accepts(name: str) -> None:
+    entrypoints = needed("guidellm.schemas.benchmark.entrypoints")
+    spec = scenario(1) | {"profile": guidellm.own_profile(name, 12)}
+    parsed = entrypoints.BenchmarkScenario.model_validate({"spec": spec}).spec.profile
+    assert (parsed.kind, parsed.max_concurrency) == (name, 12)
 
 
 def test_settings_of_the_users_shell_do_not_reach_a_load() -> None:

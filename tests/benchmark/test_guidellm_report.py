@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from speculators.benchmark.guidellm_report import LOST_REQUESTS, LoadReport, read_report
+from speculators.benchmark.guidellm_report import LOST_REQUESTS, LoadReport, read_profile, read_report
 from speculators.benchmark.load import load_document
 from speculators.benchmark.statistics import percentile
 from speculators.errors import StageError
@@ -44,6 +44,21 @@ def report(tmp_path: Path) -> LoadReport:
 def test_every_prompt_was_sent_once_in_file_order(report: LoadReport) -> None:
     assert [row.prompt for row in report.rows] == list(range(len(PROMPTS)))
     assert (report.guidellm, report.errored, report.incomplete, report.first_error) == ("0.8.1", 0, 0, "")
+
+
+def test_a_profile_of_several_loads_holds_every_prompt_in_each(tmp_path: Path) -> None:
+    def twice(document: dict[str, Any]) -> None:
+        second = copy.deepcopy(document["benchmarks"][0])
+        document["benchmarks"][0]["config"] = {"strategy": {"type_": "synchronous"}}
+        second["config"] = {"strategy": {"type_": "constant", "rate": 0.5}}
+        document["benchmarks"].append(second)
+
+    path = changed(tmp_path, twice)
+    found = read_profile(path, PROMPTS)
+    assert [(one.strategy, one.rate) for one in found] == [("synchronous", None), ("constant", 0.5)]
+    assert [len(one.report.rows) for one in found] == [len(PROMPTS)] * 2
+    with pytest.raises(StageError, match="2 benchmarks in the report, expected one load"):
+        read_report(path, PROMPTS)
 
 
 def test_times_and_counts_are_those_of_the_request(report: LoadReport) -> None:

