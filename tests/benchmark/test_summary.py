@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from speculators.benchmark.checks import broken
+from speculators.benchmark.profiles import profiles
 from speculators.benchmark.summary import summarise
 from speculators.report.verdict import verdict
 from tests.benchmark.conftest import plain_rows, sample, spec
@@ -210,7 +211,7 @@ def test_own_loads_of_guidellm_are_means_over_rounds(benchmark_document: Make) -
         for arm in ("plain", "draft")
         for strategy, steady, rate in loads
     ]
-    found = summarise(document)["profiles"]
+    found = profiles(document)
     assert [(one["arm"], one["strategy"], one["rate"]) for one in found] == [
         (arm, strategy, steady) for arm in ("plain", "draft") for strategy, steady, _ in loads
     ]
