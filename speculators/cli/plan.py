@@ -64,21 +64,30 @@ def plan(
     loaded = load(recipe, overrides_of(overrides, executor))
     if loaded is None:
         return 2
-    from speculators.pipeline import plan_text
+    from speculators.pipeline import plan_text, training_step
+    from speculators.pipeline.machine import needs
     from speculators.pipeline.plan import plan as make_plan
     from speculators.pipeline.premises import planned_surroundings
     from speculators.pipeline.record import benchmark_seconds
     from speculators.pipeline.store import Store, default_home
-    from speculators.pipeline.training_step import documents, told, training_costs
 
     where = planned_surroundings(loaded, wanted_of(images, allow_untested))
     choice, held = choice_of(only, start, fresh, accept), opponent_of(against, itself, only, loaded)
     planned = make_plan(loaded, Store(default_home()), choice, where, held)
     seconds = benchmark_seconds(runs_dir, loaded.name)
-    costs = training_costs(loaded, os.environ)
+    costs = training_step.training_costs(loaded, os.environ)
+    taken = needs.taken_by(loaded, os.environ)
     if as_json:
-        document = {**plan_text.document(loaded.name, planned, seconds), "training_step": documents(costs)}
+        document = {
+            **plan_text.document(loaded.name, planned, seconds),
+            "training_step": training_step.documents(costs),
+            "needs": needs.document(taken),
+        }
         typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
     else:
-        typer.echo("\n".join([plan_text.table(loaded.name, planned, seconds), *told(costs)]))
+        # What was made once is known, and stands in the table.
+        ahead = needs.told(taken) if plan_text.has_work(planned) else []
+        typer.echo(
+            "\n".join([plan_text.table(loaded.name, planned, seconds), *ahead, *training_step.told(costs)])
+        )
     return EXIT_WORK if detailed and plan_text.has_work(planned) else 0

@@ -6,19 +6,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from speculators.datagen.prepared import state_files
 from speculators.pipeline.machine import containers, gpu, leftovers, memory, orphans, sources, storage
 from speculators.pipeline.machine.containers import computes_on, container_findings
 from speculators.pipeline.machine.copies import copy_findings
 from speculators.pipeline.machine.engine import engine_findings
-from speculators.pipeline.machine.estimates import Needs, count_parameters, count_prompts, estimate
+from speculators.pipeline.machine.estimates import Needs
 from speculators.pipeline.machine.findings import Finding, lacking, not_checked
+from speculators.pipeline.machine.needs import needs_of
 from speculators.pipeline.machine.packages import GGUF, package_findings, python_findings, recipe_packages
 from speculators.pipeline.machine.ports import port_findings
 from speculators.pipeline.store import Store
-from speculators.recipe.facts import find_facts
 from speculators.recipe.recipe import Recipe
-from speculators.recipe.view import PREPARED
 from speculators.serving.environment import has_cpu_engine
 from speculators.serving.launcher import has_engine
 
@@ -43,21 +41,6 @@ class Subject(NamedTuple):
 def subject_of(home: Path, runs: Path, environ: Mapping[str, str], recipe: Recipe | None = None) -> Subject:
     needs = needs_of(recipe, environ) if recipe else None
     return Subject(home.absolute(), runs.absolute(), environ, recipe, needs)
-
-
-def needs_of(recipe: Recipe, environ: Mapping[str, str]) -> Needs | None:
-    """The estimate for ``recipe``; None when nothing is known of its verifier."""
-    facts = find_facts(recipe.data["verifier"], recipe.path.absolute().parent, environ)
-    if facts is None:
-        return None
-    folder = sources.verifier_folder(recipe, environ)
-    # Half a download would be half a model.
-    counted = count_parameters(folder) if folder and not sources.gaps(folder) else None
-    named = recipe.files()
-    limit = recipe.data["datagen"]["prompts"]["limit"] if "datagen" in recipe.data else None
-    states = [path for folder in named.get(PREPARED, []) for path in state_files(folder).values()]
-    prompts = count_prompts(named.get("datagen.prompts.files", []), limit)
-    return estimate(recipe.data, facts, prompts, counted, sum(path.stat().st_size for path in states))
 
 
 def _in_containers(subject: Subject) -> bool:
@@ -88,7 +71,7 @@ def _disk(subject: Subject) -> list[Finding]:
     runs = storage.look("runs", subject.runs, "name another place with --runs-dir")
     return [
         storage.judge_place(store, needs.store if needs else None),
-        storage.judge_place(runs, needs.runs if needs else None),
+        storage.judge_place(runs, needs.model if needs else None),
     ]
 
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from speculators.checkpoint.rope import rope_parameters
 from speculators.checkpoint.verifier_layout import text_config
 from speculators.recipe.hub_cache import snapshots
+from speculators.recipe.tensor_headers import headers_of, sizes
 
 #: Without these a config says nothing that a rule could use.
 COUNTS = (
@@ -46,6 +47,7 @@ class VerifierFacts(NamedTuple):
     max_position_embeddings: int
     tie_word_embeddings: bool
     parameters: int = 0  # all of a mixture of experts, where they are known; 0: not said
+    weights_bytes: int = 0  # as the weights are published, where their headers are known; 0: not said
 
 
 def facts_from_config(config: Mapping[str, Any], source: str) -> VerifierFacts | None:
@@ -103,7 +105,8 @@ def _read(path: Path, source: str) -> Iterator[tuple[Any, str]]:
 
 def _committed(verifier: Mapping[str, Any]) -> VerifierFacts | None:
     if document := committed(verifier):
-        return VerifierFacts(source=f"facts committed as {document['name']}", **document["facts"])
+        known = {**document["facts"], **(sizes(headers) if (headers := headers_of(document)) else {})}
+        return VerifierFacts(source=f"facts committed as {document['name']}", **known)
     return None
 
 
@@ -117,7 +120,8 @@ def committed(verifier: Mapping[str, Any]) -> dict[str, Any] | None:
     """What is committed of exactly this source; another revision is another model.
 
     ``facts`` are those of ``VerifierFacts``, ``config`` further keys that an engine needs to build its
-    configuration, and ``outer`` the keys around them where the text model is a part of the whole.
+    configuration, ``outer`` the keys around them where the text model is a part of the whole, and
+    ``tensors`` what the headers of its weight files list.
     """
     for document in _documents():
         if all(verifier.get(name) == value for name, value in document["verifier"].items()):

@@ -77,7 +77,7 @@ class StandIn:
 
     def _verifier(self) -> dict[str, Any]:
         facts = self.facts._asdict()
-        del facts["source"], facts["parameters"]
+        del facts["source"], facts["parameters"], facts["weights_bytes"]
         more = committed(self.recipe.data["verifier"]) or {}
         top = {"architectures": [facts.pop("architecture")], "torch_dtype": "bfloat16"}
         text = {**facts, **more.get("config", {})}

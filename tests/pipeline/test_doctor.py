@@ -21,6 +21,7 @@ from speculators.pipeline.machine import (
     findings,
     gpu,
     memory,
+    needs,
     packages,
     ports,
     sources,
@@ -41,7 +42,7 @@ def states(found: list[findings.Finding]) -> list[tuple[str, str]]:
 
 
 def needs_of(recipe: Path, *overrides: str) -> estimates.Needs:
-    found = doctor.needs_of(require_recipe(recipe, overrides), {"HF_HUB_CACHE": "/nowhere"})
+    found = needs.needs_of(require_recipe(recipe, overrides), {"HF_HUB_CACHE": "/nowhere"})
     assert found is not None
     return found
 
@@ -338,7 +339,7 @@ def test_a_brought_draft_needs_no_room_for_states(tmp_path: Path):
         "benchmark: {prompts: prompts.jsonl, requests: 1}\n"
     )
     found = needs_of(tmp_path / "x.yaml")
-    assert (found.states, found.reference, found.runs) == (0, 0, 0)
+    assert (found.states, found.reference, found.model) == (0, 0, 0)
 
 
 @pytest.mark.parametrize(

@@ -47,9 +47,16 @@ class Needs(NamedTuple):
     weights: int
     cache: int
     reference: int
+    tokens: int  # of the conversations that are captured, 0 where their states are brought; no bytes
+    verifier: int  # what its stage keeps: nothing where it links the hub cache
     states: int
-    store: int  # states and everything else that stages keep
-    runs: int
+    training: int
+    model: int  # the packaged draft, once in the store and once in the run's folder
+
+    @property
+    def store(self) -> int:
+        """Everything that stages keep."""
+        return self.verifier + self.states + self.training + self.model
 
 
 def estimate(
@@ -66,10 +73,9 @@ def estimate(
     args = data["engine"]["args"]
     parameters = counted or facts.parameters or verifier_parameters(facts)
     learns = trains(data)
-    states = brought or (captured_bytes(data, facts, prompts) if learns else 0)
     trainable = draft_parameters(data["algorithm"], facts) if learns else 0
     model = (trainable + facts.vocab_size * facts.hidden_size) * FLOAT32_BYTES if learns else 0
-    weights = parameters * element_bytes(args.get("dtype"))
+    weights = engine_bytes(parameters, facts.weights_bytes, args.get("dtype"))
     # A GGUF file is written anew and a folder is copied.
     verifier = parameters * FLOAT32_BYTES
     if "repository" in data["verifier"]:
@@ -80,9 +86,11 @@ def estimate(
         weights=weights,
         cache=byte_count(args.get("kv_cache_memory_bytes")),
         reference=parameters * FLOAT32_BYTES if learns else 0,
-        states=states,
-        store=states + verifier + trainable * FLOAT32_BYTES * TRAINING_COPIES + model,
-        runs=model,
+        tokens=tokens_at_most(data["datagen"], prompts) if learns and not brought else 0,
+        verifier=verifier,
+        states=brought or (captured_bytes(data, facts, prompts) if learns else 0),
+        training=trainable * FLOAT32_BYTES * TRAINING_COPIES,
+        model=model,
     )
 
 
@@ -157,6 +165,11 @@ def _parameters_in(path: Path) -> int:
         return 0
 
 
-def element_bytes(dtype: Any) -> int:
-    """Bytes of one weight in the engine; 'auto' never serves in float32."""
-    return FLOAT32_BYTES if dtype in ("float32", "float") else HALF_DTYPES_BYTES
+def engine_bytes(parameters: int, published: int, dtype: Any) -> int:
+    """The weights in the engine: as ``published`` where that is known (0: not), else two bytes each.
+
+    'auto' never serves in float32.
+    """
+    if dtype in ("float32", "float"):
+        return parameters * FLOAT32_BYTES
+    return published or parameters * HALF_DTYPES_BYTES
