@@ -78,8 +78,8 @@ def context_exists(view: View) -> Iterator[Diagnostic]:
     # A changed model configuration may well stretch the context: then vLLM is the judge.
     if isinstance(context, int) and context > limit and not view.has("engine.args.hf_overrides"):
         message = f"max_model_len {context} is longer than the verifier's context of {limit}"
-        notes = (f"from {view.facts.source}",)
-        yield view.problem("error", "context-length", "engine.args.max_model_len", message, notes=notes)
+        hint, notes = f"lower it to at most {limit}", (f"from {view.facts.source}",)
+        yield view.problem("error", "context-length", "engine.args.max_model_len", message, hint, notes=notes)
 
 
 def load_fits_engine(view: View) -> Iterator[Diagnostic]:
@@ -87,7 +87,8 @@ def load_fits_engine(view: View) -> Iterator[Diagnostic]:
     number, most = max(enumerate(loads), key=lambda pair: pair[1])
     if isinstance(slots, int) and most > slots:
         message = f"concurrency {most} exceeds engine.args.max_num_seqs {slots}: requests would only queue"
-        yield view.problem("error", "concurrency", "benchmark.concurrency", message, item=number)
+        hint = f"lower it to at most {slots}, or raise engine.args.max_num_seqs to {most}"
+        yield view.problem("error", "concurrency", "benchmark.concurrency", message, hint, item=number)
 
 
 def load_is_reached(view: View) -> Iterator[Diagnostic]:

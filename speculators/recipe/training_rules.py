@@ -39,8 +39,9 @@ def vocabulary_fits(view: View) -> Iterator[Diagnostic]:
     size, limit = view.get("algorithm.draft_vocabulary"), view.facts.vocab_size
     if size > limit:
         message = f"draft vocabulary {size} is larger than the verifier's {limit}"
+        hint = f"lower it to at most {limit}"
         yield view.problem(
-            "error", "draft-vocabulary", "algorithm.draft_vocabulary", message, notes=_origin(view)
+            "error", "draft-vocabulary", "algorithm.draft_vocabulary", message, hint, notes=_origin(view)
         )
 
 
@@ -100,7 +101,8 @@ def trained_steps(view: View) -> Iterator[Diagnostic]:
     if trained is None or served <= trained or architecture.practised:
         return
     message = f"serving proposes {served} tokens a step, but training unrolls only {trained}"
-    yield view.problem("warning", "untrained-steps", name, message, "later positions will rarely be accepted")
+    hint = f"raise training.ttt_steps to {served}, or propose {trained}: later positions are rarely accepted"
+    yield view.problem("warning", "untrained-steps", name, message, hint)
 
 
 def trained_depths(view: View) -> Iterator[Diagnostic]:

@@ -29,6 +29,10 @@ TYPE_NAMES = {
     "null": "null",
 }
 
+#: Words of YAML 1.1 and of other tools for a switch; a recipe knows only true and false, or what a key lists.
+YES = ("on", "yes", "true", "y")
+NO = ("off", "no", "false", "n")
+
 
 class Validation(NamedTuple):
     """``bad`` are paths that must not be used: wrong values, and keys that a misspelling stands for."""
@@ -158,11 +162,29 @@ def _wrong_type(error: ValidationError, positions: Positions) -> Iterator[Findin
         is_block = schema.get("type") == "object"
         hint = left_out if "default" in schema and not is_block else "write its keys below it, indented"
     elif "enum" in schema:
-        hint = f"one of: {', '.join(schema['enum'])}"
+        hint = f"{_habit(error.instance, schema['enum'])} one of: {', '.join(schema['enum'])}".strip()
     elif isinstance(error.instance, bool | int | float) and "text" in names:
         hint = "put it in quotes"
+    elif isinstance(error.instance, str):
+        hint = _plain_value(error.instance, names)
     message = f"{name} is {_show(error.instance)}, but must be {listing(names, 'or')}"
     yield Finding(path, positions.value(path), "wrong-type", message, hint)
+
+
+def _habit(value: Any, choices: Iterable[str]) -> str:
+    """What a switch's word of other YAML files is called among ``choices``."""
+    words = YES if value is True or value in YES else NO if value is False or value in NO else ()
+    return next((f"did you mean '{choice}'?" for choice in choices if choice in words), "")
+
+
+def _plain_value(text: str, names: Iterable[str]) -> str:
+    """The value that YAML 1.1 reads in a text, where one like it is wanted: ``1_000``, ``yes``."""
+    digits = text.replace("_", "").replace(",", "")
+    if {"a whole number", "a number"} & set(names) and digits != text and digits.isdecimal():
+        return f"write {digits}: digits are not grouped"
+    if "true or false" in names and text.lower() in YES + NO:
+        return f"write {'true' if text.lower() in YES else 'false'}"
+    return ""
 
 
 def _bad_enum(error: ValidationError, positions: Positions) -> Iterator[Finding]:
@@ -171,7 +193,7 @@ def _bad_enum(error: ValidationError, positions: Positions) -> Iterator[Finding]
         return
     path = _path(error)
     choices: list[str] = list(error.validator_value)  # type: ignore[arg-type]
-    guess = did_you_mean(str(error.instance), choices)
+    guess = _habit(error.instance, choices) or did_you_mean(str(error.instance), choices)
     hint = f"{guess} one of: {', '.join(choices)}".strip()
     yield Finding(
         path, positions.value(path), "bad-value", f"{dotted(path)} is {_show(error.instance)}", hint

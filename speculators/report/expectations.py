@@ -66,12 +66,17 @@ def gpu_hours(stages: Sequence[Mapping[str, Any]], gpus: int) -> float | None:
     return sum(stage.get("seconds") or 0 for stage in stages if stage["name"] in ON_GPUS) * gpus / 3600
 
 
-def sentence(row: Mapping[str, Any]) -> str:
-    """``acceptance length 2.31: within 1.49 to 2.60 (source)``."""
-    wanted = " to ".join(f"{row[end]:g}" for end in ("low", "high") if row[end] is not None)
+def wanted(row: Mapping[str, Any]) -> str:
+    """``1.49 to 2.6``, or ``at most 310`` where only one end is said."""
+    ends = " to ".join(f"{row[end]:g}" for end in ("low", "high") if row[end] is not None)
     if row["low"] is None or row["high"] is None:
-        wanted = f"{'at most' if row['low'] is None else 'at least'} {wanted}"
+        return f"{'at most' if row['low'] is None else 'at least'} {ends}"
+    return ends
+
+
+def sentence(row: Mapping[str, Any]) -> str:
+    """``acceptance length 2.31: as expected, 1.49 to 2.6 (source)``."""
     if row["met"] is None:
-        return f"{row['title']} not measured: {wanted} expected ({row['source']})"
+        return f"{row['title']} not measured: {wanted(row)} expected ({row['source']})"
     word = "as expected," if row["met"] else "NOT as expected,"
-    return f"{row['title']} {row['measured']:.2f}: {word} {wanted} ({row['source']})"
+    return f"{row['title']} {row['measured']:.2f}: {word} {wanted(row)} ({row['source']})"

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from importlib import resources
 from typing import Any, NamedTuple
 
-from speculators.report import comparison, plots
+from speculators.report import comparison, expectations, plots
 from speculators.report.spelling import FILTERS
 
 TEMPLATE = "report.html.jinja"
@@ -56,7 +56,13 @@ def render(document: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {**FILTERS, "visible": visible, "pieces": pieces, "comparison": comparison.text}
+    environment.filters |= {
+        **FILTERS,
+        "visible": visible,
+        "pieces": pieces,
+        "comparison": comparison.text,
+        "wanted": expectations.wanted,
+    }
     return environment.get_template(TEMPLATE).render(document, figures=list(figures(document)))
 
 

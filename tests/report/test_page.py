@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from speculators.report import markdown
 from speculators.report.document import write_report
 from speculators.report.page import Piece, pieces, render, visible
 from tests.report.documents import ATTACKS, hostile, record, run_folder, with_examples
@@ -141,10 +142,18 @@ def test_what_else_was_measured_is_shown_where_it_was(tmp_path: Path) -> None:
         "1,234not measured",
         "1.5025.0%",
         "rounds: 2",
-        "1.080miss",
+        "at least 1.51.08miss",
         "quantised with the draft over plainall (geometric mean)not measured",
     ):
         assert words in text, words
+    beside = markdown.render(document)
+    for words in (
+        "| co<de | 3 | 2.345 | 0.900 / 0.445 |",
+        "| 0-63 | 3 |",
+        "| draft | 1,234 | 1.50 | 25.0% |",
+        "\n- rounds: 2\n",
+    ):
+        assert words in beside, words
 
 
 def test_a_draft_that_was_brought_has_no_training_to_show(tmp_path: Path) -> None:
