@@ -66,7 +66,7 @@ def judge_gpus(driver: Driver, args: Mapping[str, Any], needs: Needs | None) -> 
     """``args`` are the recipe's ``engine.args``, empty without one."""
     if driver.problem or not driver.gpus:
         return [missing("gpu", driver.problem or "nvidia-smi lists no GPU", INSTALL)]
-    wanted = _count(args.get("tensor_parallel_size")) * _count(args.get("pipeline_parallel_size"))
+    wanted = parts(args)
     first = driver.gpus[0]
     told = f"{len(driver.gpus)} x {first.name}, {size(first.memory)} each, driver {first.driver}"
     found = []
@@ -84,7 +84,7 @@ def judge_gpus(driver: Driver, args: Mapping[str, Any], needs: Needs | None) -> 
 
 def judge_without(args: Mapping[str, Any], needs: Needs | None) -> list[Finding]:
     """What a recipe made for GPUs meets where vLLM has no CUDA build."""
-    wanted = _count(args.get("tensor_parallel_size")) * _count(args.get("pipeline_parallel_size"))
+    wanted = parts(args)
     weights = needs.weights if needs else 0
     if wanted == 1 and weights <= CPU_WEIGHTS:
         return []
@@ -123,6 +123,11 @@ def _runtime() -> int:
         except (metadata.PackageNotFoundError, ValueError):
             continue
     return 0
+
+
+def parts(args: Mapping[str, Any]) -> int:
+    """Over how many GPUs ``engine.args`` part the weights."""
+    return _count(args.get("tensor_parallel_size")) * _count(args.get("pipeline_parallel_size"))
 
 
 def _count(value: Any) -> int:

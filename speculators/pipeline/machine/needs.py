@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from speculators.datagen.prepared import state_files
-from speculators.pipeline.machine import sources
+from speculators.pipeline.machine import gpu, sources
 from speculators.pipeline.machine.estimates import Needs, count_parameters, count_prompts, estimate
 from speculators.quantities import size
 from speculators.recipe.facts import find_facts
@@ -39,9 +39,7 @@ def taken_by(recipe: Recipe, environ: Mapping[str, str]) -> Taken | None:
     states = [path for folder in named.get(PREPARED, []) for path in state_files(folder).values()]
     prompts = count_prompts(named.get("datagen.prompts.files", []), limit)
     needs = estimate(recipe.data, facts, prompts, counted, sum(path.stat().st_size for path in states))
-    args = recipe.data["engine"]["args"]
-    parts = [args.get(name) or 1 for name in ("tensor_parallel_size", "pipeline_parallel_size")]
-    return Taken(needs, parts[0] * parts[1], facts.source)
+    return Taken(needs, gpu.parts(recipe.data["engine"]["args"]), facts.source)
 
 
 def needs_of(recipe: Recipe, environ: Mapping[str, str]) -> Needs | None:
