@@ -1,4 +1,4 @@
-"""How the recipe's thinking switch reaches the chat template.
+"""What reaches the chat template: the recipe's thinking switch, and messages as the endpoint passes them.
 
 One field drives generation, mask and benchmark; whether a template listens to it can be read from
 its text, and a template that does not must not be claimed to think.
@@ -6,15 +6,20 @@ its text, and a template that does not must not be claimed to think.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from speculators.errors import RecipeError
 
-__all__ = ["SWITCH", "template_arguments", "thinking_modes"]
+__all__ = ["SWITCH", "as_served", "template_arguments", "thinking_modes"]
 
 #: The variable that chat templates of switchable models read.
 SWITCH = "enable_thinking"
+
+#: A tool call's keys in the order of the endpoint's types (``ChatCompletionMessageFunctionToolCallParam`` of
+#: openai), which drop others: a template that prints a call shows them so.
+CALL, FUNCTION = ("id", "function", "type"), ("arguments", "name")
 
 MODES: dict[str, tuple[bool, ...]] = {"off": (False,), "on": (True,), "both": (False, True)}
 
@@ -39,3 +44,33 @@ def template_arguments(verifier: Mapping[str, Any], template: str, thinking: boo
     """What the chat template is rendered with; the recipe's ``chat_template_kwargs`` win."""
     switch = {SWITCH: thinking} if SWITCH in template else {}
     return switch | dict(verifier.get("chat_template_kwargs") or {})
+
+
+def as_served(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Messages as vLLM's chat endpoint hands them to the template.
+
+    Clients send a tool call's arguments as JSON text and templates get the object; text that is none becomes
+    an empty one (``_postprocess_messages`` of vllm/renderers/chat_utils.py).
+    """
+    return [_with_objects(message) if "tool_calls" in message else dict(message) for message in messages]
+
+
+def _with_objects(message: Mapping[str, Any]) -> dict[str, Any]:
+    others = {name: value for name, value in message.items() if name != "tool_calls"}
+    if not message["tool_calls"]:
+        return others
+    calls = []
+    for call in message["tool_calls"]:
+        function = call["function"] | {"arguments": _object(call["function"].get("arguments"))}
+        known = call | {"function": {name: function[name] for name in FUNCTION if name in function}}
+        calls.append({name: known[name] for name in CALL if name in known})
+    return others | {"tool_calls": calls}
+
+
+def _object(arguments: Any) -> dict[str, Any]:
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments)
+        except ValueError:
+            return {}
+    return arguments if isinstance(arguments, dict) else {}

@@ -11,7 +11,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from itertools import count, islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from speculators.datagen.chat import template_arguments
+from speculators.datagen.chat import as_served, template_arguments
 from speculators.datagen.context import CAPTURE_POSITIONS
 from speculators.datagen.loops import is_looping
 from speculators.datagen.prompts import question
@@ -110,7 +110,7 @@ def _answers(engine: LLM, rows: Mapping[int, dict[str, Any]], how: Generation) -
     for turn, thinking in enumerate(how.modes):
         arguments = template_arguments(how.verifier, str(tokenizer.chat_template), thinking)
         questions = {
-            number: question(row["messages"])
+            number: as_served(question(row["messages"]))
             for number, row in rows.items()
             if number % len(how.modes) == turn
         }
@@ -234,7 +234,7 @@ def render_ids(
     """Token ids of a conversation by the tokenizer's own chat template."""
     offered = {"tools": tools} if tools else {}
     ids: list[int] = tokenizer.apply_chat_template(
-        messages,
+        as_served(messages),
         tokenize=True,
         return_dict=False,
         add_generation_prompt=generation_prompt,

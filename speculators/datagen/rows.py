@@ -123,12 +123,23 @@ def _check(messages: list[Message]) -> None:
         if role not in ROLES:
             raise RowError(f"role {role!r} is none of {', '.join(ROLES)}")
         calls = role == "assistant" and message.get("tool_calls")
+        if calls and not _are_calls(calls):
+            raise RowError("'tool_calls' must be a list of objects, each with a 'function' that has a 'name'")
         if calls and content is None:
             continue  # an answer may be nothing but a call
         if not isinstance(content, str) or not (content.strip() or calls):
             raise RowError("'content' must be a non-empty string")
     if not any(message["role"] == "user" for message in messages):
         raise RowError("a conversation needs a user message")
+
+
+def _are_calls(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(call, dict)
+        and isinstance(call.get("function"), dict)
+        and isinstance(call["function"].get("name"), str)
+        for call in value
+    )
 
 
 def _tools(value: Any) -> list[dict[str, Any]] | None:

@@ -5,7 +5,7 @@ from typing import Any
 import jinja2
 import pytest
 
-from speculators.datagen.chat import template_arguments, thinking_modes
+from speculators.datagen.chat import as_served, template_arguments, thinking_modes
 from speculators.datagen.ledger import Entry, summary
 from speculators.datagen.responses import Answer, compare_rendering, drop_reason, kept_answer
 from speculators.errors import RecipeError, StageError
@@ -54,14 +54,41 @@ def test_a_kept_answer_ends_with_the_end_of_its_turn() -> None:
 
 def test_tools_reach_the_template_and_a_call_is_an_answer() -> None:
     template = "{% if tools %}[{{ tools[0].name }}]{% endif %}" + CHATML.replace(
-        "m.content", "(m.content or m.tool_calls[0].name)"
+        "m.content", "(m.content or m.tool_calls[0].function.name)"
     )
-    chat = [CHAT[0], {"role": "assistant", "content": None, "tool_calls": [{"name": "clock"}]}]
+    chat = [CHAT[0], {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "clock"}}]}]
     answer = kept_answer(CharacterTokenizer(template), chat, {}, [END], 100, tools=[{"name": "clock"}])
     assert isinstance(answer, Answer)
     assert bytes(answer.prompt_token_ids).decode() == "[clock]<user>Why?#\n<assistant>"
     assert bytes(answer.output_token_ids).decode() == "clock#"
     assert drop_reason(answer, drop_looping=True, stop=[END]) is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "given"),
+    [
+        ('{"b": 1, "a": [2]}', {"b": 1, "a": [2]}),
+        ({"b": 1}, {"b": 1}),
+        ("", {}),
+        ("not JSON", {}),
+        ("[1]", {}),
+    ],
+)
+def test_a_template_gets_calls_as_the_chat_endpoint_gives_them(arguments: object, given: object) -> None:
+    call = {"type": "function", "function": {"name": "f", "arguments": arguments}, "id": "1", "extra": 2}
+    (found,) = as_served([{"role": "assistant", "content": None, "tool_calls": [call]}])
+    assert found == {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [{"id": "1", "function": {"arguments": given, "name": "f"}, "type": "function"}],
+    }
+    assert list(found["tool_calls"][0]) == [
+        "id",
+        "function",
+        "type",
+    ]  # a template that prints it shows this order
+    assert as_served([found]) == [found]
+    assert as_served([{**CHAT[1], "tool_calls": []}]) == [CHAT[1]]
 
 
 def test_a_prompt_that_the_engine_renders_otherwise_is_an_error() -> None:

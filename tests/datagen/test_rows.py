@@ -69,6 +69,7 @@ def test_a_system_message_is_not_said_twice() -> None:
         ({"messages": [{"role": "bot", "content": "x"}]}, "role 'bot' is none of"),
         ({"messages": [{**USER, "weight": 1}]}, "and of others only name, reasoning_content"),
         ({"messages": [{"role": "user", "content": None}]}, "'content' must be a non-empty string"),
+        ({"messages": [USER, {**CALL, "tool_calls": [{"name": "f"}]}]}, "'tool_calls' must be a list"),
         ({"messages": [{"role": "assistant", "content": "x"}]}, "needs a user message"),
         ({"conversations": [turn("narrator")]}, "'from' is 'narrator': none of human"),
         ({"conversations": [{"role": "user", "content": "x"}]}, "has 'from' and 'value'"),

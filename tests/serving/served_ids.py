@@ -2,8 +2,8 @@
 
 By hand, not in CI, where each generation compares 50 rows with the engine's own chat renderer anyway: this
 starts the HTTP server on the model folder that is named, and sends 50 conversations to /v1/chat/completions.
-The endpoint says which ids it gave the model.  Its template is the model's own, with a line for tools and
-calls before and after it, because small models' templates know neither.
+The endpoint says which ids it gave the model.  Its template is the model's own, with lines for tools
+and calls before it, because small models' templates know neither.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ TOOLS = [
 ]
 CALL = [{"id": "1", "type": "function", "function": {"name": "tide", "arguments": '{"port": "Brest"}'}}]
 KNOWING_TOOLS = (
-    "{% if tools %}<|im_start|>system\n{{ tools | tojson }}<|im_end|>\n{% endif %}OWN"
-    "{% for m in messages if m.tool_calls %}<!-- {{ m.tool_calls | tojson }} -->{% endfor %}"
+    "{% if tools %}<|im_start|>system\n{{ tools | tojson }}<|im_end|>\n{% endif %}"
+    "{% for m in messages if m.tool_calls %}<!-- {{ m.tool_calls | tojson }} -->{% endfor %}OWN"
 )
 
 
