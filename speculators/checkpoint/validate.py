@@ -7,7 +7,7 @@ numerical checks read tensors.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +29,7 @@ from speculators.checkpoint.tokenizer import tokenizer_checks
 from speculators.checkpoint.verifier_layout import text_config
 from speculators.checkpoint.verifier_weights import VerifierWeights, load_verifier_weights
 from speculators.checkpoint.vocabulary import from_offsets
-from speculators.checkpoint.weights_file import described, mapped, read_header
+from speculators.checkpoint.weights_file import described, mapped, read_header, torch_names
 from speculators.documents import read_json
 from speculators.errors import StageError
 
@@ -58,12 +58,19 @@ class Subject(NamedTuple):
         return mapped(self.pieces[name])
 
 
-def validate(folder: Path, verifier_dir: Path | None = None, *, own_ends: bool = False) -> list[Check]:
+def validate(
+    folder: Path,
+    verifier_dir: Path | None = None,
+    *,
+    own_ends: bool = False,
+    broken: Collection[str] | None = None,
+) -> list[Check]:
     """Check the checkpoint in ``folder``, against its verifier's files if given.
 
     ``own_ends``: embedding and head may be the draft's own (other trainers train them), so a
-    difference from the verifier's is a warning.  Later checks need what earlier ones establish, so
-    a folder that cannot be read yields only the checks up to there.
+    difference from the verifier's is a warning.  ``broken``: tensors with values that are not finite, from
+    a writer that watched for them (``Watch``); None reads all weights to find them.  Later checks need what
+    earlier ones establish, so a folder that cannot be read yields only the checks up to there.
     """
     checks = list(file_checks(folder))
     if failures(checks):
@@ -71,7 +78,8 @@ def validate(folder: Path, verifier_dir: Path | None = None, *, own_ends: bool =
     (weights,) = folder.glob("*.safetensors")
     pieces, _ = read_header(weights)
     severity = "warning" if own_ends else "error"
-    return checks + content_checks(folder, read_json(folder / CONFIG_NAME), pieces, verifier_dir, severity)
+    document = read_json(folder / CONFIG_NAME)
+    return checks + content_checks(folder, document, pieces, verifier_dir, severity, broken)
 
 
 def content_checks(
@@ -80,10 +88,11 @@ def content_checks(
     pieces: Mapping[str, Any],
     verifier_dir: Path | None = None,
     severity: str = "error",
+    broken: Collection[str] | None = None,
 ) -> list[Check]:
     """The checks of a config and its tensors (``weights_file.Stored`` or torch's), as made of ``folder``.
 
-    ``severity``: of an embedding or head that is not the verifier's.
+    ``severity``: of an embedding or head that is not the verifier's; ``broken``: as ``validate`` takes it.
     """
     checks = list(config_checks(document))
     known = stored_format(document)
@@ -93,7 +102,7 @@ def content_checks(
     checks += shape_checks(subject)
     if failures(checks):
         return checks
-    checks += value_checks(subject)
+    checks += value_checks(subject, broken)
     if verifier_dir is not None and not failures(checks):
         checks += verifier_checks(subject, verifier_dir, severity)
     return checks
@@ -153,30 +162,46 @@ def shape_checks(subject: Subject) -> Iterator[Check]:
     yield Check("tensor shapes", not wrong, "; ".join(wrong) or "as the flags say")
 
 
-def value_checks(subject: Subject) -> Iterator[Check]:
+def value_checks(subject: Subject, broken: Collection[str] | None = None) -> Iterator[Check]:
     """Finite weights and a sound vocabulary map."""
-    broken = [
-        name
-        for name in sorted(subject.shapes)
-        if (tensor := subject.tensor(name)).is_floating_point() and not is_finite(tensor)
-    ]
-    yield Check("finite weights", not broken, ", ".join(broken) or "all finite")
+    if broken is None:
+        broken = [name for name in subject.shapes if not is_finite(subject.tensor(name))]
+    yield Check("finite weights", not broken, ", ".join(sorted(broken)) or "all finite")
     if is_reduced(subject.document):
         yield from vocabulary_checks(subject)
     yield from subject.format.checks(subject.document, subject.tensor)
 
 
 def is_finite(tensor: torch.Tensor) -> bool:
-    """Whether a floating-point tensor holds neither infinity nor NaN.
+    """Whether a tensor holds neither infinity nor NaN, as whole numbers never do.
 
     By its ends, which a NaN becomes too: twenty times faster than asking every element, and without a
     mask half as large as an embedding.
     """
-    if not tensor.numel():
+    if not tensor.numel() or not tensor.is_floating_point():
         return True
     if tensor.element_size() == 1:  # torch has no order for 8-bit floats
         tensor = tensor.float()
     return all(bool(torch.isfinite(end)) for end in tensor.aminmax())
+
+
+class Watch:
+    """Looks at weights while they are written (``write_weights``), so that no check reads them again.
+
+    Raises:
+        StageError: when called with a type that no draft is stored in.
+    """
+
+    def __init__(self) -> None:
+        self.broken: set[str] = set()  # names of tensors that are not finite
+        self.types = {name: dtype for dtype, name in torch_names().items()}
+
+    def __call__(self, name: str, dtype: str, part: memoryview) -> None:
+        if dtype not in self.types:
+            hint = "export the draft again, in a floating type"
+            raise StageError(f"{name} is of type {dtype}, as no draft is", hint=hint, rule="source-tensors")
+        if not is_finite(torch.frombuffer(part, dtype=self.types[dtype])):
+            self.broken.add(name)
 
 
 def vocabulary_checks(subject: Subject) -> Iterator[Check]:

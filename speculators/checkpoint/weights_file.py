@@ -1,8 +1,8 @@
 """Safetensors files by their bytes: headers read with suspicion, tensors copied without loading.
 
 A draft's file comes from strangers, and its header is the only thing that says where a tensor ends.
-The reader here refuses what does not add up and says where; the writer copies tensors file to file
-in the kernel, so that renaming two gigabytes of tensors costs a copy and no memory, and every
+The reader here refuses what does not add up and says where; the writer takes tensors from file to file
+a part at a time, so that renaming two gigabytes of tensors costs a copy and no memory, and every
 tensor stays the same to the last bit.  Layout of the format:
 https://github.com/huggingface/safetensors#format
 """
@@ -12,7 +12,9 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 WEIGHTS_NAME = "model.safetensors"
 HEADER_LIMIT = 100 * 1024 * 1024  # the format's own
 PREFIX = 8  # bytes that say how long the header is
-CHUNK_BYTES = 1 << 24
+CHUNK_BYTES = 1 << 22  # stays in a processor's cache between reading, looking and writing
 
 #: Type -> bytes an element, in the order in which the format's own writer ranks types (tensor.rs).
 SIZES = {
@@ -114,12 +116,17 @@ def damaged(path: Path, problem: str) -> StageError:
 
 
 def write_weights(
-    path: Path, pieces: Mapping[str, Stored | torch.Tensor], metadata: Mapping[str, str] | None = None
+    path: Path,
+    pieces: Mapping[str, Stored | torch.Tensor],
+    metadata: Mapping[str, str] | None = None,
+    seen: Callable[[str, str, memoryview], None] | None = None,
 ) -> None:
     """Write ``pieces`` as one safetensors file, whole or not at all.
 
     ``metadata``: written beside the format's own, in alphabetical order; the format's own writer has
     no order for it, and the same content must be the same file.
+    ``seen``: given name, type and bytes of every part as it is written, so that who checks what was written
+    need not read it again; no element is cut by the end of a part.
 
     Tensors lie in the order of the format's own writer (wider types first, then by name), so the
     same content is the same file whoever wrote it.
@@ -137,11 +144,14 @@ def write_weights(
     text += b" " * (-len(text) % PREFIX)
     partial = path.with_name(path.name + ".partial")
     try:
-        with partial.open("wb", buffering=0) as file:
+        with partial.open("wb", buffering=0) as file, flushing(file) as flush:
             _write_all(file, len(text).to_bytes(PREFIX, "little") + text)
             for name in order:
-                _append(file, pieces[name])
-            os.fsync(file.fileno())
+                for part in in_chunks(pieces[name]):
+                    _write_all(file, part)
+                    flush()
+                    if seen is not None:
+                        seen(name, kinds[name][0], part)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -165,47 +175,51 @@ def torch_names() -> dict[torch.dtype, str]:
     }  # fmt: skip
 
 
-def _append(file: BinaryIO, piece: Stored | torch.Tensor) -> None:
-    if isinstance(piece, Stored):
-        _copy(file, piece)
-        return
-    for chunk in in_chunks(piece):
-        _write_all(file, chunk)
+@contextmanager
+def flushing(file: BinaryIO) -> Iterator[Callable[[], None]]:
+    """Sends what is written to the disk while more is written; at the end all of it is there.
+
+    Left to the system, the disk would idle until the final sync, and the writer during it.  Yields what
+    is to be called now and then.
+
+    Raises:
+        OSError: the disk did not take it.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        last: Future[None] | None = None
+
+        def flush() -> None:
+            nonlocal last
+            if last is None or last.done():
+                if last is not None:
+                    last.result()
+                last = pool.submit(os.fdatasync, file.fileno())
+
+        yield flush
+    os.fsync(file.fileno())
 
 
-def in_chunks(piece: Stored | torch.Tensor) -> Iterator[bytes | memoryview]:
-    """The bytes of a tensor, a part at a time."""
+def in_chunks(piece: Stored | torch.Tensor) -> Iterator[memoryview]:
+    """The bytes of a tensor, a part at a time; a part is good until the next is asked for.
+
+    Raises:
+        StageError: the file ended before the tensor.
+    """
     if isinstance(piece, Stored):
+        buffer = memoryview(bytearray(min(CHUNK_BYTES, piece.end - piece.start)))
         with piece.path.open("rb") as file:
             file.seek(piece.start)
             for place in range(piece.start, piece.end, CHUNK_BYTES):
-                yield file.read(min(CHUNK_BYTES, piece.end - place))
+                part = buffer[: piece.end - place]
+                if (read := file.readinto(part)) < len(part):
+                    raise damaged(piece.path, f"ended at byte {place + read} while it was read")
+                yield part
         return
     import torch
 
     flat = piece.detach().cpu().contiguous().reshape(-1)
     if flat.numel():
         yield memoryview(flat.view(torch.uint8).numpy())
-
-
-def _copy(file: BinaryIO, piece: Stored) -> None:
-    """A stored tensor's bytes, by the kernel where it can."""
-    place, left = piece.start, piece.end - piece.start
-    with piece.path.open("rb", buffering=0) as source:
-        while left:
-            copied = _copy_some(source, file, place, min(left, CHUNK_BYTES))
-            if not copied:
-                raise damaged(piece.path, f"ended at byte {place} while it was copied")
-            place, left = place + copied, left - copied
-
-
-def _copy_some(source: BinaryIO, target: BinaryIO, place: int, count: int) -> int:
-    try:
-        return os.copy_file_range(source.fileno(), target.fileno(), count, offset_src=place)
-    except (OSError, AttributeError):  # another file system, or a kernel or platform without it
-        data = os.pread(source.fileno(), count, place)
-        _write_all(target, data)
-        return len(data)
 
 
 def _write_all(file: BinaryIO, data: bytes | memoryview) -> None:

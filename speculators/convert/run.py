@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from speculators.checkpoint.config import CONFIG_NAME
 from speculators.checkpoint.folder import new_folder, read_object
 from speculators.checkpoint.location import local_folder
 from speculators.checkpoint.trained_as import TRAINED_AS, trained_as
-from speculators.checkpoint.validate import validate
+from speculators.checkpoint.validate import Watch, validate
 from speculators.checkpoint.weights_file import WEIGHTS_NAME, write_weights
 from speculators.convert.kinds import detect
 from speculators.convert.plan import Options, Plan
@@ -61,10 +61,11 @@ def convert(request: Request, target: Path, *, checked: bool = True) -> Conversi
     proof = None
     with new_folder(target) as partial:
         metadata = {TRAINED_AS: trained_as(plan.document)}
-        write_weights(partial / WEIGHTS_NAME, plan.pieces, metadata)
+        watch = Watch() if checked else None
+        write_weights(partial / WEIGHTS_NAME, plan.pieces, metadata, watch)
         write_json(partial / CONFIG_NAME, plan.document)
-        if checked:
-            checks = sound(partial, request.source)
+        if watch is not None:
+            checks = sound(partial, request.source, watch.broken)
             proof = prove(plan.document["speculators_model_type"], source, partial)
     return Conversion(kind.name, kind.label, by, plan, checks, proof)
 
@@ -88,13 +89,15 @@ def options_of(request: Request, own_config: Mapping[str, Any] | None) -> Option
     return Options(written, config, request.aux_layers, request.flags, request.speculative_tokens)
 
 
-def sound(folder: Path, source: str) -> list[Check]:
+def sound(folder: Path, source: str, broken: Collection[str]) -> list[Check]:
     """The validator's answers; kinds that it does not know have none.
+
+    ``broken``: tensors that were seen to hold values that are not finite.
 
     Raises:
         StageError: a check failed.
     """
-    checks = validate(folder)
+    checks = validate(folder, broken=broken)
     if any(check.name == "algorithm" and not check.ok for check in checks):
         return []
     if failed := failures(checks):
