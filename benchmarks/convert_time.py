@@ -52,10 +52,9 @@ def write_source(folder: Path, gigabytes: float) -> None:
     rest = gigabytes * 1e9 - 2 * sum(math.prod(shape) for shape in shapes.values())
     vocab_size = max(DRAFT_VOCAB, int(rest / (2 * HIDDEN)))
     shapes["embed_tokens.weight"] = (vocab_size, HIDDEN)
-    generator = torch.Generator().manual_seed(0)
-    tensors = {name: torch.empty(shape, dtype=torch.bfloat16) for name, shape in shapes.items()}
-    for tensor in tensors.values():
-        tensor.normal_(std=0.02, generator=generator)
+    noise = (0.02 * torch.randn(1 << 22, generator=torch.Generator().manual_seed(0))).bfloat16()
+    tensors = {name: noise.repeat(-(-math.prod(shape) // len(noise)))[: math.prod(shape)].view(shape)
+               for name, shape in shapes.items()}  # fmt: skip
     spoken = torch.arange(DRAFT_VOCAB) * (vocab_size // DRAFT_VOCAB)
     spoken[-1] = vocab_size - 1
     tensors["d2t"] = spoken - torch.arange(DRAFT_VOCAB)
@@ -153,14 +152,17 @@ def main() -> None:
         folder = Path(name)
         write_source(folder, options.gigabytes)
         size = (folder / "source" / WEIGHTS).stat().st_size
-        print(f"{size / 1e9:.2f} GB, source {options.cache}; seconds (of the processor's), load {os.getloadavg()[0]:.1f}")
+        print(f"{size / 1e9:.2f} GB, source {options.cache}, machine's load {os.getloadavg()[0]:.1f}")
+        print("seconds, and of them the processor's:", flush=True)
         ratios, memory = [], []
         for number in range(options.pairs):
             order = SIDES if number % 2 == 0 else SIDES[::-1]
             found = {one: measured(one, folder, options.cache) for one in order}
             ratios.append(found["convert"]["seconds"] / found["copy"]["seconds"])
             memory.append(found["convert"]["anonymous"])
-            told = ", ".join(f"{one} {found[one]['seconds']:.2f} ({found[one]['processor']:.2f})" for one in SIDES)
+            told = ", ".join(
+                f"{one} {found[one]['seconds']:.2f} ({found[one]['processor']:.2f})" for one in SIDES
+            )
             print(f"{told}: {ratios[-1]:.2f} times", flush=True)
         print(f"median {statistics.median(ratios):.2f} times ({min(ratios):.2f} to {max(ratios):.2f})")
         print(f"anonymous memory at most {max(memory) / 1e6:.0f} MB, Python and torch included")

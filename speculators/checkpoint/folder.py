@@ -31,7 +31,12 @@ def read_object(path: Path) -> dict[str, Any]:
         document = read_json(path)
     except FileNotFoundError:
         raise StageError(f"{path}: no such file", hint=hint, rule="checkpoint-config") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        hint = "name a file that this user may read"
+        raise StageError(
+            f"{path}: cannot be read: {error.strerror or error}", hint=hint, rule="checkpoint-config"
+        ) from None
+    except (ValueError, RecursionError) as error:
         raise StageError(f"{path}: not valid JSON: {error}", hint=hint, rule="checkpoint-config") from error
     if not isinstance(document, dict):
         raise StageError(f"{path}: not a JSON object", hint=hint, rule="checkpoint-config")

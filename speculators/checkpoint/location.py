@@ -37,8 +37,9 @@ def local_folder(
         return path
     match = REPOSITORY.fullmatch(str(name))
     if match is None or path.exists():
+        found = "is a file, not a checkpoint's folder" if path.exists() else "no such checkpoint folder"
         raise RecipeError(
-            f"{name}: no such checkpoint folder",
+            f"{name}: {found}",
             hint="name a folder with config.json and weights, or a hub repository owner/name[@revision]",
             rule="no-checkpoint",
         )

@@ -51,10 +51,13 @@ def read_header(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
 
     Raises:
         StageError: it is no file or truncated, or its header is not one, too large, or contradicts
-            itself or the file's size.
+            itself or the file's size, or this user may not read it.
     """
     if not path.is_file():  # a link to nothing or to a device, a pipe that nobody writes to
         raise damaged(path, "not a regular file")
+    if not os.access(path, os.R_OK):
+        hint = "name a file that this user may read"
+        raise StageError(f"{path}: cannot be read: no permission", hint=hint, rule="weights-damaged")
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(PREFIX), "little")

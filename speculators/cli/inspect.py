@@ -109,7 +109,10 @@ def _inspect_draft(
         found, probed = _probed(found, folder, verifier_dir, run)
     if fix is not None:
         mended = mend(folder, fix, verifier_dir)
-        after = inspect_draft(fix, verifier_dir)
+        served = None if command is None else command.naming(fix, folder)
+        if served != command:
+            mended.append(f"serve it by the same command with {fix} in place of {draft}")
+        after = inspect_draft(fix, verifier_dir, served)
     if as_json:
         typer.echo(
             json.dumps(_document(found, mended, after if fix else None, probed), indent=2, ensure_ascii=False)

@@ -119,11 +119,25 @@ def detect(source: Source, asked: str | None = None) -> tuple[Kind, str]:
     for kind in KINDS.values():
         if by := kind.told(source):
             return kind, by
+    if _is_whole(source):
+        raise RecipeError(
+            f"{source.folder}: a whole model, {_architecture(source) or 'unnamed'}, not a draft",
+            hint="name the draft's folder as SOURCE and this one as --verifier",
+            rule="not-a-draft",
+        )
     raise RecipeError(
         f"{source.folder}: of no layout that is known ({', '.join(KINDS)}): {_seen(source)}",
         hint="say which: --from KIND",
         rule="unknown-layout",
     )
+
+
+def _is_whole(source: Source) -> bool:
+    """Whether it embeds tokens and joins nothing to them, as a verifier does and no draft."""
+    embeds, joins = (
+        any(name.endswith(end) for name in source.tensors) for end in ("embed_tokens.weight", "fc.weight")
+    )
+    return embeds and not joins
 
 
 def _seen(source: Source) -> str:

@@ -27,6 +27,12 @@ def default_layers(depth: int) -> tuple[int, ...]:
     return (2, depth // 2, depth - 3)
 
 
+def default_ids(depth: int) -> list[int] | None:
+    """The same where they are three different layers, in order; None where a verifier is too shallow."""
+    ids = list(default_layers(depth))
+    return ids if ids == sorted(set(ids)) and ids[0] > 0 else None
+
+
 def read_layer_ids(ids: Sequence[int] | None, depth: int | None, count: int, place: str) -> Reading:
     """EAGLE-3 ids of a verifier with ``depth`` layers, where ``fc`` reads ``count`` states.
 
@@ -34,11 +40,12 @@ def read_layer_ids(ids: Sequence[int] | None, depth: int | None, count: int, pla
         StageError: they can be read both ways, or are missing and cannot be reckoned.
     """
     if ids is None:
-        if depth is None or count != len(default_layers(6)) or depth < 6:
+        assumed = default_ids(depth or 0)
+        if assumed is None or count != len(assumed):
             raise undecided(
                 place, f"no layer ids, and fc reads {count} states of {depth or 'unknown'} layers"
             )
-        return Reading(default_layers(depth), f"none written: every engine's default for {depth} layers")
+        return Reading(tuple(assumed), f"none written: every engine's default for {depth} layers")
     given = tuple(ids)
     after, output = given, tuple(layer + 1 for layer in given)
     if depth is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,12 +35,15 @@ class Proof(NamedTuple):
         return self.largest <= TOLERANCE and self.tokens >= 1 - 1 / ROWS  # one near-tie may fall either way
 
 
-def prove(kind: str, source: Source, converted: Path) -> Proof | None:
+def prove(kind: str, source: Source, converted: Path, layers: Sequence[int] | None = None) -> Proof | None:
     """Run both forwards; None where this kind has no plain forward.
+
+    ``layers``: those that the user named in place of the source's own, as decoder layers before the state.
 
     Raises:
         StageError: they differ.
     """
+    source = corrected(source, layers)
     proof = PROOFS[kind](source, SpeculatorModel.from_pretrained(converted)) if kind in PROOFS else None
     if proof is not None and not proof.ok:
         raise StageError(
@@ -50,6 +53,15 @@ def prove(kind: str, source: Source, converted: Path) -> Proof | None:
             rule="conversion-differs",
         )
     return proof
+
+
+def corrected(source: Source, layers: Sequence[int] | None) -> Source:
+    """The source with the user's ``layers``, counted as it counts; EAGLE-3 forwards know no layers."""
+    own = source.config.get("dflash_config")
+    if layers is None or own is None:
+        return source
+    said = {**own, "target_layer_ids": [layer - 1 for layer in layers]}
+    return source._replace(config={**source.config, "dflash_config": said})
 
 
 def difference(compared: str, one: list[torch.Tensor], other: list[torch.Tensor]) -> Proof:

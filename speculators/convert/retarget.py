@@ -16,10 +16,12 @@ from typing import Any, NamedTuple
 
 from speculators.checkpoint.check import Check, failures, listed
 from speculators.checkpoint.config import CONFIG_NAME, stored_format
-from speculators.checkpoint.config_checks import fit_checks
+from speculators.checkpoint.config_checks import config_checks, fit_checks
 from speculators.checkpoint.folder import new_folder, read_object, weights_of
+from speculators.checkpoint.format import Format
 from speculators.checkpoint.location import WANTED, local_folder
 from speculators.checkpoint.rope import rope_differences, rope_parameters
+from speculators.checkpoint.tensors import shared_ends
 from speculators.checkpoint.tokenizer import (
     SMALL_FILES,
     Tokenizer,
@@ -30,6 +32,7 @@ from speculators.checkpoint.tokenizer import (
 from speculators.checkpoint.validate import (
     Subject,
     ends,
+    file_checks,
     rows_check,
     subject_of,
     validate,
@@ -40,9 +43,15 @@ from speculators.checkpoint.weights_file import WEIGHTS_NAME, read_header, write
 from speculators.convert.layer_ids import default_layers
 from speculators.documents import write_json
 from speculators.errors import MachineError, RecipeError, StageError
+from speculators.training.architectures import FORMATS
 
 #: What is taken along beside config and weights.
 COMPANIONS = (".json", ".jinja", ".md", ".model", ".txt")
+
+#: Kinds that other trainers write -> ours that hangs on its verifier in the same way.
+RELATED = {"dspark": "dflash", "dflash2": "dflash", "xpress": "dflash"}
+
+UNCHECKED = "tensors are those of its kind"
 
 
 class Retargeted(NamedTuple):
@@ -64,14 +73,14 @@ def retarget(draft: Path, verifier: str, target: Path, trained_for: str | None =
         StageError: the draft is damaged, or does not fit; nothing is written.
     """
     document = read_object(draft / CONFIG_NAME)
-    require_sound(draft, validate(draft))
-    known = stored_format(document)
-    assert known is not None  # the validator knows it
+    known = compared_as(draft, document)
+    notes = soundness(draft, document, known)
+    require_sound(draft, notes)
     given = local_folder(verifier, wanted=(*WANTED, *SMALL_FILES))
     before = dict(document["speculators_config"]["verifier"])
     original = origin(trained_for, before)
     subject = subject_of(draft, document, known)
-    checks = list(comparisons(subject, given, original))
+    checks = [*(check for check in notes if check.name == UNCHECKED), *comparisons(subject, given, original)]
     if failed := failures(checks):
         raise StageError(
             f"{draft} does not fit {verifier}: " + listed(failed),
@@ -90,6 +99,42 @@ def retarget(draft: Path, verifier: str, target: Path, trained_for: str | None =
         write_weights(partial / WEIGHTS_NAME, tensors, metadata)
         write_json(partial / CONFIG_NAME, named)
     return Retargeted(named["speculators_config"]["verifier"], before, checks)
+
+
+def compared_as(draft: Path, document: Mapping[str, Any]) -> Format:
+    """The format by which the draft hangs on its verifier.
+
+    Raises:
+        StageError: it is of no such format, or is served inside its verifier.
+    """
+    kind = document.get("speculators_model_type")
+    known = stored_format(document) or FORMATS.get(RELATED.get(str(kind), ""))
+    if known is not None:
+        return known
+    if kind == "mtp":
+        raise StageError(
+            f"{draft}: an mtp head names no verifier to an engine: it is served inside of one",
+            hint="put it into the other model: speculators convert DIR --stitch --verifier MODEL --to NEW",
+            rule="retarget-refused",
+        )
+    raise StageError(
+        f"{draft}: no draft in the speculators format: speculators_model_type is {kind!r}",
+        hint="if it is a draft, convert it first: speculators convert SOURCE --to DIR --verifier MODEL",
+        rule="retarget-refused",
+    )
+
+
+def soundness(draft: Path, document: Mapping[str, Any], known: Format) -> list[Check]:
+    """Every check of the draft itself; of a kind whose tensors no table has, what needs none."""
+    if stored_format(document) is known:
+        return validate(draft)
+    checks = [*file_checks(draft), *config_checks({**document, "speculators_model_type": known.stored_as})]
+    if not failures(checks):
+        stored = subject_of(draft, document, known).shapes
+        missing = sorted(shared_ends(document).required.keys() - stored.keys())
+        checks.append(Check("no tensor missing", not missing, ", ".join(missing) or "ends and map are there"))
+    detail = f"which tensors a {document['speculators_model_type']} draft has is not known here"
+    return [*checks, Check(UNCHECKED, False, f"{detail}; they were copied as they are", "warning")]
 
 
 def require_sound(draft: Path, checks: list[Check]) -> None:

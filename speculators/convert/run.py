@@ -66,7 +66,7 @@ def convert(request: Request, target: Path, *, checked: bool = True) -> Conversi
         write_json(partial / CONFIG_NAME, plan.document)
         if watch is not None:
             checks = sound(partial, request.source, watch.broken)
-            proof = prove(plan.document["speculators_model_type"], source, partial)
+            proof = prove(plan.document["speculators_model_type"], source, partial, request.aux_layers)
     return Conversion(kind.name, kind.label, by, plan, checks, proof)
 
 

@@ -20,7 +20,7 @@ from speculators.checkpoint.tensors import canonical_name
 from speculators.checkpoint.trained_as import changes
 from speculators.checkpoint.verifier_layout import text_config
 from speculators.checkpoint.weights_file import WEIGHTS_NAME, load_stored, read_header, write_weights
-from speculators.convert.layer_ids import default_layers
+from speculators.convert.layer_ids import default_ids
 from speculators.convert.vocabulary_map import offsets, read_map
 from speculators.documents import write_json
 from speculators.errors import StageError
@@ -114,8 +114,9 @@ def write_layers(patient: Patient) -> list[str]:
     if patient.document.get("speculators_model_type") not in ("eagle3", "peagle"):
         return []
     notes = []
-    if not patient.document.get(IDS_KEY) and patient.depth is not None and patient.depth >= 6:
-        patient.document[IDS_KEY] = list(default_layers(patient.depth))
+    assumed = default_ids(patient.depth or 0)
+    if not patient.document.get(IDS_KEY) and assumed is not None:
+        patient.document[IDS_KEY] = assumed
         notes.append(f"{IDS_KEY} written: {patient.document[IDS_KEY]}, every engine's default")
     count, layer = len(patient.document.get(IDS_KEY) or ()), patient.document.get("transformer_layer_config")
     if not isinstance(layer, dict) or layer.get("model_type") != "llama":

@@ -43,6 +43,13 @@ class ServeCommand(NamedTuple):
         found: Mapping[str, Any] = self.args.get("speculative_config", {})
         return found
 
+    def naming(self, mended: Path, folder: Path) -> ServeCommand:
+        """The same command with ``mended`` wherever it names the draft in ``folder``."""
+        args = dict(self.args)
+        if _same(str(self.speculation.get("model", "")), folder):
+            args["speculative_config"] = {**self.speculation, "model": str(mended)}
+        return ServeCommand(str(mended) if _same(self.model, folder) else self.model, args)
+
 
 def read_command(text: str) -> ServeCommand:
     """The words of ``vllm serve MODEL ...``, or of ``python -m vllm.entrypoints.openai.api_server``.

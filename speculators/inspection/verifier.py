@@ -21,7 +21,7 @@ from speculators.checkpoint.verifier_layout import VerifierLayout, text_config, 
 from speculators.checkpoint.verifier_weights import INDEX_NAME, tensor_files
 from speculators.checkpoint.weights_file import read_header
 from speculators.convert.kinds import detect
-from speculators.convert.layer_ids import default_layers
+from speculators.convert.layer_ids import default_ids, default_layers
 from speculators.convert.source import open_source
 from speculators.datagen.chat_template import chat_template
 from speculators.datagen.disk import states_bytes
@@ -146,12 +146,6 @@ def depth_line(known: VerifierFacts) -> Line:
     if ids is None:
         return Line("depth", True, f"{shape}; too few layers for default ids: a recipe must name them")
     return Line("depth", True, f"{shape}; default ids {ids}")
-
-
-def default_ids(depth: int) -> list[int] | None:
-    """What engines capture where nothing is written; None where these are not three different layers."""
-    ids = list(default_layers(depth))
-    return ids if ids == sorted(set(ids)) and ids[0] > 0 else None
 
 
 def stored_types(folder: Path) -> tuple[dict[str, str], Line]:

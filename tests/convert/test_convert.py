@@ -14,6 +14,7 @@ from speculators.convert.mtp import stitch
 from speculators.convert.run import Conversion, Request, convert
 from speculators.errors import RecipeError, StageError
 from tests.convert import sources
+from tests.models import tiny
 
 
 @pytest.fixture
@@ -269,3 +270,25 @@ def test_a_checkpoint_in_the_format_and_an_unknown_one_are_told_apart(tmp_path, 
         convert(Request(str(source)), tmp_path / "again")
     with pytest.raises(RecipeError, match="not an empty folder"):
         convert(Request(str(source), str(verifier)), tmp_path / "converted")
+
+
+def test_a_verifier_given_as_the_draft_is_called_one(tmp_path: Path, verifier: Path) -> None:
+    model = tiny.write_verifier(tmp_path / "model")
+    with pytest.raises(RecipeError, match="a whole model, LlamaForCausalLM, not a draft") as refused:
+        run(model, verifier)
+    assert "--verifier" in refused.value.hint
+
+
+def test_a_config_that_cannot_be_read_is_not_called_damaged(tmp_path: Path, verifier: Path) -> None:
+    source = sources.safeailab(tmp_path / "source")
+    (source / "config.json").unlink()
+    (source / "config.json").mkdir()
+    with pytest.raises(StageError, match=r"config.json: cannot be read: not a regular file"):
+        run(source, verifier)
+
+
+def test_layers_that_the_user_names_for_a_dflash_draft_are_those_proved(tmp_path: Path, verifier) -> None:
+    done = run(sources.dflash(tmp_path / "source"), verifier, aux_layers=(1, 2, 4))
+    assert done.plan.document["aux_hidden_state_layer_ids"] == [1, 2, 4]
+    assert done.proof is not None
+    assert done.proof.ok

@@ -11,11 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from speculators.checkpoint.records import CONFIGS
 from speculators.checkpoint.tokenizer import tokenizer_of
 from speculators.cli.app import main
 from speculators.convert.retarget import retarget
+from speculators.convert.run import Request, convert
 from speculators.errors import StageError
 from speculators.inspection.draft import inspect_draft
+from tests.convert import sources
 from tests.inspection.faults import Subject, edit_config, good
 from tests.models import tiny
 
@@ -160,3 +163,65 @@ def test_a_broken_draft_is_not_passed_on(subject: Subject, tmp_path: Path) -> No
     edit_config(subject, lambda document: document.pop("norm_output"))
     with pytest.raises(StageError, match="flags explicit"):
         retarget(subject.folder, str(subject.verifier), tmp_path / "new")
+
+
+def dflash_like(subject: Subject, folder: Path, kind: str, **keys: Any) -> Path:
+    """A draft of ``kind`` for the subject's verifier: DFlash's tensors, and one of its own."""
+    source = sources.dflash(folder / "source")
+    told = Request(str(source), str(subject.verifier), aux_layers=(1, 2, 4))
+    convert(told, folder / "draft")
+    document = json.loads((folder / "draft" / "config.json").read_text())
+    record = CONFIGS[kind].from_document({**document, "speculators_model_type": kind, **keys})
+    (folder / "draft" / "config.json").write_text(json.dumps(record.to_document()))
+    tensors = load_file(folder / "draft" / "model.safetensors")
+    save_file({**tensors, "markov_head.weight": torch.ones(4, 4)}, folder / "draft" / "model.safetensors")
+    return folder / "draft"
+
+
+@pytest.mark.parametrize(("kind", "keys"), [("dspark", {"markov_rank": 4}), ("dflash2", {"selector_rank": 4}),
+                                            ("xpress", {"xpress_rank": 4})])  # fmt: skip
+def test_a_kind_that_only_others_train_is_retargeted_and_its_tensors_are_not_judged(
+    kind: str, keys: dict[str, Any], subject: Subject, tmp_path: Path
+) -> None:
+    draft, twin = dflash_like(subject, tmp_path / kind, kind, **keys), quantised(subject, tmp_path / "fp8")
+    done = retarget(draft, str(twin), tmp_path / "new")
+    (note,) = [check for check in done.checks if not check.ok]
+    assert (note.name, note.severity) == ("tensors are those of its kind", "warning")
+    was, now = (load_file(one / "model.safetensors") for one in (draft, tmp_path / "new"))
+    assert was.keys() == now.keys()
+    assert all(torch.equal(was[name], now[name]) for name in was)
+    document = json.loads((tmp_path / "new" / "config.json").read_text())
+    assert document["speculators_config"]["verifier"]["name_or_path"] == str(twin.resolve())
+    assert document[next(iter(keys))] == 4
+    config(num_hidden_layers=3)(twin)
+    with pytest.raises(StageError, match="aux layers exist"):
+        retarget(draft, str(twin), tmp_path / "shallow")
+
+
+def test_a_native_head_is_stitched_not_retargeted(tmp_path: Path) -> None:
+    source = sources.mtp(tmp_path / "model")
+    convert(Request(str(source)), tmp_path / "head")
+    with pytest.raises(StageError, match="served inside of one") as refused:
+        retarget(tmp_path / "head", str(source), tmp_path / "new")
+    assert "--stitch" in refused.value.hint
+
+
+def test_a_draft_in_another_layout_is_sent_to_convert(subject: Subject, tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="no draft in the speculators format") as refused:
+        retarget(sources.safeailab(tmp_path / "source"), str(subject.verifier), tmp_path / "new")
+    assert "speculators convert" in refused.value.hint
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_is_no_draft_or_no_verifier_is_said(subject: Subject, tmp_path: Path, capsys) -> None:
+    new = ["--to", str(tmp_path / "new")]
+    weights = str(subject.folder / "model.safetensors")
+    assert main(["retarget", str(tmp_path / "none"), "--verifier", str(subject.verifier), *new]) == 2
+    assert "none: no such checkpoint folder" in capsys.readouterr().err
+    assert main(["retarget", weights, "--verifier", str(subject.verifier), *new]) == 2
+    assert "model.safetensors: is a file, not a checkpoint's folder" in capsys.readouterr().err
+    assert main(["retarget", str(subject.folder), "--verifier", weights, *new]) == 2
+    assert "model.safetensors: is a file, not a checkpoint's folder" in capsys.readouterr().err
+    assert main(["retarget", str(subject.folder), "--verifier", str(subject.folder), *new]) == 3
+    assert "no language model" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()

@@ -1,10 +1,18 @@
-"""Broken checkpoints from one good one: each fault changes what is drafted, or keeps it from loading."""
+"""Broken checkpoints from one good one: each fault changes what is drafted, or keeps it from loading.
+
+    python -m tests.inspection.faults [SEED ...]
+
+prints what names each, for drafts and verifiers of the seeds, by default of one that nobody chose.
+"""
 
 from __future__ import annotations
 
 import json
+import random
 import shutil
-from collections.abc import Callable
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +23,8 @@ from safetensors.torch import load_file, save_file
 from speculators.checkpoint.config import VerifierName, to_document
 from speculators.checkpoint.package import assemble, write_checkpoint
 from speculators.checkpoint.vocabulary import to_offsets
+from speculators.inspection.draft import inspect_draft
+from speculators.inspection.findings import Finding
 from tests.models import tiny
 
 NAME = VerifierName("local:tiny", "0" * 64, "LlamaForCausalLM")
@@ -211,3 +221,27 @@ FAULTS = {
     "a truncated file": Fault(cut, "weights readable"),
     "half a config": Fault(lambda s: (s.folder / "config.json").write_text('{"a":'), "config readable"),  # type: ignore[arg-type, return-value] # what it returns is not used
 }  # fmt: skip
+
+
+def named(fault: Fault, subject: Subject) -> Finding | None:
+    """The defect that names what ``fault`` did to ``subject``."""
+    fault.inject(subject)
+    found = inspect_draft(subject.folder, subject.verifier).defects
+    return next((one for one in found if one.name == fault.cause and fault.says in one.what), None)
+
+
+def main(seeds: Sequence[int]) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        for seed in seeds:
+            root = Path(scratch) / str(seed)
+            sound = good(root / "good", seed)
+            said = [one.name for one in inspect_draft(sound.folder, sound.verifier).findings]
+            print(f"seed {seed}; of the good draft: {', '.join(said) or 'nothing'}")
+            found = {name: named(fault, good(root / name, seed)) for name, fault in FAULTS.items()}
+            for name, one in found.items():
+                print(f"  {name:32} {f'{one.trap} {one.name}: {one.what}' if one else 'NOT NAMED'}"[:140])
+            print(f"  {sum(one is not None for one in found.values())} of {len(found)} named")
+
+
+if __name__ == "__main__":
+    main([int(seed) for seed in sys.argv[1:]] or [random.SystemRandom().randrange(1 << 20)])

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from speculators.checkpoint.folder import read_object
 from speculators.inspection.draft import inspect_draft
 from speculators.inspection.findings import CAUSES
 from speculators.inspection.mending import mend
-from tests.inspection.faults import FAULTS, forget, good
+from tests.inspection.faults import FAULTS, IDS, forget, good, named
 
 SEED = random.SystemRandom().randrange(1 << 20)  # another one each time: nothing is tuned to it
 
@@ -23,13 +24,10 @@ def test_nothing_is_said_of_the_good_checkpoint(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_the_cause_of_an_injected_fault_is_named(name: str, tmp_path: Path) -> None:
-    fault, subject = FAULTS[name], good(tmp_path, SEED)
-    fault.inject(subject)
-    found = inspect_draft(subject.folder, subject.verifier)
-    named = {one.name: one for one in found.defects}
-    assert fault.cause in named, f"seed {SEED}"
-    assert fault.says in named[fault.cause].what
-    assert all(one.why and one.mend and one.trap for one in found.findings)
+    subject = good(tmp_path, SEED)
+    assert named(FAULTS[name], subject), f"seed {SEED}"
+    found = inspect_draft(subject.folder, subject.verifier).findings
+    assert all(one.why and one.mend and one.trap for one in found)
 
 
 MENDED = (
@@ -57,6 +55,15 @@ def test_what_is_not_certain_is_left_and_said_again(tmp_path: Path) -> None:
     FAULTS["fc random"].inject(subject)
     mend(subject.folder, tmp_path / "mended", subject.verifier)
     assert [one.name for one in inspect_draft(tmp_path / "mended").defects] == ["tensors are as written"]
+
+
+def test_layers_that_a_shallow_verifier_does_not_have_are_not_made_up(tmp_path: Path) -> None:
+    subject = good(tmp_path, SEED)
+    forget(subject)
+    FAULTS["ids null"].inject(subject)  # of 6 layers: 2, 6 / 2 and 6 - 3 are two layers
+    mend(subject.folder, tmp_path / "mended", subject.verifier)
+    assert read_object(tmp_path / "mended" / "config.json")[IDS] is None
+    assert "aux layers written" in {one.name for one in inspect_draft(tmp_path / "mended").findings}
 
 
 def test_every_cause_that_a_fault_names_is_explained() -> None:

@@ -13,6 +13,7 @@ from speculators.cli.app import main
 from speculators.errors import RecipeError
 from speculators.inspection.serve_command import command_checks, read_command
 from speculators.serving.command import Speculation, server_arguments, server_argv
+from tests.inspection.faults import FAULTS, good
 
 
 def document(kind: str = "eagle3", tokens: int = 3, **more: Any) -> dict[str, Any]:
@@ -132,3 +133,17 @@ def test_inspect_tells_them_with_their_cost_and_mend(
     said = capsys.readouterr().out
     assert "method is 'eagle', not 'eagle3'" in said
     assert "acceptance length of exactly 1.0" in said
+
+
+def test_of_a_mended_draft_the_command_is_read_as_naming_it(tmp_path: Path, capsys) -> None:
+    subject = good(tmp_path, 5)
+    FAULTS["norm_output flipped"].inject(subject)
+    draft, mended = subject.folder, tmp_path / "mended"
+    command = f"vllm serve m --spec-model {draft} --spec-tokens 3 --max-num-seqs 8"
+    assert main(["inspect", str(draft), "--serve", command, "--fix", str(mended)]) == 0
+    said = capsys.readouterr().out.split("mended: ", 1)[1]
+    assert f"serve it by the same command with {mended} in place of {draft}" in said
+    assert "another" not in said
+    assert main(["inspect", str(draft), "--serve", f"{command} --spec-method eagle",
+                 "--fix", str(tmp_path / "again")]) == 6  # fmt: skip
+    assert "method is 'eagle', not 'eagle3'" in capsys.readouterr().out.split("mended: ", 1)[1]

@@ -32,6 +32,9 @@ FLAGS = {"norm_before_residual": False, "norm_before_fc": False, "fc_norm": Fals
 
 IDS_KEY = "eagle_aux_hidden_state_layer_ids"
 
+#: Tensors without which a draft is not EAGLE-3.
+NEEDED = ("fc.weight", "layers.0.self_attn.q_proj.weight", "layers.0.hidden_norm.weight", "norm.weight")
+
 #: Tensors that trainers leave in their files and no reader of the format takes.
 LEFT_OUT = {
     "target_embed_tokens.weight": "the verifier's, engines share it",
@@ -54,25 +57,8 @@ def plan(source: Source, options: Options) -> Plan:
             (layer ids, vocabulary map).
     """
     config, place = source.config, str(source.folder)
-    names = {target_name(name): name for name in source.tensors}
-    if len(names) != len(source.tensors):
-        raise StageError(f"{place}: two tensors mean the same after renaming", rule="source-tensors")
-    for name in (
-        "fc.weight",
-        "layers.0.self_attn.q_proj.weight",
-        "layers.0.hidden_norm.weight",
-        "norm.weight",
-    ):
-        if name not in names:
-            raise StageError(f"{place}: no tensor {name}: not an EAGLE-3 draft", rule="source-tensors")
     nested = {**config, **(config.get("eagle_config") or {})}
-    if nested.get("use_aux_hidden_state") is False:
-        raise StageError(
-            f"{place}: use_aux_hidden_state is false: this head reads the last layer only",
-            hint="the format has no key for it; serve it as it is, with vLLM's own reading of eagle_config",
-            rule="source-config",
-        )
-    refuse_bias(source, names)
+    names = require_eagle3(source, nested)
     hidden, fused = source.shape(names["fc.weight"])
     target_hidden = int(nested.get("target_hidden_size") or hidden)
     layers = aux_layers(nested, options, fused // target_hidden, place)
@@ -116,13 +102,34 @@ def plan(source: Source, options: Options) -> Plan:
         fates.append(Fate("eagle_config", "renamed", "keys of the format", "its flags and layer ids"))
     fates.append(Fate("architectures", "derived", "Eagle3DraftModel"))
     pieces, tensor_fates = tensors(source, names, vocabulary, vocab_size)
-    unread = {key: why for key, why in NOT_TAKEN.items() if key in config}
     return Plan(
         document,
         pieces,
-        accounted(config, fates, unread, "no reader of the format has a use for it"),
+        accounted(config, fates, NOT_TAKEN, "no reader of the format has a use for it"),
         accounted(source.tensors, tensor_fates, LEFT_OUT, "no reader of the format has a place for it"),
     )
+
+
+def require_eagle3(source: Source, nested: Mapping[str, Any]) -> dict[str, str]:
+    """The source's tensor names by the format's, of a draft that engines can compute.
+
+    Raises:
+        StageError: it is not EAGLE-3, or of a variant that they do not compute.
+    """
+    place = str(source.folder)
+    names = {target_name(name): name for name in source.tensors}
+    if len(names) != len(source.tensors):
+        raise StageError(f"{place}: two tensors mean the same after renaming", rule="source-tensors")
+    if missing := [name for name in NEEDED if name not in names]:
+        raise StageError(f"{place}: no tensor {missing[0]}: not an EAGLE-3 draft", rule="source-tensors")
+    if nested.get("use_aux_hidden_state") is False:
+        raise StageError(
+            f"{place}: use_aux_hidden_state is false: this head reads the last layer only",
+            hint="the format has no key for it; serve it as it is, with vLLM's own reading of eagle_config",
+            rule="source-config",
+        )
+    refuse_bias(source, names)
+    return names
 
 
 def refuse_bias(source: Source, names: Mapping[str, str]) -> None:
