@@ -13,8 +13,6 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
@@ -27,6 +25,7 @@ WEIGHTS_NAME = "model.safetensors"
 HEADER_LIMIT = 100 * 1024 * 1024  # the format's own
 PREFIX = 8  # bytes that say how long the header is
 CHUNK_BYTES = 1 << 22  # stays in a processor's cache between reading, looking and writing
+SENT_BYTES = 1 << 26  # written before the disk is told to begin with them
 
 #: Type -> bytes an element, in the order in which the format's own writer ranks types (tensor.rs).
 SIZES = {
@@ -147,14 +146,18 @@ def write_weights(
     text += b" " * (-len(text) % PREFIX)
     partial = path.with_name(path.name + ".partial")
     try:
-        with partial.open("wb", buffering=0) as file, flushing(file) as flush:
+        with partial.open("wb", buffering=0) as file:
             _write_all(file, len(text).to_bytes(PREFIX, "little") + text)
+            sent = 0
             for name in order:
                 for part in in_chunks(pieces[name]):
                     _write_all(file, part)
-                    flush()
+                    if (place := file.tell()) - sent >= SENT_BYTES:
+                        begin_writing_back(file, sent, place)
+                        sent = place
                     if seen is not None:
                         seen(name, kinds[name][0], part)
+            os.fsync(file.fileno())
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -178,28 +181,15 @@ def torch_names() -> dict[torch.dtype, str]:
     }  # fmt: skip
 
 
-@contextmanager
-def flushing(file: BinaryIO) -> Iterator[Callable[[], None]]:
-    """Sends what is written to the disk while more is written; at the end all of it is there.
+def begin_writing_back(file: BinaryIO, start: int, end: int) -> None:
+    """Sends bytes ``start .. end`` on to the disk without waiting, where the platform can be asked to.
 
-    Left to the system, the disk would idle until the final sync, and the writer during it.  Yields what
-    is to be called now and then.
-
-    Raises:
-        OSError: the disk did not take it.
+    Left alone, the disk idles until the final sync and the writer during it.  The advice (Linux:
+    ``mm/fadvise.c``) starts writing back what is unwritten and forgets only what is written already,
+    so what was just written stays in memory.  A sync a part would wait for everybody's data each time.
     """
-    with ThreadPoolExecutor(1) as pool:
-        last: Future[None] | None = None
-
-        def flush() -> None:
-            nonlocal last
-            if last is None or last.done():
-                if last is not None:
-                    last.result()
-                last = pool.submit(os.fdatasync, file.fileno())
-
-        yield flush
-    os.fsync(file.fileno())
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(file.fileno(), start, end - start, os.POSIX_FADV_DONTNEED)
 
 
 def in_chunks(piece: Stored | torch.Tensor) -> Iterator[memoryview]:

@@ -45,13 +45,12 @@ def test_every_type_reads_back_to_the_bit(stored: Path) -> None:
     assert all(entries[name].shape == tuple(TENSORS[name].shape) for name in TENSORS)
 
 
-@pytest.mark.parametrize("kernel_copies", [True, False])
+@pytest.mark.parametrize("at_once", [7, weights_file.CHUNK_BYTES])
 def test_a_copy_is_the_file_that_the_formats_own_writer_writes(
-    stored: Path, tmp_path: Path, kernel_copies: bool, monkeypatch: pytest.MonkeyPatch
+    stored: Path, tmp_path: Path, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not kernel_copies:
-        monkeypatch.delattr(weights_file.os, "copy_file_range")
-        monkeypatch.setattr(weights_file, "CHUNK_BYTES", 7)
+    monkeypatch.setattr(weights_file, "CHUNK_BYTES", at_once)
+    monkeypatch.setattr(weights_file, "SENT_BYTES", 2 * at_once)
     write_weights(tmp_path / "copied", read_header(stored)[0])
     write_weights(tmp_path / "written", TENSORS)
     assert (tmp_path / "copied").read_bytes() == stored.read_bytes()
@@ -126,3 +125,29 @@ def test_a_huge_header_is_refused_before_it_is_read(tmp_path: Path) -> None:
         file.truncate((1 << 31) + 100)  # sparse
     with pytest.raises(StageError, match="the format allows"):
         read_header(path)
+
+
+def test_who_watches_a_write_sees_every_byte_once_and_no_element_cut(
+    stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights_file, "CHUNK_BYTES", 16)
+    pieces, parts = read_header(stored)[0], {}
+
+    def seen(name: str, dtype: str, part: memoryview) -> None:
+        assert dtype == pieces[name].dtype
+        assert len(part) % weights_file.SIZES[dtype] == 0
+        parts[name] = parts.get(name, b"") + bytes(part)
+
+    write_weights(tmp_path / "copy.safetensors", pieces, seen=seen)
+    whole = stored.read_bytes()
+    assert parts == {name: whole[one.start : one.end] for name, one in pieces.items() if one.end > one.start}
+
+
+def test_a_source_that_shrinks_while_it_is_copied_is_said(stored: Path, tmp_path: Path) -> None:
+    pieces = read_header(stored)[0]
+    last = max(pieces.values(), key=lambda piece: piece.end)
+    with stored.open("r+b") as file:
+        file.truncate(last.end - 1)
+    with pytest.raises(StageError, match=f"ended at byte {last.end - 1} while it was read"):
+        write_weights(tmp_path / "copy.safetensors", pieces)
+    assert not list(tmp_path.glob("copy*"))

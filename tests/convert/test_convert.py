@@ -264,8 +264,9 @@ def test_a_checkpoint_in_the_format_and_an_unknown_one_are_told_apart(tmp_path, 
     run(source, verifier)
     with pytest.raises(RecipeError, match="in the speculators format already"):
         convert(Request(str(tmp_path / "converted"), str(verifier)), tmp_path / "again")
+    odd = sources.write(tmp_path / "odd", sources.LLAMA, {"x.weight": torch.ones(2)})
     with pytest.raises(RecipeError, match="of no layout that is known"):
-        convert(Request(str(verifier), str(verifier)), tmp_path / "again")
+        convert(Request(str(odd), str(verifier)), tmp_path / "again")
     with pytest.raises(RecipeError, match="no verifier is named"):
         convert(Request(str(source)), tmp_path / "again")
     with pytest.raises(RecipeError, match="not an empty folder"):
@@ -292,3 +293,14 @@ def test_layers_that_the_user_names_for_a_dflash_draft_are_those_proved(tmp_path
     assert done.plan.document["aux_hidden_state_layer_ids"] == [1, 2, 4]
     assert done.proof is not None
     assert done.proof.ok
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_a_number_that_is_not_finite_is_seen_on_the_way(value: float, tmp_path: Path, verifier) -> None:
+    source = sources.safeailab(tmp_path / "source")
+    tensors = load_file(source / "model.safetensors")
+    tensors["fc.weight"].view(-1)[-1] = value
+    save_file(tensors, source / "model.safetensors")
+    with pytest.raises(StageError, match=r"finite weights \(fc.weight\)"):
+        run(source, verifier)
+    assert not (tmp_path / "converted").exists()
