@@ -21,6 +21,7 @@ from speculators.checkpoint.package import assemble, write_checkpoint
 from speculators.checkpoint.read import read_checkpoint
 from speculators.checkpoint.verifier_weights import load_verifier_weights
 from speculators.checkpoint.vocabulary import select_draft_ids, token_frequencies
+from speculators.convert.mtp import stitch
 from speculators.convert.run import Request, convert
 from speculators.datagen.probe import references
 from speculators.datagen.shards import Document
@@ -38,6 +39,7 @@ from speculators.training.packing import pack
 from speculators.training.resume import Checkpoints
 from speculators.training.validation import prepare
 from speculators.training.verifier import FrozenVerifier
+from tests.convert.native import drafted, write_native
 from tests.convert.serving import LAYOUTS
 from tests.models.words import ENGINE_ARGS, WORDS, write_words_model
 
@@ -143,28 +145,29 @@ def watched(engine: Any) -> Iterator[list[Drafted]]:
     yield drafted
 
 
-def serve(stored: str, verifier_dir: Path, documents: Sequence[Document], model: Path) -> dict[str, Any]:
-    """Let the engine answer the documents' prompts with the draft, one after the other.
+def serve(
+    verifier_dir: Path, documents: Sequence[Document], speculation: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Let the engine answer the documents' prompts with a draft, one after the other.
 
-    ``stored``: the checkpoint's ``speculators_model_type``.
+    ``speculation``: the engine's ``speculative_config``.
     """
     from vllm import SamplingParams
 
     sampling = SamplingParams(temperature=0, max_tokens=TOKENS, ignore_eos=True, detokenize=False)
     rows = []
     arguments = {**ENGINE_ARGS, "max_num_seqs": 1}
-    speculation = Speculation(model, stored, POSITIONS).config()
     with (
         offline_engine(
-            verifier_dir, arguments, seed=0, speculative_config=speculation, disable_log_stats=False
+            verifier_dir, arguments, seed=0, speculative_config=dict(speculation), disable_log_stats=False
         ) as engine,
-        watched(engine) as drafted,
+        watched(engine) as proposals,
     ):
         for document in documents:
             prompt = document.token_ids[: document.prompt_tokens].tolist()
             (output,) = engine.generate([{"prompt_token_ids": prompt}], sampling, use_tqdm=False)
-            rows.append({"tokens": prompt + list(output.outputs[0].token_ids), "drafts": list(drafted)})
-            drafted.clear()
+            rows.append({"tokens": prompt + list(output.outputs[0].token_ids), "drafts": list(proposals)})
+            proposals.clear()
         counters = {
             metric.name: getattr(metric, "values", None) or getattr(metric, "value", None)
             for metric in engine.get_metrics()
@@ -193,11 +196,23 @@ def convert_and_serve(
     made = LAYOUTS[layout].make(folder / "source")
     told = Request(str(made), str(verifier_dir), speculative_tokens=POSITIONS, **LAYOUTS[layout].told)
     stored = convert(told, folder / "model").plan.document["speculators_model_type"]
+    speculation = Speculation(folder / "model", stored, POSITIONS).config()
     ends = load_verifier_weights(verifier_dir)
     return {
         "drafted": [LAYOUTS[layout].draft(made, ends, one, POSITIONS).tolist() for one in documents],
-        "served": serve(stored, verifier_dir, documents, folder / "model"),
+        "served": serve(verifier_dir, documents, speculation),
     }
+
+
+def restore_and_serve(documents: Sequence[Document], folder: Path) -> dict[str, Any]:
+    """What a native head drafts by our forward once taken out, and vLLM with it once put back."""
+    verifier, head, stitched = folder / "verifier", folder / "head", folder / "stitched"
+    verifier.mkdir(parents=True)
+    write_native(verifier)
+    convert(Request(str(verifier)), head)
+    stitch(head, verifier, stitched)
+    served = serve(stitched, documents, {"method": "mtp", "num_speculative_tokens": POSITIONS})
+    return {"drafted": drafted(verifier, head, served["rows"], POSITIONS), "served": served}
 
 
 def main(folder: Path) -> None:
@@ -209,12 +224,13 @@ def main(folder: Path) -> None:
         make_draft(kind, verifier, answers, folder / kind)
     for kind in ALGORITHMS:
         model = folder / kind / "model"
-        drafted = answers[:SERVED]
-        known = [{"tokens": one.token_ids.tolist(), "prompt": one.prompt_tokens} for one in drafted]
+        chosen = answers[:SERVED]
+        known = [{"tokens": one.token_ids.tolist(), "prompt": one.prompt_tokens} for one in chosen]
+        speculation = Speculation(model, ARCHITECTURES[kind].format.stored_as, POSITIONS).config()
         found = {
             "documents": known,
-            "predicted": predict(verifier, drafted, model, kind),
-            "served": serve(ARCHITECTURES[kind].format.stored_as, verifier, drafted, model),
+            "predicted": predict(verifier, chosen, model, kind),
+            "served": serve(verifier, chosen, speculation),
         }
         write_json(folder / f"{kind}.json", found)
         print(kind, found["predicted"]["counters"], found["served"]["counters"], flush=True)
@@ -223,6 +239,7 @@ def main(folder: Path) -> None:
             folder / f"converted-{layout}.json",
             convert_and_serve(layout, verifier, answers[:CONVERTED], folder / layout / "converted"),
         )
+    write_json(folder / "converted-mtp.json", restore_and_serve(answers[:CONVERTED], folder / "native"))
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ def test_the_counters_are_as_predicted(found: dict[str, Any]) -> None:
     assert sum(predicted["accepted"]) > 0.1 * predicted["drafts"]
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", [*LAYOUTS, "mtp"])
 def test_a_converted_checkpoint_drafts_what_its_source_forward_drafts(layout: str, folder: Path) -> None:
     found = read_json(folder / f"converted-{layout}.json")
     compared = 0

@@ -7,6 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 
 WORDS = [f"w{number}" for number in range(60)]
+TOKENS = ["<end>", "<start>", "<answer>", "<unknown>", *WORDS]
 TEMPLATE = (
     "{% for message in messages %}<start> {{ message.content }} {% endfor %}"
     "{% if add_generation_prompt %}<answer> {% endif %}"
@@ -32,22 +33,28 @@ ALGORITHM = {
 }
 
 
-def write_words_model(folder: Path) -> None:
-    """Leave the model and its tokenizer in ``folder``; always the same bytes."""
-    import torch
+def write_tokenizer(folder: Path) -> None:
+    """Leave the tokenizer in ``folder``; always the same bytes."""
     from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
-    names = ["<end>", "<start>", "<answer>", "<unknown>", *WORDS]
     words = Tokenizer(
-        models.WordLevel({word: number for number, word in enumerate(names)}, unk_token="<unknown>")
+        models.WordLevel({word: number for number, word in enumerate(TOKENS)}, unk_token="<unknown>")
     )
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>", unk_token="<unknown>")
     tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(folder)
+
+
+def write_words_model(folder: Path) -> None:
+    """Leave the model and its tokenizer in ``folder``; always the same bytes."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(names),
+        vocab_size=len(TOKENS),
         hidden_size=64,
         intermediate_size=64,
         num_hidden_layers=4,
@@ -60,4 +67,4 @@ def write_words_model(folder: Path) -> None:
         initializer_range=0.5,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    write_tokenizer(folder)
