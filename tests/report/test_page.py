@@ -156,6 +156,54 @@ def test_what_else_was_measured_is_shown_where_it_was(tmp_path: Path) -> None:
         assert words in beside, words
 
 
+def test_other_conditions_a_base_and_own_loads_are_shown_on_both_pages(tmp_path: Path) -> None:
+    document = write_report(run_folder(tmp_path), record())
+    summary = document["summary"]
+    ratio = {"mean": 0.95, "low": 0.9, "high": 1.0, "rounds": 3}
+    arm = {
+        "speed": summary["speed"],
+        "overall_speedup": ratio,
+        "acceptance": {"acceptance_length": 1.234},
+        "exact_match": {"rate": 0.75},
+        "checks": [{"name": "possible", "ok": False, "detail": "faster than its acceptance"}],
+    }
+    condition = {**arm, "alone": ratio | {"mean": 2.0}, "both": None, "acceptance_change": -0.375}
+    percentiles = {"p50": 10.0, "p95": 20.0, "p99": 30.0}
+    load = {
+        "profile": "sweep", "arm": "draft", "strategy": "constant", "rate": 1.5,
+        "requests_per_second": 1.25, "output_tokens_per_second": 80.0, "service": {"goodput": None},
+        "latencies": {"ttft_ms": percentiles, "itl_ms": percentiles, "latency_ms": None},
+    }  # fmt: skip
+    summary |= {
+        "cached": condition,
+        "sampled": {**condition, "exact_match": None, "acceptance": None},
+        "sampling": {"temperature": 0.6},
+        "base": {**arm, "name": "main", "draft_over_it": ratio},
+        "profiles": [load],
+    }
+    summary["exact_match"]["relative"] = 0.5
+    texts = " ".join("".join(Seen(render(document)).words).split()), markdown.render(document)
+    for words in (
+        "With the prefix cache on",
+        "With answers drawn",
+        "The draft that it is gated against",
+        "GuideLLM's own loads",
+        "-37.5%",
+        "Not comparable: possible: faster than its acceptance.",
+        "Not comparable: main: possible: faster than its acceptance.",
+        "constant 1.50",
+        "10 / 20 / 30",
+    ):
+        assert all(words in text for text in texts), words
+    assert (
+        "| draft over plain | all (geometric mean) | 0.95× [0.90, 1.00] | 1.234 | -37.5% | 75.0% |"
+        in texts[1]
+    )
+    assert "| plain over plain without | all (geometric mean) | 2.00×" in texts[1]
+    assert "| all (geometric mean) | 0.95× [0.90, 1.00] | 1.234 | 75.0% | 0.95× [0.90, 1.00] |" in texts[1]
+    assert "| draft against plain, relative to plain against plain | 50.0% | |" in texts[1]
+
+
 def test_a_draft_that_was_brought_has_no_training_to_show(tmp_path: Path) -> None:
     folder = run_folder(tmp_path)
     (folder / "stages/training/metrics.jsonl").unlink()
