@@ -128,16 +128,23 @@ def references(
 
 def reference_model(model_dir: Path, *, trust_remote_code: bool = False) -> Any:
     """The verifier by transformers, in float32 and not to be trained."""
-    from transformers import AutoModelForCausalLM
+    import transformers
+    from transformers.models.auto import modeling_auto
 
-    return AutoModelForCausalLM.from_pretrained(
-        model_dir, dtype=torch.float32, trust_remote_code=trust_remote_code
-    ).eval()
+    kind = type(transformers.AutoConfig.from_pretrained(model_dir, trust_remote_code=trust_remote_code))
+    # Of some multimodal families transformers has no language model alone.
+    alone = kind in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING
+    whole = not alone and kind in modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    auto = transformers.AutoModelForImageTextToText if whole else transformers.AutoModelForCausalLM
+    return auto.from_pretrained(model_dir, dtype=torch.float32, trust_remote_code=trust_remote_code).eval()
 
 
 def states_of(model: Any, documents: Sequence[Document]) -> Iterator[Reference]:
     """``references`` of a model that is loaded."""
-    norm = getattr(model.get_decoder(), "norm", None)
+    decoder = model.get_decoder()
+    while not hasattr(decoder, "norm") and hasattr(decoder, "model"):
+        decoder = decoder.model  # Llama 4 calls the whole language model its decoder
+    norm = getattr(decoder, "norm", None)
     if norm is None:
         raise StageError(f"probe: {type(model).__name__} has no final norm to look before", rule="probe")
     before: list[torch.Tensor] = []

@@ -15,6 +15,8 @@ import torch
 
 from speculators.checkpoint.verifier_layout import ONE_PLUS_NORMS, UNLIKE
 from speculators.checkpoint.verifier_weights import load_verifier_weights
+from speculators.datagen.probe import references
+from speculators.datagen.shards import Document
 
 transformers = pytest.importorskip("transformers")
 
@@ -103,6 +105,20 @@ def test_the_ends_on_disk_give_the_models_own_logits(family: str, tmp_path: Path
     assert (ends.head is ends.embedding) == bool(model.config.tie_word_embeddings)
     assert torch.allclose(ends.logits(states), logits, atol=1e-5, rtol=1e-5)
     assert logits.abs().max() > 0.05  # a comparison of zeros would prove nothing
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_golden_probe_computes_every_layer(family: str, tmp_path: Path) -> None:
+    model = build(FAMILIES[family]())
+    model.save_pretrained(tmp_path)
+    ids = torch.arange(3, 19)
+    document = Document("a", "g", "train", False, 4, ids, torch.empty(0))
+    (reference,) = references(tmp_path, [document])
+    states, logits = states_and_logits(model)
+    assert reference.layers.shape == (SIZES["num_hidden_layers"] + 1, len(ids), SIZES["hidden_size"])
+    assert torch.allclose(reference.layers[-1], states[0], atol=1e-5, rtol=1e-5)
+    ends = load_verifier_weights(tmp_path)
+    assert torch.allclose(ends.logits(reference.layers[-1]), logits[0], atol=1e-5, rtol=1e-5)
 
 
 #: Families of transformers that compute 1 + weight somewhere, but not in a text decoder's last norm.
