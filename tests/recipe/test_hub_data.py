@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -100,7 +101,12 @@ def test_no_bundle_holds_a_file_of_the_hub(cached: Path, tmp_path: Path) -> None
 def test_the_cache_is_read_as_the_hubs_client_fills_it(cached: Path) -> None:
     hub = needed("huggingface_hub")
     found = hub.hf_hub_download(
-        "owner/name", "data/train.jsonl", repo_type="dataset", revision=COMMIT, local_files_only=True
+        "owner/name",
+        "data/train.jsonl",
+        repo_type="dataset",
+        revision=COMMIT,
+        cache_dir=os.environ["HF_HUB_CACHE"],  # which the client asked for when it was imported, not now
+        local_files_only=True,
     )
     assert Path(found) == cached
 
