@@ -86,7 +86,7 @@ def make_copy(folder: Path) -> Callable[[], None]:
 def make_conversion(folder: Path) -> Callable[[], None]:
     """The whole of ``speculators convert`` but its proof, which is another question's cost."""
     import speculators.convert.eagle.eagle3
-    import speculators.convert.proof  # noqa: F401
+    import speculators.convert.proof  # noqa: F401 - imported before the clock starts
     from speculators.convert import run as conversion
 
     conversion.prove = lambda *arguments: None

@@ -42,8 +42,9 @@ from benchmarks.quality_drafts import Draft, System, Task, Workshop, made  # noq
 from benchmarks.quality_options import arguments, data_recipe, expected, settings  # noqa: E402
 from benchmarks.quality_table import Counts, Served, changes, document, summed, table  # noqa: E402
 from benchmarks.train_step import machine  # noqa: E402
+from speculators.benchmark.arms import missing_packages  # noqa: E402
 from speculators.benchmark.rounds import DRAFT, FREE_ARMS  # noqa: E402
-from speculators.benchmark.run import missing_packages, run_benchmark  # noqa: E402
+from speculators.benchmark.run import run_benchmark  # noqa: E402
 from speculators.documents import known_json, write_json  # noqa: E402
 from speculators.errors import EXIT_INTERRUPTED, MachineError, SpeculatorsError, StageError  # noqa: E402
 from speculators.executors.local import LocalExecutor  # noqa: E402

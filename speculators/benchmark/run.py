@@ -10,41 +10,15 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from speculators.benchmark.arms import (
-    Arm,
-    Base,
-    arms_of,
-    missing_packages,
-    own_sampling,
-    speculation_of,
-)
-from speculators.benchmark.rounds import (
-    BASE,
-    CACHED,
-    DRAFT,
-    QUANTISED,
-    SAMPLED,
-    Condition,
-    Launch,
-    conditions_of,
-    schedule,
-)
-from speculators.datagen.chat import template_arguments, thinking_modes
-from speculators.datagen.chat_template import chat_template
+from speculators.benchmark.arms import Base
+from speculators.benchmark.bench import SERVER, Bench, prepare
+from speculators.benchmark.rounds import BASE, CACHED, Launch, schedule
 from speculators.documents import read_json, write_text
-from speculators.errors import MachineError, StageError
+from speculators.errors import StageError
 from speculators.executors.base import Executor, Needs, Service
-from speculators.executors.interior import Interior
-from speculators.serving.command import (
-    SERVED_NAME,
-    Speculation,
-    server_arguments,
-    server_argv,
-    server_environment,
-)
-from speculators.serving.launcher import Launcher
+from speculators.serving.command import SERVED_NAME, server_arguments, server_argv, server_environment
 from speculators.stages.documents import StageInput, damaged_files, read_output
 from speculators.stages.execution import execute
 
@@ -54,58 +28,8 @@ RESULT_NAME = "result.json"
 CLIENT = "client"
 #: Values of the recipe's ``benchmark`` that say where something lies on this machine.
 FILES = ("prompts", "quantised")
-SERVER = Needs("engine", gpus=True)
 #: What the client of a launch reads of the recipe's ``benchmark``.
 CLIENT_READS = ("requests", "max_tokens", "concurrency", "profiles", "warmup_requests")
-
-
-class Bench(NamedTuple):
-    """What every launch of one benchmark shares."""
-
-    values: dict[str, Any]
-    inputs: dict[str, Path]
-    folder: Path
-    executor: Executor
-    on_line: Callable[[str], None] | None
-    on_client_line: Callable[[str], None] | None
-    holds: Sequence[int]
-    interior: Interior
-    arms: dict[str, Arm]
-    base: Base | None
-    left_out: dict[str, str]
-    request_body: dict[str, Any]
-    sampling: dict[str, Any]
-
-    @property
-    def launcher(self) -> Launcher:
-        return self.interior.require_launcher()
-
-    def verifier(self, arm: str) -> Path:
-        """The model that the arm serves."""
-        return self.inputs["quantised" if self.under(arm, QUANTISED) else "verifier"] / "model"
-
-    def under(self, arm: str, condition: Condition) -> bool:
-        """Whether the arm is served under ``condition``."""
-        return self.arms[arm].condition == condition
-
-    def body(self, arm: str) -> dict[str, Any]:
-        """What the arm's requests carry beside messages and limits."""
-        return {**self.request_body, **(self.sampling if self.under(arm, SAMPLED) else {})}
-
-    @property
-    def speculation(self) -> Speculation:
-        """That of the draft arm."""
-        draft = self.arms[DRAFT].speculation
-        assert draft is not None
-        return draft
-
-    def tokens(self, arm: str) -> int:
-        """K of an arm; of the plain one the draft's."""
-        return (self.arms[arm].speculation or self.speculation).tokens
-
-    def say(self, line: str) -> None:
-        if self.on_line is not None:
-            self.on_line(line)
 
 
 def run_benchmark(
@@ -142,7 +66,7 @@ def run_benchmark(
         MachineError: no engine here.
         StageError: a server or a client failed, or an arm was not what it should be.
     """
-    bench = _prepare(values, inputs, folder, executor, on_line, on_client_line, holds, base)
+    bench = prepare(values, inputs, folder, executor, on_line, on_client_line, holds, base)
     bench.say(f"server: {bench.launcher.spelled()} ({bench.launcher.reason})")
     looks = looks or (values["benchmark"]["rounds"],)
     arms = tuple(only) or tuple(bench.arms)
@@ -188,65 +112,6 @@ def _document(bench: Bench, launches: Sequence[dict[str, Any]], rounds: int) -> 
         "samples": [_sample(one, load) for one in launches for load in one["loads"]],
         "profiles": [_sample(one, load) for one in launches for load in one.get("profiles", ())],
     }
-
-
-def _prepare(
-    values: dict[str, Any],
-    inputs: dict[str, Path],
-    folder: Path,
-    executor: Executor,
-    on_line: Callable[[str], None] | None,
-    on_client_line: Callable[[str], None] | None,
-    holds: Sequence[int],
-    base: Base | None,
-) -> Bench:
-    speculation = _speculation(values, inputs)
-    template = chat_template(inputs["verifier"] / "model")
-    # Some models have several templates; the switch is looked for in all of them.
-    text = template if isinstance(template, str) else "".join(template.values())
-    body = request_body(values["verifier"], text)
-    interior = executor.interior(SERVER.role)
-    interior.require_launcher()  # without an engine nothing starts
-    wanted = [arm for arm in values["benchmark"].get("extra_arms", ()) if arm != speculation.algorithm]
-    left_out = missing_packages(wanted, interior)
-    if lacking := missing_packages([values["method"]] if "method" in values else [], interior):
-        reason = "; ".join(lacking.values())
-        raise MachineError(f"algorithm.kind '{speculation.algorithm}': {reason}", rule="package")
-    free = [arm for arm in wanted if arm not in left_out]
-    depths = values["benchmark"].get("depths", ())
-    conditions = conditions_of(values["benchmark"], quantised="quantised" in inputs)
-    drawn = own_sampling(inputs["verifier"] / "model", interior) if SAMPLED in conditions else {}
-    return Bench(
-        values,
-        inputs,
-        folder,
-        executor,
-        on_line,
-        on_client_line,
-        holds,
-        interior,
-        arms_of(speculation, values["engine"], free, base, depths, conditions),
-        base,
-        left_out,
-        body,
-        drawn,
-    )
-
-
-def _speculation(values: dict[str, Any], inputs: dict[str, Path]) -> Speculation:
-    """That of the draft arm: a checkpoint's, or a method's that needs none."""
-    if method := values.get("method"):
-        return Speculation(None, method, values["speculative_tokens"])
-    return speculation_of(inputs["package"] / "model", values["speculative_tokens"])
-
-
-def request_body(verifier: dict[str, Any], template: str) -> dict[str, Any]:
-    """What every request carries so that the chat is rendered as in data generation.
-
-    With ``thinking: both`` the benchmark thinks: one load has one setting.
-    """
-    arguments = template_arguments(verifier, template, thinking_modes(verifier, template)[-1])
-    return {"chat_template_kwargs": arguments} if arguments else {}
 
 
 def _base(bench: Bench) -> dict[str, Any] | None:

@@ -24,6 +24,15 @@ Examples:
   speculators images verify --recipe my.yaml
 """
 
+IndexUrl = Annotated[
+    str,
+    typer.Option(
+        "--index-url",
+        metavar="URL",
+        help="Package index or mirror. It stays readable in the image: no password in it.",
+        show_default=False,
+    ),
+]
 Names = Annotated[
     list[str] | None,
     typer.Argument(metavar="[NAME]...", help="Images of containers/images.yaml.", show_default=False),
@@ -105,15 +114,7 @@ def build(
             show_default=False,
         ),
     ] = "",
-    index_url: Annotated[
-        str,
-        typer.Option(
-            "--index-url",
-            metavar="URL",
-            help="Package index or mirror. It stays readable in the image: no password in it.",
-            show_default=False,
-        ),
-    ] = "",
+    index_url: IndexUrl = "",
     as_json: AsJson = False,
 ) -> int:
     """Build images here.

@@ -1,7 +1,7 @@
 """Muon with an iteration that a CPU can run.
 
 torch's own Muon orthogonalises in bfloat16, which a GPU is built for.  A CPU without instructions for it
-emulates each product: a step of a small draft took 45 seconds there, and less than one in float32.
+emulates each product: an update of a small draft took 26 seconds on two such cores, and 0.7 in float32.
 """
 
 from __future__ import annotations

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from speculators.benchmark.arms import require_sampling
-from speculators.benchmark.run import request_body, run_benchmark
+from speculators.benchmark.bench import request_body
+from speculators.benchmark.run import run_benchmark
 from speculators.documents import read_json, write_json
 from speculators.errors import MachineError, RecipeError, StageError
 from speculators.executors.base import Endpoint, OnLine, Service, Step, StepResult, command_text
