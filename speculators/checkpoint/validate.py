@@ -7,6 +7,7 @@ numerical checks read tensors.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -182,11 +183,14 @@ def is_finite(tensor: torch.Tensor) -> bool:
         return True
     if tensor.element_size() == 1:  # torch has no order for 8-bit floats
         tensor = tensor.float()
-    return all(bool(torch.isfinite(end)) for end in tensor.aminmax())
+    return all(math.isfinite(end.item()) for end in tensor.aminmax())
 
 
 class Watch:
     """Looks at weights while they are written (``write_weights``), so that no check reads them again.
+
+    While it is entered torch computes in one thread: a part of a file is too little to be shared, and
+    threads that wait for the next one keep the cores from reading and writing.
 
     Raises:
         StageError: when called with a type that no draft is stored in.
@@ -195,6 +199,14 @@ class Watch:
     def __init__(self) -> None:
         self.broken: set[str] = set()  # names of tensors that are not finite
         self.types = {name: dtype for dtype, name in torch_names().items()}
+
+    def __enter__(self) -> Watch:
+        self.threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        torch.set_num_threads(self.threads)
 
     def __call__(self, name: str, dtype: str, part: memoryview) -> None:
         if dtype not in self.types:

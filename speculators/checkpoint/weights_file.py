@@ -25,7 +25,7 @@ WEIGHTS_NAME = "model.safetensors"
 HEADER_LIMIT = 100 * 1024 * 1024  # the format's own
 PREFIX = 8  # bytes that say how long the header is
 CHUNK_BYTES = 1 << 18  # written at once; with megabytes the page cache takes five times the processor (ext4)
-SENT_BYTES = 1 << 26  # written before the disk is told to begin with them
+SENT_BYTES = 1 << 24  # written before the disk is told to begin with them
 
 #: Type -> bytes an element, in the order in which the format's own writer ranks types (tensor.rs).
 SIZES = {

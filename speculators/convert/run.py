@@ -61,10 +61,10 @@ def convert(request: Request, target: Path, *, checked: bool = True) -> Conversi
     proof = None
     with new_folder(target) as partial:
         metadata = {TRAINED_AS: trained_as(plan.document)}
-        watch = Watch() if checked else None
-        write_weights(partial / WEIGHTS_NAME, plan.pieces, metadata, watch)
+        with Watch() as watch:
+            write_weights(partial / WEIGHTS_NAME, plan.pieces, metadata, watch if checked else None)
         write_json(partial / CONFIG_NAME, plan.document)
-        if watch is not None:
+        if checked:
             checks = sound(partial, request.source, watch.broken)
             proof = prove(plan.document["speculators_model_type"], source, partial, request.aux_layers)
     return Conversion(kind.name, kind.label, by, plan, checks, proof)
