@@ -4,11 +4,13 @@
     python benchmarks/design_calibration.py --noise runs/my/latest/noise.json    # one that --aa measured
 
 A machine has the noise of a launch and that of a request (standard deviations of the log ratio of two arms),
-and what a launch and a request cost.  A fixed design measures so many rounds of so many requests, as a
-recipe says.  Each draw measures the machine as ``--aa`` does, splits what it saw, and takes the cheapest
-design that is to find the loss as often as the fixed one; its *true* power and its wall time are then known.
+and what a launch and a request cost.  A fixed design measures so many rounds of so many requests and then
+looks.  Each draw measures the machine as ``--aa`` does, splits what it saw, and takes the cheapest
+design that is to find the loss as often as the fixed one; its *true* power and mean wall time are then known,
+be the draft unchanged or worse by the loss, whichever takes longer.
 
-The fixed design is 12 rounds, the gate's last look, of 16 requests: the default recipe's.
+The fixed design is 12 rounds, the gate's last look, of 16 requests: the default recipe's.  What that recipe's
+own gate takes, which may end at its earlier looks, stands beside it: the gain that is owed to looking alone.
 """
 
 from __future__ import annotations
@@ -26,13 +28,13 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 # Below the path, because a checkout need not be installed.
-from speculators.benchmark.gate import LOOKS, spent  # noqa: E402
-from speculators.benchmark.noise import Cost, Split, cheapest, power, split  # noqa: E402
+from speculators.benchmark.design import Cost, cheapest, played  # noqa: E402
+from speculators.benchmark.gate import LOOKS  # noqa: E402
+from speculators.benchmark.noise import Split, split  # noqa: E402
 from speculators.documents import read_json  # noqa: E402
 
 TOLERANCE = 0.03
 LOSS = 0.05
-ALPHA = spent(len(LOOKS))
 BAR = 0.70
 
 
@@ -48,7 +50,7 @@ class Fixed(NamedTuple):
     requests: int
 
     def seconds(self, cost: Cost) -> float:
-        return self.rounds * (cost.launch + self.requests * cost.request)
+        return self.rounds * cost.of_round(self.requests)
 
 
 #: Standard deviation of a round's log ratio with 16 requests, as recorded on the project's own machine.
@@ -72,9 +74,14 @@ RECIPE = Fixed(LOOKS[-1], 16)
 
 
 class Outcome(NamedTuple):
-    """``fixed``, ``chosen``: true power; ``time``: of the chosen design over that of the fixed one."""
+    """True powers, and mean wall times as shares of the fixed design's.
+
+    ``looking``: of the recipe's own gate, with its looks.
+    """
 
     fixed: float
+    looking: float
+    looking_time: float
     chosen: float
     time: float
     rounds: float
@@ -92,26 +99,25 @@ def measured(machine: Machine, fixed: Fixed, draw: random.Random) -> Split:
 
 def outcome(machine: Machine, fixed: Fixed, options: argparse.Namespace) -> Outcome:
     """The mean over many A/A measurements; one that finds no design keeps the fixed one."""
-    truth = Split(machine.between**2, machine.within**2)
-    reached = power(LOSS, truth.of_round(fixed.requests), fixed.rounds, TOLERANCE, ALPHA)
+    truth, whole = Split(machine.between**2, machine.within**2), fixed.seconds(machine.cost)
+    reached = played(LOSS, truth.of_round(fixed.requests), (fixed.rounds,), TOLERANCE).found
+    looking, looking_rounds = gates(truth, LOOKS, fixed.requests)
     draw = random.Random(f"{options.seed} {machine}")
     found = []
     for _ in range(options.draws):
         seen = measured(machine, fixed, draw)
-        chosen = cheapest(
-            seen, machine.cost, LOSS, TOLERANCE, prompts=options.prompts, alpha=ALPHA, wanted=reached
-        )
-        rounds, requests = (chosen.rounds, chosen.requests) if chosen else fixed
-        found.append(
-            Outcome(
-                reached,
-                power(LOSS, truth.of_round(requests), rounds, TOLERANCE, ALPHA),
-                Fixed(rounds, requests).seconds(machine.cost) / fixed.seconds(machine.cost),
-                rounds,
-                requests,
-            )
-        )
-    return Outcome(*(fmean(column) for column in zip(*found)))
+        design = cheapest(seen, machine.cost, LOSS, TOLERANCE, prompts=options.prompts, wanted=reached)
+        looks, requests = (design.looks, design.requests) if design else ((fixed.rounds,), fixed.requests)
+        power, rounds = gates(truth, looks, requests)
+        found.append((power, rounds * machine.cost.of_round(requests) / whole, rounds, requests))
+    chosen = (fmean(column) for column in zip(*found))
+    return Outcome(reached, looking, looking_rounds / fixed.rounds, *chosen)
+
+
+def gates(truth: Split, looks: tuple[int, ...], requests: int) -> tuple[float, float]:
+    """The power of a design, and the rounds that its gates take in the mean."""
+    same, worse = (played(loss, truth.of_round(requests), looks, TOLERANCE) for loss in (0.0, LOSS))
+    return worse.found, max(same.rounds, worse.rounds)
 
 
 def main() -> int:
@@ -124,14 +130,14 @@ def main() -> int:
     options = parser.parse_args()
     fixed = Fixed(*options.fixed)
     print(f"a loss of {LOSS:.0%}; fixed: {fixed.rounds} rounds of {fixed.requests} requests")
-    print(f"{'machine':<36}{'fixed power':>12}{'chosen':>8}{'rounds':>8}{'requests':>10}{'wall time':>11}")
+    print(f"{'machine':<30}{'fixed':>8}{'its gate':>16}{'chosen':>8}{'rounds':>8}{'requests':>10}{'time':>6}")
     times = []
     for machine in (*machines(), *map(of_file, options.noise)):
         one = outcome(machine, fixed, options)
         times.append(one.time)
         print(
-            f"{machine.name:<36}{one.fixed:>12.1%}{one.chosen:>8.1%}{one.rounds:>8.1f}{one.requests:>10.1f}"
-            f"{one.time:>11.0%}",
+            f"{machine.name:<30}{one.fixed:>8.1%}{one.looking:>9.1%} in {one.looking_time:>3.0%}"
+            f"{one.chosen:>8.1%}{one.rounds:>8.1f}{one.requests:>10.1f}{one.time:>6.0%}",
             flush=True,
         )
     mean = math.exp(fmean(map(math.log, times)))

@@ -1,4 +1,4 @@
-"""What a machine can see: where its noise comes from, the smallest loss it finds, the cheapest way to more.
+"""What a machine can see: where its noise comes from, and the smallest loss that it finds.
 
 Two kinds of luck blur a speedup.  That of a launch (where memory lies, what else runs, how warm the
 machine is) is shared by all its requests, so more requests do not help; that of a request averages out
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import math
-from bisect import bisect_left
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -18,37 +17,23 @@ from speculators.benchmark.statistics import spread_of, t_quantile
 
 #: Probability with which a loss must be found to count as one that the machine can see.
 POWER = 0.8
-#: More launches than a sitting can hold; fewer than two have no spread.
-ROUNDS = range(3, 31)
 #: Of the quadrature over estimated spreads: exact to four digits.
 NODES = 48
 
 
 class Split(NamedTuple):
-    """Variances of one logarithm: of a round's own luck, and of one request's within its round."""
+    """Variances of one logarithm: of a round's own luck, and of one request's within its round.
+
+    ``degrees``: of freedom of the estimate, rounds less one; 0 where the truth is known.
+    """
 
     between: float
     within: float
+    degrees: int = 0
 
     def of_round(self, requests: int) -> float:
         """Standard deviation of the mean over so many requests of one round."""
         return math.sqrt(self.between + self.within / requests)
-
-
-class Cost(NamedTuple):
-    """Seconds of a round: what every launch costs before its first counted request, and one request more."""
-
-    launch: float
-    request: float
-
-
-class Design(NamedTuple):
-    """How much to measure, what it costs and how probably it finds the loss that was asked for."""
-
-    rounds: int
-    requests: int
-    seconds: float
-    power: float
 
 
 def split(table: Sequence[Sequence[float]]) -> Split:
@@ -76,7 +61,7 @@ def split(table: Sequence[Sequence[float]]) -> Split:
     )
     within = squares / ((rounds - 1) * (prompts - 1))
     of_means = spread_of(of_round) ** 2
-    return Split(max(0.0, of_means - within / prompts), within)
+    return Split(max(0.0, of_means - within / prompts), within, rounds - 1)
 
 
 def power(loss: float, spread: float, rounds: int, tolerance: float, alpha: float = ALPHA) -> float:
@@ -94,19 +79,19 @@ def power(loss: float, spread: float, rounds: int, tolerance: float, alpha: floa
     needed = t_quantile(1 - alpha, degrees) * error
 
     # Of the estimates whose spread has this rank, the share that is low enough.
-    spreads, weights = _estimated_spreads(degrees)
+    spreads, weights = estimated_spreads(degrees)
     lowest = [min(limit, -needed * one) for one in spreads]
     found = (float(ndtr((one - truth) / error)) for one in lowest)
     return math.fsum(weight * share for weight, share in zip(weights, found))
 
 
 @functools.lru_cache(maxsize=64)
-def _estimated_spreads(degrees: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def estimated_spreads(degrees: int, nodes: int = NODES) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Estimates of a standard deviation of 1, and their probabilities: Gauss's rule over their ranks."""
     from scipy.special import chdtri, roots_legendre
 
-    nodes, weights = roots_legendre(NODES)
-    spreads = (math.sqrt(chdtri(degrees, (1 - node) / 2) / degrees) for node in nodes)
+    places, weights = roots_legendre(nodes)
+    spreads = (math.sqrt(chdtri(degrees, (1 - node) / 2) / degrees) for node in places)
     return tuple(spreads), tuple(float(weight) / 2 for weight in weights)
 
 
@@ -124,34 +109,3 @@ def smallest_loss(
     return float(
         brentq(lambda loss: power(loss, spread, rounds, tolerance, alpha) - wanted, 0, largest, xtol=1e-5)
     )
-
-
-def cheapest(
-    noise: Split,
-    cost: Cost,
-    loss: float,
-    tolerance: float,
-    *,
-    prompts: int,
-    alpha: float = ALPHA,
-    wanted: float = POWER,
-) -> Design | None:
-    """The design of least wall time that finds ``loss`` with the ``wanted`` probability at one look.
-
-    ``prompts``: how many requests a round can have at most.  None: no design within reach does.
-    """
-    found: list[Design] = []
-    for rounds in ROUNDS:
-
-        def reached(requests: int, rounds: int = rounds) -> float:
-            return power(loss, noise.of_round(requests), rounds, tolerance, alpha)
-
-        if reached(prompts) < wanted:
-            continue
-        counts = range(1, prompts + 1)
-        requests = counts[bisect_left(counts, True, key=lambda count: reached(count) >= wanted)]
-        seconds = rounds * (cost.launch + requests * cost.request)
-        found.append(Design(rounds, requests, seconds, reached(requests)))
-        if requests == 1:
-            break  # more rounds can only cost more
-    return min(found, key=lambda one: one.seconds, default=None)

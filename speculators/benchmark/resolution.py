@@ -10,8 +10,9 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from speculators.benchmark.design import Cost, Design, cheapest
 from speculators.benchmark.gate import spent
-from speculators.benchmark.noise import Cost, Design, Split, cheapest, smallest_loss, split
+from speculators.benchmark.noise import Split, smallest_loss, split
 from speculators.benchmark.pairs import Pair, pair_up
 from speculators.benchmark.rounds import BASE, DRAFT
 from speculators.benchmark.statistics import geometric_mean, mean_ratio, spread_of
@@ -61,21 +62,18 @@ def resolution(
         "seen": [Seen(look, smallest_loss(spread, look, tolerance, alpha))._asdict() for look in looks],
         "designs": [
             {"loss": loss, "design": design and design._asdict()}
-            for loss, design in designs(noise, cost, tolerance, prompts, alpha)
+            for loss, design in designs(noise, cost, tolerance, prompts)
         ],
     }
 
 
 def designs(
-    noise: Split, cost: Cost, tolerance: float, prompts: int, alpha: float
+    noise: Split, cost: Cost, tolerance: float, prompts: int
 ) -> Iterator[tuple[float, Design | None]]:
     """For each loss beyond the tolerance the design of least wall time that finds it."""
     for loss in LOSSES:
         if loss > tolerance:
-            yield (
-                loss,
-                cheapest(noise, cost, loss, tolerance, prompts=prompts, alpha=alpha, wanted=WANTED),
-            )
+            yield loss, cheapest(noise, cost, loss, tolerance, prompts=prompts, wanted=WANTED)
 
 
 def table(pairs: Sequence[Pair]) -> list[list[float]]:

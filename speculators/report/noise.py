@@ -36,6 +36,6 @@ def _design(loss: float, design: Mapping[str, Any] | None) -> str:
     if design is None:
         return f"a loss of {loss:.0%}: not within 30 rounds of all prompts"
     return (
-        f"a loss of {loss:.0%} soonest: {design['rounds']} rounds of {design['requests']} requests, "
-        f"{duration(design['seconds'])} for two arms"
+        f"a loss of {loss:.0%} soonest: gate.looks {list(design['looks'])}, requests {design['requests']}; "
+        f"two arms take {duration(design['seconds'])} in the mean"
     )

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speculators.benchmark.gate import REGRESSION, judge
-from speculators.benchmark.noise import Cost, Split, cheapest, power, smallest_loss, split
+from speculators.benchmark.noise import Split, power, smallest_loss, split
 from speculators.benchmark.statistics import mean_estimate
 
 QUICK = settings(max_examples=30)
@@ -90,31 +90,3 @@ def test_the_smallest_loss_is_found_as_often_as_wanted(spread: float, rounds: in
 def test_noise_that_hides_everything() -> None:
     assert smallest_loss(5.0, 3, 0.03) is None
     assert smallest_loss(0.0, 3, 0.03) == 0.03
-
-
-def test_when_launches_are_alike_requests_are_bought_and_otherwise_launches() -> None:
-    cost = Cost(launch=120, request=10)
-    alike = cheapest(Split(0.001**2, 0.12**2), cost, 0.05, 0.03, prompts=200)
-    unlike = cheapest(Split(0.05**2, 0.001**2), cost, 0.05, 0.03, prompts=200)
-    assert alike is not None
-    assert unlike is not None
-    assert unlike.requests == 1
-    assert alike.requests > 5
-    assert unlike.rounds > alike.rounds
-
-
-@given(st.floats(0, 0.04), st.floats(0.001, 0.2), st.floats(10, 300), st.floats(0.5, 30))
-@settings(max_examples=10)
-def test_the_cheapest_design_has_the_power_and_beats_a_fixed_one_of_the_same(
-    between: float, within: float, launch: float, request: float
-) -> None:
-    noise, cost = Split(between**2, within**2), Cost(launch, request)
-    fixed = power(0.06, noise.of_round(16), 7, 0.03)
-    design = cheapest(noise, cost, 0.06, 0.03, prompts=64, wanted=min(fixed, 0.999))
-    assert design is not None
-    assert design.power >= min(fixed, 0.999) - 1e-6
-    assert design.seconds <= 7 * (launch + 16 * request) + 1e-6
-
-
-def test_no_design_is_offered_where_none_reaches() -> None:
-    assert cheapest(Split(1.0, 1.0), Cost(1, 1), 0.05, 0.03, prompts=8) is None

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from speculators.benchmark.noise import Cost
+from speculators.benchmark.design import Cost
 from speculators.benchmark.pairs import pair_up
 from speculators.benchmark.resolution import cost_of, resolution, table
 from speculators.report.noise import text
@@ -67,5 +67,5 @@ def test_the_text_says_what_is_seen_and_what_it_would_take() -> None:
     found = resolution(against_itself(8, 8, 0.02, 0.05), LOOKS, 0.03, 8)
     shown = text({**found, "warnings": ["drift: of something"]})
     assert "12 rounds as here find a loss of" in shown
-    assert "soonest:" in shown
+    assert "soonest: gate.looks [" in shown
     assert "warning: drift: of something" in shown

@@ -1,0 +1,152 @@
+"""How much to measure: the rounds, looks and requests with which a gate finds a loss soonest.
+
+A gate may end at every look, so what a design costs is what its gates cost on the average, and what it
+finds is what any of its looks finds.  No formula says that of looks at the same growing rounds; the rule
+is played instead, always on the same draws, so that designs differ by what they are and not by luck.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from bisect import bisect_left
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from speculators.benchmark.gate import ALPHA, LOOKS, spent
+from speculators.benchmark.noise import POWER, Split, estimated_spreads
+from speculators.benchmark.statistics import t_quantile
+
+if TYPE_CHECKING:
+    import numpy
+
+#: Fewer than three rounds have no spread to speak of, more are no sitting.
+ROUNDS = range(3, 31)
+#: Where looks lie, as shares of the last one's rounds: at the end alone, or earlier too.
+SHARES = ((1.0,), (0.6, 1.0), (0.45, 0.7, 1.0), tuple(look / LOOKS[-1] for look in LOOKS))
+#: Gates that are played: a power is known to half a per cent.
+GATES = 4000
+#: Of the quadrature over how wrong a measured noise is.
+NODES = 5
+
+
+class Cost(NamedTuple):
+    """Seconds of a round: what every launch costs before its first counted request, and one request more."""
+
+    launch: float
+    request: float
+
+    def of_round(self, requests: int) -> float:
+        return self.launch + requests * self.request
+
+
+class Design(NamedTuple):
+    """When to look and how many requests a round has; what that costs and how probably it finds the loss.
+
+    ``seconds``: of the mean gate, be the draft as it was or worse by the loss, whichever takes longer.
+    """
+
+    looks: tuple[int, ...]
+    requests: int
+    seconds: float
+    power: float
+
+
+class Played(NamedTuple):
+    """Of many gates: the share that said *regression*, and the mean number of rounds until a verdict."""
+
+    found: float
+    rounds: float
+
+
+def played(
+    loss: float, spread: float, looks: tuple[int, ...], tolerance: float, alpha: float = ALPHA
+) -> Played:
+    """What the gate's rule (``gate.judge``) says of a true relative ``loss``, looking after ``looks`` rounds.
+
+    ``spread``: standard deviation of one round's change of the logarithm.  ``alpha``: of all looks together.
+    """
+    import numpy
+
+    means, errors = _draws()
+    truth, limit = math.log1p(-loss), math.log1p(-tolerance)
+    going = numpy.ones(GATES, dtype=bool)  # [gates]
+    found, rounds = 0, numpy.full(GATES, looks[-1])
+    for look in looks:
+        mean = truth + spread * means[look - 1]
+        bound = t_quantile(1 - spent(len(looks), alpha), look - 1) * spread * errors[look - 1]
+        worse = going & (mean + bound < 0) & (mean < limit)
+        ended = worse | (going & (mean - bound > limit))
+        found += int(worse.sum())
+        rounds[ended] = look
+        going &= ~ended
+    return Played(found / GATES, float(rounds.mean()))
+
+
+@functools.lru_cache(maxsize=1)
+def _draws() -> tuple[numpy.ndarray, numpy.ndarray]:
+    """After each round, the mean of a standard normal's draws and its standard error: [rounds, gates]."""
+    import numpy
+
+    draws = numpy.random.default_rng(0).standard_normal((ROUNDS.stop - 1, GATES))
+    count = numpy.arange(1, ROUNDS.stop)[:, None]
+    means = numpy.cumsum(draws, axis=0) / count
+    squares = numpy.cumsum(draws**2, axis=0) - count * means**2
+    return means, numpy.sqrt(numpy.maximum(squares, 0) / numpy.maximum(count - 1, 1) / count)
+
+
+def assured(loss: float, noise: Split, looks: tuple[int, ...], requests: int, tolerance: float) -> float:
+    """The power that is to be expected, the noise being known as well as it was measured.
+
+    A few rounds say little of a spread.  Where it is larger than they said, more power is lost than is won
+    where it is smaller, so the power at the estimate would promise too much.
+    """
+    spread = noise.of_round(requests)
+    if not noise.degrees:
+        return played(loss, spread, looks, tolerance).found
+    estimates, weights = estimated_spreads(noise.degrees, NODES)
+    return math.fsum(
+        weight * played(loss, spread / one, looks, tolerance).found for one, weight in zip(estimates, weights)
+    )
+
+
+def cheapest(
+    noise: Split,
+    cost: Cost,
+    loss: float,
+    tolerance: float,
+    *,
+    prompts: int,
+    wanted: float = POWER,
+) -> Design | None:
+    """The design of least mean wall time that finds ``loss`` with the ``wanted`` probability.
+
+    ``prompts``: how many requests a round can have at most.  None: no design within reach does.
+    """
+    best: Design | None = None
+    for looks in plans():
+        if best and looks[0] * cost.of_round(1) >= best.seconds:
+            continue
+
+        def found(requests: int, looks: tuple[int, ...] = looks) -> float:
+            return assured(loss, noise, looks, requests, tolerance)
+
+        if found(prompts) < wanted:
+            continue
+        counts = range(1, prompts + 1)
+        requests = counts[bisect_left(counts, True, key=lambda count: found(count) >= wanted)]
+        spread = noise.of_round(requests)
+        rounds = max(played(true, spread, looks, tolerance).rounds for true in (0.0, loss))
+        seconds = rounds * cost.of_round(requests)
+        if best is None or seconds < best.seconds:
+            best = Design(looks, requests, seconds, found(requests))
+    return best
+
+
+def plans() -> Iterator[tuple[int, ...]]:
+    """Every choice of looks that is considered, those that end soonest first."""
+    seen = set()
+    for last in ROUNDS:
+        for shares in SHARES:
+            seen.add(tuple(sorted({max(ROUNDS.start, round(share * last)) for share in shares})))
+    return iter(sorted(seen, key=lambda looks: (looks[-1], looks)))
