@@ -75,6 +75,11 @@ def checks(document: Document, tensor: Callable[[str], torch.Tensor]) -> Iterato
     yield Check("key norms on CPU", not unlike, detail if unlike else "equal in all layers", "warning")
 
 
+def told_by(shapes: Mapping[str, Shape]) -> bool:
+    """One norm of the fused states, before all layers."""
+    return "hidden_norm.weight" in shapes
+
+
 FORMAT = Format(
     record=DFlashSpeculatorConfig,
     label="DFlash",
@@ -92,4 +97,7 @@ FORMAT = Format(
     copies=(LM_HEAD,),
     windowed=False,
     checks=checks,
+    at_once=True,
+    told_by=told_by,
+    kin=("dflash2", "dspark", "xpress"),
 )

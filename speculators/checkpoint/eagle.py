@@ -9,6 +9,7 @@ while ``vllm serve DIR`` finds method and verifier there.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from speculators.checkpoint.format import Document, Format
@@ -42,6 +43,14 @@ def tensors(document: Document) -> Layout:
     return Layout(required, {EMBED_TOKENS: (layer["vocab_size"], hidden)})
 
 
+def told_by(shapes: Mapping[str, Shape]) -> bool:
+    """A token and one state are fused, and neither is normed."""
+    if "fc.weight" not in shapes or any(name.endswith("hidden_norm.weight") for name in shapes):
+        return False
+    hidden, fused = shapes["fc.weight"]
+    return fused == 2 * hidden and "mask_hidden" not in shapes
+
+
 FORMAT = Format(
     record=EagleSpeculatorConfig,
     label="EAGLE",
@@ -52,4 +61,5 @@ FORMAT = Format(
     serve={"method": "eagle"},
     copies=(),
     flat=True,
+    told_by=told_by,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from speculators.checkpoint.format import Document, Format
@@ -31,14 +31,6 @@ class Eagle3Config(DraftConfig):
         return super().faults() | aux_layers_fault(self) | both
 
 
-def shown_flags(names: Collection[str]) -> dict[str, bool]:
-    """The norm flags that leave a tensor, as a draft with tensors of these names must have them."""
-    return {
-        "norm_before_fc": "input_norm.weight" in names,
-        "fc_norm": any(name.startswith("fc_norm.") for name in names),
-    }
-
-
 def tensors(document: Document) -> Layout:
     """The tensors that ``config.json`` calls for."""
     layer = document["transformer_layer_config"]
@@ -58,6 +50,11 @@ def tensors(document: Document) -> Layout:
     return Layout(required | ends.required, optional | ends.optional)
 
 
+def told_by(shapes: Mapping[str, Shape]) -> bool:
+    """The first layer norms the fed-back state apart from the token; P-EAGLE's does too."""
+    return "layers.0.hidden_norm.weight" in shapes and "mask_hidden" not in shapes
+
+
 FORMAT = Format(
     record=Eagle3SpeculatorConfig,
     label="EAGLE-3",
@@ -70,4 +67,6 @@ FORMAT = Format(
     layers_assumed=True,
     # transformers_utils/configs/speculators/algos.py, update_eagle3
     flags=("norm_before_residual", "norm_before_fc", "fc_norm", "norm_output"),
+    flag_tensors={"norm_before_fc": "input_norm.", "fc_norm": "fc_norm."},
+    told_by=told_by,
 )

@@ -4,14 +4,14 @@ validator, packaging and the server's command line.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from speculators.checkpoint.check import Check
 from speculators.checkpoint.records import SpeculatorModelConfig
 from speculators.checkpoint.shape import DraftConfig
-from speculators.checkpoint.tensors import EMBED_TOKENS, LM_HEAD, Layout
+from speculators.checkpoint.tensors import EMBED_TOKENS, LM_HEAD, Layout, Shape
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +22,11 @@ Document = Mapping[str, Any]
 def no_checks(document: Document, tensor: Callable[[str], torch.Tensor]) -> Iterator[Check]:
     """For architectures without a question of their own."""
     yield from ()
+
+
+def tell_nothing(shapes: Mapping[str, Shape]) -> bool:
+    """For architectures whose tensors others have as well."""
+    return False
 
 
 class Format(NamedTuple):
@@ -49,6 +54,13 @@ class Format(NamedTuple):
     #: The layer's keys stand at the top level as well, as plain Hugging Face configs have them: vLLM has
     #: no reader of the speculators format for this architecture.
     flat: bool = False
+    at_once: bool = False  # all tokens come from one pass: it is trained for so many and no more
+    flag_tensors: Mapping[str, str] = {}  # flags that leave tensors -> how the names of those begin
+    #: Whether a draft with these shapes, by canonical names, can be of this architecture, one of its
+    #: tensors missing or not.  Where no architecture says so, the tensors tell nothing.
+    told_by: Callable[[Mapping[str, Shape]], bool] = tell_nothing
+    #: Kinds that only others train: their tensors tell of this one, and they hang on a verifier as it does.
+    kin: tuple[str, ...] = ()
 
     @property
     def stored_as(self) -> str:
@@ -65,6 +77,12 @@ class Format(NamedTuple):
         """What vLLM takes each flag to be where it is not written."""
         defaults = {field.name: field.default for field in fields(self.record)}
         return {flag: bool(defaults[flag]) for flag in self.flags}
+
+    def shown_flags(self, names: Collection[str]) -> dict[str, bool]:
+        """The flags that leave a tensor, as a draft with tensors of these names must have them."""
+        return {
+            flag: any(name.startswith(start) for name in names) for flag, start in self.flag_tensors.items()
+        }
 
     def aux_layers(self, document: Document) -> tuple[int, ...]:
         """The ids of the captured layers, as written."""

@@ -6,13 +6,14 @@ vLLM loads them into the same class with ``parallel_drafting``
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from speculators.checkpoint import eagle3
 from speculators.checkpoint.format import Document, Format
 from speculators.checkpoint.records import PEagleSpeculatorConfig
 from speculators.checkpoint.shape import mask_token_fault
-from speculators.checkpoint.tensors import Layout, target_width
+from speculators.checkpoint.tensors import Layout, Shape, target_width
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,11 @@ def tensors(document: Document) -> Layout:
     return Layout(layout.required | {"mask_hidden": (1, 1, aux * target_width(document))}, layout.optional)
 
 
+def told_by(shapes: Mapping[str, Shape]) -> bool:
+    """EAGLE-3's first layer, with the mask or without: where that is missing, the validator says it."""
+    return "mask_hidden" in shapes or eagle3.told_by(shapes)
+
+
 FORMAT = Format(
     record=PEagleSpeculatorConfig,
     label="P-EAGLE",
@@ -48,4 +54,7 @@ FORMAT = Format(
     layers_assumed=True,
     flags=("norm_before_residual", "norm_before_fc"),
     numbers=("mask_token_id",),
+    at_once=True,
+    flag_tensors={"norm_before_fc": "input_norm."},
+    told_by=told_by,
 )

@@ -48,9 +48,6 @@ from speculators.training.architectures import FORMATS
 #: What is taken along beside config and weights.
 COMPANIONS = (".json", ".jinja", ".md", ".model", ".txt")
 
-#: Kinds that other trainers write -> ours that hangs on its verifier in the same way.
-RELATED = {"dspark": "dflash", "dflash2": "dflash", "xpress": "dflash"}
-
 UNCHECKED = "tensors are those of its kind"
 
 
@@ -108,7 +105,7 @@ def compared_as(draft: Path, document: Mapping[str, Any]) -> Format:
         StageError: it is of no such format, or is served inside its verifier.
     """
     kind = document.get("speculators_model_type")
-    known = stored_format(document) or FORMATS.get(RELATED.get(str(kind), ""))
+    known = stored_format(document) or next((row for row in FORMATS.values() if kind in row.kin), None)
     if known is not None:
         return known
     if kind == "mtp":

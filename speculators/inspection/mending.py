@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from speculators.checkpoint.config import CONFIG_NAME, DEFAULT_AUX_LAYERS
-from speculators.checkpoint.eagle3 import shown_flags
+from speculators.checkpoint.config import CONFIG_NAME, DEFAULT_AUX_LAYERS, stored_format
 from speculators.checkpoint.folder import new_folder, read_object
 from speculators.checkpoint.tensors import canonical_name
 from speculators.checkpoint.trained_as import changes
@@ -24,7 +23,6 @@ from speculators.convert.layer_ids import default_ids
 from speculators.convert.vocabulary_map import offsets, read_map
 from speculators.documents import write_json
 from speculators.errors import StageError
-from speculators.inspection.static_checks import IDS_KEY
 
 
 class Patient(NamedTuple):
@@ -79,7 +77,8 @@ def put_back(patient: Patient) -> list[str]:
 
 def remove_keys(patient: Patient) -> list[str]:
     """Keys that only hide the format or point at code."""
-    flat = patient.document.get("speculators_model_type") == "eagle"
+    known = stored_format(patient.document)
+    flat = known is not None and known.flat
     names = ["auto_map", *([] if flat else ["model_type"])]
     notes = [f"{name} removed" for name in names if patient.document.pop(name, None) is not None]
     layer = patient.document.get("transformer_layer_config")
@@ -96,13 +95,15 @@ def remove_keys(patient: Patient) -> list[str]:
 
 
 def write_flags(patient: Patient) -> list[str]:
-    """Norm flags that tensors show; the other two have one meaning only where all readers agree."""
-    if patient.document.get("speculators_model_type") != "eagle3":
+    """Flags that tensors show, and those that every reader takes to be the same where they are missing."""
+    known = stored_format(patient.document)
+    if known is None:
         return []
-    shown = shown_flags(patient.tensors)
-    open_flags = {**shown, "norm_output": False}  # every reader takes a missing norm_output to be false
+    shown = known.shown_flags({canonical_name(name) for name in patient.tensors})
+    # The format's first writer takes every missing flag to be false.
+    agreed = {flag: False for flag, taken in known.open_flags.items() if not taken}
     notes = []
-    for flag, value in open_flags.items():
+    for flag, value in (agreed | shown).items():
         if flag not in patient.document or (flag in shown and patient.document[flag] is not value):
             patient.document[flag] = value
             notes.append(f"{flag} written: {str(value).lower()}")
@@ -111,14 +112,15 @@ def write_flags(patient: Patient) -> list[str]:
 
 def write_layers(patient: Patient) -> list[str]:
     """Null ids are what every engine takes them to be; their number is written where vLLM needs it."""
-    if patient.document.get("speculators_model_type") not in ("eagle3", "peagle"):
+    known = stored_format(patient.document)
+    if known is None or not known.layers_key or not known.layers_assumed:
         return []
-    notes = []
+    notes, key = [], known.layers_key
     assumed = default_ids(patient.depth or 0)
-    if not patient.document.get(IDS_KEY) and assumed is not None:
-        patient.document[IDS_KEY] = assumed
-        notes.append(f"{IDS_KEY} written: {patient.document[IDS_KEY]}, every engine's default")
-    count, layer = len(patient.document.get(IDS_KEY) or ()), patient.document.get("transformer_layer_config")
+    if not patient.document.get(key) and assumed is not None:
+        patient.document[key] = assumed
+        notes.append(f"{key} written: {assumed}, every engine's default")
+    count, layer = len(patient.document.get(key) or ()), patient.document.get("transformer_layer_config")
     if not isinstance(layer, dict) or layer.get("model_type") != "llama":
         return notes
     if count and layer.get("num_aux_hidden_states", DEFAULT_AUX_LAYERS) != count:

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from speculators.checkpoint.check import Check
+from speculators.checkpoint.config import stored_format
+from speculators.checkpoint.format import Format
 from speculators.errors import RecipeError
 from speculators.serving.graphs import graph_reach
-from speculators.training.architectures import FORMATS
 
 #: Other names of flags (vLLM's engine/arg_utils.py) -> dotted Python names.
 ALIASES = {
@@ -28,8 +29,6 @@ ALIASES = {
 }
 BLOCKS = ("speculative_config", "compilation_config")
 LISTS = ("cudagraph_capture_sizes",)
-#: Drafts whose tokens come from one pass are trained for so many and no more.
-AT_ONCE = ("peagle", "dflash")
 
 
 class ServeCommand(NamedTuple):
@@ -123,14 +122,14 @@ def command_checks(command: ServeCommand, folder: Path, document: Mapping[str, A
         return
     elsewhere = os.path.isdir(draft) and not _same(draft, folder)
     yield Check("engine is given this draft", not elsewhere, draft, "warning")
-    algorithm = str(document.get("speculators_model_type"))
-    if algorithm in FORMATS and not itself:
-        yield _method(algorithm, asked)
+    known = stored_format(document)
+    if known is not None and not itself:
+        yield _method(known, asked)
     methods = (document.get("speculators_config") or {}).get("proposal_methods") or [{}]
     trained = methods[0].get("speculative_tokens")
     tokens = asked.get("num_speculative_tokens", trained)
     if isinstance(trained, int) and isinstance(tokens, int):
-        severity = "error" if algorithm in AT_ONCE else "warning"
+        severity = "error" if known is not None and known.at_once else "warning"
         yield Check(
             "tokens as trained", tokens <= trained, f"{tokens} asked for, trained for {trained}", severity
         )
@@ -143,16 +142,16 @@ def _same(name: str, folder: Path) -> bool:
     return bool(name) and os.path.isdir(name) and os.path.samefile(name, folder)
 
 
-def _method(algorithm: str, asked: Mapping[str, Any]) -> Check:
-    """vLLM's method for the algorithm; one that is left out vLLM finds itself."""
-    wanted = FORMATS[algorithm].serve
+def _method(known: Format, asked: Mapping[str, Any]) -> Check:
+    """vLLM's method for such drafts; one that is left out vLLM finds itself."""
+    wanted = known.serve
     wrong = {
         name: asked.get(name)
         for name, value in wanted.items()
         if asked.get(name, value if name == "method" else None) != value
     }
     said = ", ".join(f"{name} is {value!r}, not {wanted[name]!r}" for name, value in wrong.items())
-    return Check("method as the draft's", not wrong, said or f"{algorithm}: {dict(wanted)}")
+    return Check("method as the draft's", not wrong, said or f"{known.stored_as}: {dict(wanted)}")
 
 
 def _graphs(args: Mapping[str, Any], tokens: int) -> Check:

@@ -14,8 +14,8 @@ import torch
 
 from speculators.checkpoint.check import Check
 from speculators.checkpoint.config import stored_format
-from speculators.checkpoint.eagle3 import shown_flags
 from speculators.checkpoint.folder import read_object
+from speculators.checkpoint.format import Format
 from speculators.checkpoint.rope import rope_differences, rope_parameters
 from speculators.checkpoint.tensors import canonical_name, is_reduced
 from speculators.checkpoint.trained_as import TRAINED_AS, changed_tensors, changes
@@ -25,8 +25,8 @@ from speculators.checkpoint.vocabulary import from_offsets
 from speculators.checkpoint.weights_file import Stored, load_stored
 from speculators.convert.layer_ids import default_layers
 from speculators.errors import StageError
+from speculators.training.architectures import FORMATS
 
-IDS_KEY = "eagle_aux_hidden_state_layer_ids"
 ENDS = ("embed_tokens.weight is the verifier's", "lm_head.weight is the verifier's")
 
 
@@ -44,11 +44,11 @@ def own_checks(
     yield from open_flag_checks(document, tensors, recorded=bool(metadata.get(TRAINED_AS)))
     code = "auto_map" in document
     yield Check("no code named", not code, "auto_map" if code else "none", "warning")
-    said, shown = document.get("speculators_model_type"), shown_algorithm(tensors)
-    unlike = shown is not None and stored_format(document) is not None and said not in shown
-    yield Check(
-        "algorithm as tensors show", not unlike, f"named {said!r}, tensors of {' or '.join(shown or ())}"
-    )
+    said, shown = stored_format(document), shown_algorithms(tensors)
+    unlike = bool(shown) and said is not None and said not in shown
+    named = [kind for row in shown for kind in (row.stored_as, *row.kin)]
+    detail = f"named {document.get('speculators_model_type')!r}, tensors of {' or '.join(named)}"
+    yield Check("algorithm as tensors show", not unlike, detail)
     layer = document.get("transformer_layer_config")
     places = [document, layer if isinstance(layer, dict) else {}]
     quantised = any(place.get("quantization_config") for place in places)
@@ -68,7 +68,7 @@ def open_flag_checks(
     known = stored_format(document)
     if known is None:
         return
-    shown = shown_flags({canonical_name(name) for name in tensors})
+    shown = known.shown_flags({canonical_name(name) for name in tensors})
     unwritten = [flag for flag in known.flags if not isinstance(document.get(flag), bool)]
     told = [flag for flag in unwritten if known.open_flags[flag] or shown.get(flag)]
     severity = "error" if told or recorded else "warning"
@@ -80,25 +80,17 @@ def open_flag_checks(
         yield Check("aux layers written", written, detail, "error" if recorded else "warning")
 
 
-def shown_algorithm(tensors: Mapping[str, Stored]) -> tuple[str, ...] | None:
-    """The algorithms that a draft with these tensors can be; None where they do not tell."""
-    names = {canonical_name(name): piece.shape for name, piece in tensors.items()}
-    if "fc.weight" not in names:
-        return None
-    if "mask_hidden" in names:
-        return ("peagle",)
-    if "hidden_norm.weight" in names:
-        return ("dflash", "dflash2", "dspark", "xpress")
-    if "layers.0.hidden_norm.weight" in names:
-        return ("eagle3", "peagle")  # the validator misses P-EAGLE's mask
-    hidden, fused = names["fc.weight"]
-    return ("eagle",) if fused == 2 * hidden else None
+def shown_algorithms(tensors: Mapping[str, Stored]) -> list[Format]:
+    """What a draft with these tensors can be; nothing where they do not tell."""
+    shapes = {canonical_name(name): piece.shape for name, piece in tensors.items()}
+    return [row for row in FORMATS.values() if row.told_by(shapes)]
 
 
 def verifier_config_checks(document: Mapping[str, Any], verifier_dir: Path) -> Iterator[Check]:
     """The draft's config against its verifier's."""
     config = read_object(verifier_dir / "config.json")
-    depth, ids = text_config(config).get("num_hidden_layers"), document.get(IDS_KEY)
+    known, depth = stored_format(document), text_config(config).get("num_hidden_layers")
+    ids = document.get(known.layers_key or "") if known is not None and known.layers_assumed else None
     if isinstance(depth, int) and isinstance(ids, list):
         shifted = [layer - 1 for layer in default_layers(depth)]
         yield Check("layer id convention", ids != shifted, f"{ids} of {depth} layers")

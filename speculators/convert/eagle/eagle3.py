@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 import speculators
-from speculators.checkpoint.eagle3 import shown_flags
+from speculators.checkpoint.eagle3 import FORMAT
 from speculators.convert.account import Fate, accounted, derived, kept_or_renamed
 from speculators.convert.layer_ids import Reading, read_layer_ids
 from speculators.convert.plan import (
@@ -182,7 +182,7 @@ def norm_flags(
     nested: Mapping[str, Any], names: Mapping[str, str], options: Options, place: str
 ) -> tuple[dict[str, bool], list[Fate]]:
     """All four flags: as given, as the source says, as its tensors show, or off."""
-    shown = shown_flags(names)
+    shown = FORMAT.shown_flags(names)
     flags, fates = {}, []
     for flag, default in FLAGS.items():
         if flag in options.flags:
