@@ -42,7 +42,11 @@ def advice(loads: Sequence[tuple[int, str]]) -> str:
         text += f", leave it off at {_several(slower)}" if slower else ""
         return f"{text}; no gain is shown at {_several(open_)}" if open_ else text
     if slower:
-        return f"no gain is shown, and at {_several(slower)} a loss"
+        certain = [load for load, word in loads if word == SLOWER]
+        doubtful = [load for load in slower if load not in certain]
+        losses = [f"at {_several(certain)} a loss"] if certain else []
+        losses += [f"at {_several(doubtful)} every round was slower"] if doubtful else []
+        return f"no gain is shown, and {' and '.join(losses)}"
     return "no difference is shown that is larger than the noise"
 
 

@@ -40,6 +40,10 @@ def test_the_first_sentence(speedups: list[tuple[int, dict[str, Any]]], text: st
         ([(1, "no clear difference"), (4, "faster"), (8, "faster")],
          "use it at 4 and 8 requests at a time; no gain is shown at 1"),
         ([(1, "faster, but not certainly,"), (4, "slower")], "no gain is shown, and at 4 a loss"),
+        ([(1, "no clear difference"), (4, "slower, but not certainly,")],
+         "no gain is shown, and at 4 every round was slower"),
+        ([(1, "no clear difference"), (4, "slower"), (8, "slower, but not certainly,")],
+         "no gain is shown, and at 4 a loss and at 8 every round was slower"),
         ([(1, "faster, but not certainly,")], "no difference is shown that is larger than the noise"),
     ],
 )  # fmt: skip
