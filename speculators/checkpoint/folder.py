@@ -6,9 +6,11 @@ of what its outputs are kept by, and the trainer has no part in them.
 
 from __future__ import annotations
 
+import errno
 import shutil
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,22 +65,46 @@ def weights_of(folder: Path) -> Path:
 def new_folder(target: Path) -> Iterator[Path]:
     """A folder to fill that becomes ``target`` at the end of the ``with`` block, whole or not at all.
 
+    It is filled under a name that nobody else has, so two that write one target do not meet before the
+    end.  After a failure there is nothing that was not there before.
+
     Raises:
-        RecipeError: ``target`` holds something, or is no folder.
+        RecipeError: ``target`` holds something (at the end too), is no folder, cannot be made, or is the
+            one that the process stands in.
     """
     if target.is_symlink() or (target.exists() and (not target.is_dir() or any(target.iterdir()))):
-        raise RecipeError(
-            f"{target}: exists and is not an empty folder",
-            hint="name a new folder; nothing is overwritten",
-            rule="target-exists",
-        )
-    partial = target.with_name(target.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
+        raise _taken(target, "exists and is not an empty folder")
+    target = target.resolve()
+    if target == Path.cwd():
+        raise _taken(target, "is the folder that this runs in, which cannot be replaced under its feet")
+    missing = [folder for folder in target.parents if not folder.exists()]  # the innermost first
     try:
-        partial.mkdir(parents=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise _taken(target, f"cannot be made: {error.filename}: {error.strerror}") from None
+    holder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name[:99]}.partial-"))
+    try:
+        partial = holder / target.name
+        partial.mkdir()  # one of its own: the holder is closed to all but its owner
         yield partial
-        if target.exists():
-            target.rmdir()
-        partial.replace(target)
+        _take_place(partial, target)
+        missing = []
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(holder, ignore_errors=True)
+        for folder in missing:
+            with suppress(OSError):  # somebody else's by now
+                folder.rmdir()
+
+
+def _take_place(partial: Path, target: Path) -> None:
+    try:
+        partial.replace(target)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        raise _taken(target, "holds something since this began") from None
+
+
+def _taken(target: Path, problem: str) -> RecipeError:
+    hint = "name a new folder; nothing is overwritten"
+    return RecipeError(f"{target}: {problem}", hint=hint, rule="target-exists")
