@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import importlib
 import os
+from importlib import metadata
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
@@ -34,6 +36,15 @@ def needed(module: str) -> Any:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         leave_out(f"{module} cannot be imported ({error.name})")
+
+
+def needed_file(package: str, name: str) -> Path:
+    """A data file of an installed distribution, none of whose code runs; or the test's end."""
+    try:
+        files = metadata.files(package) or []
+    except metadata.PackageNotFoundError:
+        leave_out(f"{package} is not installed")
+    return next(Path(str(file.locate())) for file in files if file.name == name)
 
 
 def needing(*packages: str) -> pytest.MarkDecorator:

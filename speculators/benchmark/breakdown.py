@@ -1,4 +1,4 @@
-"""Acceptance by what was asked: by group of prompts, by prompt length, by prompt.
+"""Acceptance by what was asked: by data set, by group of prompts, by prompt length, by prompt.
 
 One figure over all prompts hides that a draft is good at code and bad at poems, or falls off where contexts
 are longer than those it was trained on.  Counts come from the engine, request by request; of a prompt they
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from speculators.benchmark.pairs import Sample, request_spec
+from speculators.datagen.prompt_sets import RANDOM
 from speculators.serving.metrics import SpecCounters, pooled
 
 #: The widest of the shortest bucket; each further one is twice as wide.
@@ -22,6 +23,7 @@ class Asked(NamedTuple):
 
     id: str
     group: str | None
+    dataset: str | None
     tokens: int | None
     counters: SpecCounters
 
@@ -30,6 +32,7 @@ def breakdown(samples: Iterable[Sample]) -> dict[str, list[dict[str, Any]]]:
     """Acceptance of one arm's samples, broken down; every list is empty where requests were not counted."""
     asked = list(_asked(samples))
     return {
+        "by_dataset": _by(asked, lambda one: one.dataset, sorted),
         "by_group": _by(asked, lambda one: one.group, sorted),
         "by_prompt_length": _by(asked, lambda one: bucket(one.tokens), _by_length),
         "by_request": [
@@ -37,6 +40,11 @@ def breakdown(samples: Iterable[Sample]) -> dict[str, list[dict[str, Any]]]:
             for one in asked
         ],
     }
+
+
+def asked_random(samples: Iterable[Sample]) -> bool:
+    """Whether the prompts were random text: what was accepted then says nothing of real ones."""
+    return any(row.get("dataset") == RANDOM for sample in samples for row in sample["requests"])
 
 
 def bucket(tokens: int | None) -> str | None:
@@ -59,7 +67,7 @@ def _asked(samples: Iterable[Sample]) -> Iterator[Asked]:
                 rows[row["id"]] = row
     for name, counters in counted.items():
         row = rows[name]
-        yield Asked(name, row.get("group"), row.get("prompt_tokens"), pooled(counters))
+        yield Asked(name, row.get("group"), row.get("dataset"), row.get("prompt_tokens"), pooled(counters))
 
 
 def _by_length(names: Iterable[str]) -> list[str]:

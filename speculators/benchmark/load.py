@@ -22,7 +22,7 @@ from speculators.benchmark.statistics import percentile
 from speculators.serving.metrics import SpecCounters
 
 PERCENTILES = (50, 95, 99)
-NO_GROUPS: Mapping[str, str] = MappingProxyType({})
+NO_MARKS: Mapping[str, Mapping[str, str]] = MappingProxyType({})
 LATENCIES = ("ttft_ms", "itl_ms", "tpot_ms", "latency_ms")
 
 
@@ -32,17 +32,17 @@ def load_document(
     ids: Sequence[str],
     looping: Mapping[int, bool],
     counters: SpecCounters | None,
-    groups: Mapping[str, str] = NO_GROUPS,
+    marks: Mapping[str, Mapping[str, str]] = NO_MARKS,
 ) -> dict[str, Any]:
     """One load as it is stored; ``ids`` names the prompts, ``looping`` flags outputs by prompt index.
 
-    ``concurrency``: None where the load does not keep a number of requests in flight.  ``groups``: that of
-    each prompt, by its id.
+    ``concurrency``: None where the load does not keep a number of requests in flight.  ``marks``:
+    group and data set of each prompt that has them, by its id.
     """
     rows = report.rows
     seconds = max(row.ended for row in rows) - min(row.started for row in rows) if rows else None
     tokens = sum(row.output_tokens for row in rows)
-    requests = [_request(row, ids, looping, groups) for row in rows]
+    requests = [_request(row, ids, looping, marks) for row in rows]
     return {
         "concurrency": concurrency,
         "guidellm": report.guidellm,
@@ -94,11 +94,13 @@ def _percentiles(values: Sequence[float | None]) -> dict[str, float] | None:
 
 
 def _request(
-    row: RequestRow, ids: Sequence[str], looping: Mapping[int, bool], groups: Mapping[str, str]
+    row: RequestRow, ids: Sequence[str], looping: Mapping[int, bool], marks: Mapping[str, Mapping[str, str]]
 ) -> dict[str, Any]:
+    own = marks.get(ids[row.prompt], {})
     return {
         "id": ids[row.prompt],
-        "group": groups.get(ids[row.prompt]),
+        "group": own.get("group"),
+        "dataset": own.get("dataset"),
         "prompt_tokens": row.prompt_tokens,
         "output_tokens": row.output_tokens,
         "seconds": row.ended - row.started,

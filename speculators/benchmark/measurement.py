@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from speculators.benchmark.pairs import Pair, Sample, counters_of, pair_up
 from speculators.benchmark.rounds import BASE
 from speculators.benchmark.statistics import geometric_mean
+from speculators.recipe.prompt_source import BENCHMARK_FILES
 
 BASELINE_SCHEMA = "speculators/baseline/v1"
 #: Of a machine: what must be equal for speedups to be comparable.
@@ -126,15 +127,26 @@ def parse(document: Mapping[str, Any]) -> Measurement:
     )
 
 
+def asked_prompts(key: Mapping[str, Any]) -> Any:
+    """Which prompts a run asked, from the key of its prompts stage: the digests of their files.
+
+    Where a file was not read as it is, together with how: other columns are other prompts.
+    """
+    digests = key.get("files", {}).get(BENCHMARK_FILES)
+    values = key.get("values", {}).get("benchmark", {})
+    how = {name: values[name] for name in ("columns", "read_as") if values.get(name)}
+    return {"files": digests, **how} if how else digests
+
+
 def measured_work(verifier: str | None, prompts: Any, benchmark: Mapping[str, Any]) -> dict[str, Any]:
     """The work that was timed: whose answers to which prompts.
 
-    ``verifier``: its digest; ``prompts``: that of the prompts file; ``benchmark``: the recipe's block.
+    ``verifier``: its digest; ``prompts``: those that were asked; ``benchmark``: the recipe's block.
     """
     names = ("requests", "max_tokens", "warmup_requests")
     return {
         "verifier": verifier,
-        "benchmark.prompts": prompts,
+        BENCHMARK_FILES: prompts,
         **{f"benchmark.{name}": benchmark.get(name) for name in names},
     }
 
@@ -153,7 +165,7 @@ def measurement(
     """What a run measured.
 
     ``record``: its ``run.json``; ``sitting``: what its rounds had in common (``bench/key.json``);
-    ``prompts``: digest of its prompts file; ``benchmark``: its benchmark document.
+    ``prompts``: those that it asked (``asked_prompts``); ``benchmark``: its benchmark document.
     """
     results = {one["name"]: one.get("result") or {} for one in record["stages"]}
     values = sitting["values"]

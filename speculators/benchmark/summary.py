@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
-from speculators.benchmark.breakdown import breakdown
+from speculators.benchmark.breakdown import asked_random, breakdown
 from speculators.benchmark.checks import capture_sizes, possible, run_checks, same_work
 from speculators.benchmark.load import mean_latencies
 from speculators.benchmark.ngram import proposals
@@ -66,6 +66,7 @@ def summarise(benchmark: dict[str, Any], replay: dict[str, Any] | None = None) -
         "sampling": benchmark.get("sampling") or {},
         "profiles": profiles(benchmark),
         "left_out": benchmark.get("left_out", {}),
+        "random_prompts": asked_random(benchmark["samples"]),
         "warnings": warnings(benchmark),
     }
     return summary | {"checks": run_checks(benchmark, pairs, summary)}

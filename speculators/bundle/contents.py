@@ -22,6 +22,7 @@ from speculators.errors import RecipeError
 from speculators.pipeline.record import RECORD_NAME
 from speculators.pipeline.store import default_home
 from speculators.recipe.hub_cache import hub_file
+from speculators.recipe.prompt_source import BENCHMARK_FILES, sources_of
 from speculators.recipe.source_rules import REPOSITORY_AT
 from speculators.recipe.view import BROUGHT_MODELS, named
 from speculators.recipe.yaml_loader import load_yaml
@@ -32,7 +33,7 @@ CARD = "MODEL_CARD.md"
 #: The recipe's own files lie below this, at the place that the recipe names.
 FILES = "files"
 UP = "up"
-PROMPT_FILES = ("datagen.prompts.files", "benchmark.prompts")
+PROMPT_FILES = ("datagen.prompts.files", BENCHMARK_FILES)
 KEPT = (
     "recipe.yaml",
     "extends-*.yaml",
@@ -198,14 +199,19 @@ def relative(name: str) -> str:
 
 
 def prompt_names(recipe: dict[str, Any]) -> dict[str, list[str]]:
-    """The prompt files as the recipe names them, by recipe path; those of the hub stay there."""
-    own = {path: [name for name in names if not hub_file(name)] for path, names in _prompts(recipe).items()}
+    """The recipe's own prompt files as it names them, by recipe path; others stay where they are."""
+    own = {path: [name for name in names if name] for path, names in _prompts(recipe).items()}
     return {path: names for path, names in own.items() if names}
 
 
 def _prompts(recipe: dict[str, Any]) -> dict[str, list[str]]:
+    """Every prompt file by recipe path, in order; "" for one that is none of the recipe's own."""
     training = recipe.get("datagen", {}).get("prompts", {}).get("files", [])
-    return {PROMPT_FILES[0]: training, PROMPT_FILES[1]: [recipe["benchmark"]["prompts"]]}
+    asked = [one.file for one in sources_of(recipe["benchmark"]["prompts"]) if one.file]
+    return {
+        PROMPT_FILES[0]: ["" if hub_file(name) else name for name in training],
+        PROMPT_FILES[1]: [file if isinstance(file, str) else "" for file in asked],
+    }
 
 
 def prompt_sources(
@@ -221,7 +227,7 @@ def prompt_sources(
     found: dict[str, list[Path]] = {}
     everything = _prompts(recipe)
     for path, names in prompt_names(recipe).items():
-        own = [not hub_file(name) for name in everything[path]]
+        own = [bool(name) for name in everything[path]]
         digests = list(compress(sealed.get(path, ()), own))
         taken = list(compress(map(Path, used.get(path, ())), own))
         given = [files_from / name for name in names] if files_from else taken

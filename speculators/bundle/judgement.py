@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from speculators.benchmark.checks import broken
 from speculators.benchmark.comparison import differences as changed
 from speculators.benchmark.comparison import spelled
-from speculators.benchmark.measurement import measured_settings, measured_work
+from speculators.benchmark.measurement import asked_prompts, measured_settings, measured_work
 from speculators.benchmark.statistics import relative_difference
 from speculators.bundle.evidence import ARTEFACT_STAGES, Evidence
 from speculators.errors import EXIT_REGRESSION, EXIT_UNDECIDED
@@ -197,7 +197,7 @@ def measured_thing(one: Evidence) -> dict[str, Any]:
         **{name: summary[name] for name in ("requests", "max_tokens")},
     }
     verifier = one.stage("verifier").get("result", {}).get("digest")
-    prompts = one.keys["prompts"].get("files", {}).get("benchmark.prompts")
+    prompts = asked_prompts(one.keys["prompts"])
     return {
         **measured_work(verifier, prompts, benchmark),
         **measured_settings(summary["speculation"], values.get("engine", {})),

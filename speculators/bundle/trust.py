@@ -15,7 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from speculators.errors import RecipeError
-from speculators.recipe.hub_cache import hub_file
+from speculators.recipe.hub_cache import HubFile, hub_file
+from speculators.recipe.prompt_source import BENCHMARK_FILES, sources_of
 from speculators.recipe.source_rules import COMMIT, REPOSITORY_AT
 from speculators.recipe.view import BROUGHT_MODELS, PREPARED, named
 
@@ -132,18 +133,17 @@ def _models(recipe: Mapping[str, Any]) -> Iterator[Concern]:
 
 def _prompts(recipe: Mapping[str, Any]) -> Iterator[Concern]:
     training = recipe.get("datagen", {}).get("prompts", {}).get("files", [])
-    for path, names in (("datagen.prompts.files", training), ("benchmark.prompts", _benchmark(recipe))):
-        for name in names:
-            if (file := hub_file(name)) and not COMMIT.fullmatch(file.revision):
+    asked = [source.file for source in sources_of(recipe["benchmark"]["prompts"])]
+    trained = [hub_file(name) or name for name in training]
+    for path, files in (("datagen.prompts.files", trained), (BENCHMARK_FILES, asked)):
+        for file in files:
+            if isinstance(file, HubFile) and not COMMIT.fullmatch(file.revision):
+                name = f"{file.repository}@{file.revision}/{file.path}"
                 yield Concern(
                     path, f"{name!r}: no commit of a dataset, but a name that this machine resolves"
                 )
-            if os.path.isabs(name):
-                yield Concern(path, f"{name!r}: a file outside of the bundle")
-
-
-def _benchmark(recipe: Mapping[str, Any]) -> list[str]:
-    return [recipe["benchmark"]["prompts"]]
+            if isinstance(file, str) and os.path.isabs(file):
+                yield Concern(path, f"{file!r}: a file outside of the bundle")
 
 
 LOOKS = (_variables, _arguments, _remote_code, _secrets, _models, _prompts)

@@ -1,4 +1,4 @@
-"""Prompt files: JSON lines written by people, or Parquet, so every complaint names file and line or row.
+"""Prompts of files: written by people or datasets, so every complaint names file and line or row.
 
 A row is a conversation in one of the forms of ``rows``, with an ``id`` and a ``topic`` where the data has
 them.  Without an id it is called after its file and line; without a topic it is a topic of its own, so that
@@ -7,13 +7,13 @@ the validation split is one by row.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from speculators.datagen.parquet import is_parquet, read_parquet
+from speculators.datagen.prompt_files import EXAMPLE, read_rows
+from speculators.datagen.prompt_sets import AS_THEY_ARE, Columns, as_columns
 from speculators.datagen.rows import Message, RowError, conversation
 from speculators.errors import RecipeError
 
@@ -21,9 +21,10 @@ __all__ = ["Prompt", "question", "read_prompts"]
 
 
 class Prompt(NamedTuple):
-    """One conversation to answer.  ``group`` is its topic; ``source`` is "file" or "magpie".
+    """One conversation to answer.  ``group`` is its topic; ``source`` is "file", "magpie" or "random".
 
-    ``tools``: what the model is offered, as the chat API takes it.
+    ``tools``: what the model is offered, as the chat API takes it.  ``dataset``: of a benchmark's prompt the
+    set that it is of; "" where there is one file only.
     """
 
     id: str
@@ -31,6 +32,7 @@ class Prompt(NamedTuple):
     group: str
     messages: list[Message]
     tools: list[dict[str, Any]] | None = None
+    dataset: str = ""
 
     @property
     def text(self) -> str:
@@ -46,6 +48,7 @@ class Prompt(NamedTuple):
             "split": split,
             "messages": self.messages,
             **({"tools": self.tools} if self.tools else {}),
+            **({"dataset": self.dataset} if self.dataset else {}),
         }
 
 
@@ -54,8 +57,10 @@ def question(messages: list[Message]) -> list[Message]:
     return messages[:-1] if messages[-1]["role"] == "assistant" else messages
 
 
-def read_prompts(paths: Sequence[Path]) -> list[Prompt]:
+def read_prompts(paths: Sequence[Path], columns: Columns = AS_THEY_ARE, only: str = "") -> list[Prompt]:
     """All prompts of the files, in order.
+
+    ``columns``: which column is what, where rows are of no form of ``rows``; ``only``: the topic to keep.
 
     Raises:
         RecipeError: a file is missing or a row is malformed or repeats an id; names file and line.
@@ -66,9 +71,11 @@ def read_prompts(paths: Sequence[Path]) -> list[Prompt]:
     for path in paths:
         stems[path.stem] += 1  # many a dataset has a train-00000-of-00001
         stem = path.stem if stems[path.stem] == 1 else f"{path.stem}.{stems[path.stem]}"
-        for number, row in _rows(path):
+        for number, row in read_rows(path):
             place = f"{path}:{number}"
-            prompt = _prompt(row, place, f"{stem}-{number}")
+            if only and isinstance(row, dict) and row.get(columns.topic) != only:
+                continue
+            prompt = _prompt(row, place, f"{stem}-{number}", columns)
             if prompt.id in places:
                 raise _error(place, f"id {prompt.id!r} was used before, at {places[prompt.id]}")
             places[prompt.id] = place
@@ -76,48 +83,25 @@ def read_prompts(paths: Sequence[Path]) -> list[Prompt]:
     return prompts
 
 
-def _rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """The rows of a file with their line, or in a Parquet file their number, from 1."""
-    if is_parquet(path):
-        yield from enumerate(read_parquet(path), start=1)
-        return
-    for number, line in _lines(path):
-        try:
-            yield number, json.loads(line)
-        except json.JSONDecodeError as error:
-            raise _error(f"{path}:{number}:{error.colno}", f"not JSON: {error.msg}") from error
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(
-            f"{path}: cannot be read: {error}", hint="prompt files are JSON lines in UTF-8", rule="prompts"
-        ) from error
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            yield number, line
-
-
-def _prompt(row: Any, place: str, unnamed: str) -> Prompt:
+def _prompt(row: Any, place: str, unnamed: str, columns: Columns) -> Prompt:
     """The prompt in ``row``; one without an id is called ``unnamed``."""
     if not isinstance(row, dict):
         raise _error(place, "a row must be a JSON object")
-    for key in ("id", "topic"):
-        if key in row and (not isinstance(row[key], str) or not row[key]):
-            raise _error(place, f"{key!r} must be a non-empty string")
     try:
+        row = as_columns(row, columns)
+        for key in ("id", "topic"):
+            if key in row and (not isinstance(row[key], str) or not row[key]):
+                raise RowError(f"{key!r} must be a non-empty string")
         asked = conversation(row)
     except RowError as error:
-        raise _error(place, str(error)) from error
+        raise _error(place, str(error), error.hint) from error
     name = str(row.get("id", unnamed))
     return Prompt(name, "file", str(row.get("topic", name)), asked.messages, asked.tools)
 
 
-def _error(place: str, cause: str) -> RecipeError:
+def _error(place: str, cause: str, hint: str = "") -> RecipeError:
     return RecipeError(
         f"{place}: {cause}",
-        hint='rows look like {"id": "tides-1", "topic": "tides", "prompt": "Why are there two tides a day?"}',
+        hint=hint or EXAMPLE,
         rule="prompts",
     )

@@ -41,7 +41,11 @@ class Conversation(NamedTuple):
 
 
 class RowError(Exception):
-    """Why a row is no conversation."""
+    """Why a row is no conversation; ``hint``: the way out, where it is not a row of another form."""
+
+    def __init__(self, cause: str, hint: str = "") -> None:
+        super().__init__(cause)
+        self.hint = hint
 
 
 def conversation(row: Mapping[str, Any]) -> Conversation:

@@ -14,8 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from speculators.datagen.parquet import is_parquet, parquet_rows
 from speculators.datagen.prepared import data_files
+from speculators.datagen.prompt_files import count_rows
 from speculators.documents import file_digest, known_json, value_digest, write_json
 from speculators.pipeline.store import Lock
 
@@ -47,17 +47,13 @@ def prepared_digest(folder: Path, home: Path) -> str:
 
 
 def rows(path: Path, home: Path) -> int:
-    """How many rows a prompt file has: lines that are not blank, or what a Parquet file says.
+    """How many rows a prompt file has, by ``count_rows``.
 
     Raises:
         MachineError: it is a Parquet file, and pyarrow is not installed.
+        RecipeError: it is not what its suffix says.
     """
-    return remembered(path, "rows", parquet_rows if is_parquet(path) else _count_rows, home)
-
-
-def _count_rows(path: Path) -> int:
-    with path.open("rb") as file:
-        return sum(1 for line in file if line.strip())
+    return remembered(path, "rows", count_rows, home)
 
 
 def remembered(path: Path, name: str, read: Callable[[Path], Fact], home: Path) -> Fact:

@@ -13,7 +13,7 @@ from speculators.benchmark.checks import broken
 from speculators.benchmark.comparison import Comparison, compare, incomparable
 from speculators.benchmark.figures import Limits, Together
 from speculators.benchmark.gate import spent
-from speculators.benchmark.measurement import Measurement, measurement, of_base
+from speculators.benchmark.measurement import Measurement, asked_prompts, measurement, of_base
 from speculators.benchmark.summary import summarise
 from speculators.documents import known_json, write_json
 from speculators.errors import RecipeError
@@ -91,8 +91,8 @@ class Gate:
 
     def _measured(self, benchmark: Mapping[str, Any]) -> Measurement:
         prompts = known_json(self.run.record.stage_folder("prompts") / KEY_NAME)
-        digest = prompts.get("files", {}).get("benchmark.prompts")
-        return measurement(self.run.record.document, self.sitting, digest, benchmark)
+        asked = asked_prompts(prompts)
+        return measurement(self.run.record.document, self.sitting, asked, benchmark)
 
     def conclude(self) -> None:
         """Leave the comparison, if there is one, in the run folder and its verdict in the record."""

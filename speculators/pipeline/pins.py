@@ -27,6 +27,7 @@ from speculators.pipeline.machine.sources import hub_finding, package_finding, v
 from speculators.pipeline.tool import is_checkout, source_digest
 from speculators.recipe.hub_cache import name_in_cache, snapshots
 from speculators.recipe.positions import Path as PinPath
+from speculators.recipe.prompt_source import BENCHMARK_FILES
 from speculators.recipe.recipe import Recipe
 from speculators.recipe.source_rules import COMMIT
 from speculators.recipe.view import BROUGHT_MODELS, PREPARED
@@ -93,12 +94,16 @@ def _prompts(recipe: Recipe, home: Path) -> Values:
     found: Values = {}
     named = recipe.files()
     for block, files in (
-        ("benchmark", named["benchmark.prompts"]),
+        ("benchmark", named.get(BENCHMARK_FILES, [])),
         ("train", named.get("datagen.prompts.files", [])),
     ):
         for name, path in zip(file_names(files, recipe.path.absolute().parent), files):
             found[("prompts", block, name, "rows")] = rows(path, home)
             found[("prompts", block, name, "sha256")] = digest(path, home)
+    for text in (one.random_text for one in recipe.benchmark_sources() if one.random_text):
+        name = ",".join(f"{key}={value}" for key, value in text.items())
+        found[("prompts", "benchmark", name, "rows")] = recipe.data["benchmark"]["requests"]
+        found[("prompts", "benchmark", name, "sha256")] = value_digest(text)
     for folder in named.get(PREPARED, []):
         (name,) = file_names([folder], recipe.path.absolute().parent)
         found[("prompts", "train", name, "rows")] = len(state_files(folder))

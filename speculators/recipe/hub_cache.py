@@ -76,3 +76,15 @@ def snapshots(
         folder = model / "snapshots" / commit
         if os.path.isdir(folder):  # Path.is_dir raises where a name is too long
             yield folder
+
+
+def model_folder(name: str, folder: Path, environ: Mapping[str, str]) -> Path | None:
+    """Where a model lies that a recipe in ``folder`` calls ``name``; None where it is not here.
+
+    A folder, or ``owner/name@revision`` in the cache.
+    """
+    place = folder / name
+    if os.path.isdir(place):
+        return place
+    repository, _, revision = name.rpartition("@")
+    return next(snapshots(repository, revision, environ), None) if repository else None

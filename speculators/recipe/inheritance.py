@@ -17,6 +17,7 @@ from speculators.recipe.diagnostics import diagnostic
 from speculators.recipe.hub_cache import hub_file
 from speculators.recipe.positions import Path as KeyPath
 from speculators.recipe.positions import Positions
+from speculators.recipe.prompt_source import BENCHMARK_FILES, prompt_source
 from speculators.recipe.source_rules import REPOSITORY_AT
 from speculators.recipe.view import FILES, named
 from speculators.recipe.yaml_loader import Document, load_yaml
@@ -148,9 +149,18 @@ def _rebased(data: Any, was: Path, now: Path) -> Any:
         block = named(data, parents) if parents else data
         if isinstance(block, dict) and last in block:
             names = block[last]
-            moved = [_moved(name, was, now) for name in (names if isinstance(names, list) else [names])]
+            move = _moved_prompts if path == BENCHMARK_FILES else _moved
+            moved = [move(name, was, now) for name in (names if isinstance(names, list) else [names])]
             block[last] = moved if isinstance(names, list) else moved[0]
     return data
+
+
+def _moved_prompts(name: Any, was: Path, now: Path) -> Any:
+    """As ``_moved``; the name of a public set, or random text, is no file name either."""
+    source = prompt_source(name) if isinstance(name, str) else None
+    if source is None or not isinstance(source.file, str):
+        return name
+    return source.named(_moved(source.file, was, now))
 
 
 def _moved(name: Any, was: Path, now: Path) -> Any:

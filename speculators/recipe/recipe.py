@@ -22,6 +22,7 @@ from speculators.recipe.inheritance import Source, UnusableError, load_family, r
 from speculators.recipe.overrides import apply_overrides
 from speculators.recipe.positions import Mark, Positions
 from speculators.recipe.positions import Path as KeyPath
+from speculators.recipe.prompt_source import BENCHMARK_FILES, PackageFile, PromptSource, sources_of
 from speculators.recipe.reference_run import is_reference_run
 from speculators.recipe.rules import run_rules
 from speculators.recipe.schema import apply_defaults, load_schema
@@ -47,12 +48,14 @@ class Recipe:
 
     def files(self) -> dict[str, list[Path]]:
         """The files and folders that the recipe names, absolute, by their dotted recipe path."""
-        written = {name: named(self.data, name) for name in FILES}
+        written = {name: named(self.data, name) for name in FILES if name != BENCHMARK_FILES}
         folder = self.path.absolute().parent
         found = {
             name: [path for file in _listed(files) if (path := _located(file, folder))]
             for name, files in written.items()
         }
+        asked = [one.located(folder, os.environ) for one in self.benchmark_sources()]
+        found[BENCHMARK_FILES] = [path for path in asked if path]
         for name, source in self.hub_models().items():
             found[name] = list(snapshots(*source, os.environ))[:1]
         return {name: paths for name, paths in found.items() if paths}
@@ -86,10 +89,15 @@ class Recipe:
             if model and not (folder / model).exists()
         }
 
-    def hub_data(self) -> list[HubFile]:
-        """The files of datasets on the hub that the recipe trains on."""
+    def benchmark_sources(self) -> list[PromptSource]:
+        """What ``benchmark.prompts`` names, in order."""
+        return sources_of(named(self.data, BENCHMARK_FILES))
+
+    def data_elsewhere(self) -> list[HubFile | PackageFile]:
+        """The files of prompts that are none of the recipe's own: of the hub's datasets, of packages."""
         names = _listed(named(self.data, "datagen.prompts.files"))
-        return [file for name in names if (file := hub_file(name))]
+        found = [*map(hub_file, names), *(one.elsewhere for one in self.benchmark_sources())]
+        return list(dict.fromkeys(file for file in found if file))
 
     def resolved_yaml(self) -> str:
         """The recipe with all defaults and overrides written out; loads to the same ``data``."""

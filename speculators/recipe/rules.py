@@ -9,8 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from speculators.recipe import engine_rules, source_rules, training_rules, warm_start
+from speculators.recipe import (
+    draft_rules,
+    engine_rules,
+    prompt_rules,
+    source_rules,
+    training_rules,
+    warm_start,
+)
 from speculators.recipe.diagnostics import Diagnostic
+from speculators.recipe.prompt_source import BENCHMARK_FILES
 from speculators.recipe.view import View
 
 
@@ -39,9 +47,10 @@ RULES = (
     Rule(("datagen.prepared",), source_rules.prepared_data),
     Rule(("datagen.prompts.files", "datagen.prompts.magpie.count"), source_rules.some_prompts),
     Rule(("datagen.responses", "datagen.prompts.magpie.count"), source_rules.kept_responses),
-    Rule(("benchmark.prompts",), source_rules.benchmark_file),
+    Rule((BENCHMARK_FILES,), prompt_rules.benchmark_prompts),
+    Rule((BENCHMARK_FILES, "benchmark.allow_random_prompts"), prompt_rules.real_prompts),
     Rule(("benchmark.quantised",), source_rules.quantised_exists),
-    Rule(("benchmark.prompts", "benchmark.requests"), source_rules.enough_requests),
+    Rule((BENCHMARK_FILES, "benchmark.requests"), prompt_rules.enough_requests),
     Rule(("algorithm.aux_layers",), training_rules.layers_ascend),
     Rule(
         ("algorithm.aux_layers",),
@@ -73,6 +82,7 @@ RULES = (
         ("algorithm.kind", "algorithm.speculative_tokens", "training.ttt_steps", "benchmark.depths"),
         training_rules.trained_depths,
     ),
+    Rule(("draft", "benchmark.depths"), draft_rules.brought_depths),
     Rule(("datagen.max_tokens", "training.sequence_length"), training_rules.rows_fit_sequence),
     Rule(("training.devices", "training.sequences_per_step"), training_rules.devices_have_work),
     Rule(("expect",), training_rules.ranges_hold),

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 from speculators.datagen.prepared import prepared_problem
+from speculators.datagen.prompt_files import GZIP, SUFFIXES, UNREAD
 from speculators.recipe.diagnostics import Diagnostic
-from speculators.recipe.hub_cache import hub_file
+from speculators.recipe.hub_cache import HubFile, hub_file
 from speculators.recipe.positions import split_path
 from speculators.recipe.suggestions import listing
 from speculators.recipe.view import View, free_kind
@@ -124,39 +124,40 @@ def verifier_folder(view: View) -> Iterator[Diagnostic]:
 def training_files(view: View) -> Iterator[Diagnostic]:
     name = "datagen.prompts.files"
     for number, file in enumerate(view.get(name)):
-        if not file.startswith(HUB):
-            yield from _readable(view, name, file, number)
-        elif (found := hub_file(file)) is None or not file.endswith((".jsonl", ".parquet")):
-            message = f"'{file}' names no .jsonl or .parquet file of a dataset"
-            hint = "write hf://datasets/OWNER/NAME@REVISION/PATH, PATH as in its 'Files' on the hub"
-            yield view.problem("error", "hub-file", name, message, hint, item=number)
-        elif not COMMIT.fullmatch(found.revision):
-            message = f"revision '{found.revision}' of dataset {found.repository} can change between runs"
+        yield from prompt_file(view, name, hub_file(file) or file, number)
+
+
+def prompt_file(view: View, name: str, file: str | HubFile, item: int | None) -> Iterator[Diagnostic]:
+    """What is amiss with a file that the value of ``name``, or its ``item``-th item, gives."""
+    if isinstance(file, HubFile):
+        if not COMMIT.fullmatch(file.revision):
+            message = f"revision '{file.revision}' of dataset {file.repository} can change between runs"
             hint = "pin the commit: 40 hexadecimal digits, from the repository's history on the hub"
-            yield view.problem("warning", "mutable-revision", name, message, hint, item=number)
-
-
-def benchmark_file(view: View) -> Iterator[Diagnostic]:
-    yield from _readable(view, "benchmark.prompts", view.get("benchmark.prompts"))
+            yield view.problem("warning", "mutable-revision", name, message, hint, item=item)
+        file = f"{HUB}datasets/{file.repository}@{file.revision}/{file.path}"
+        bad = not file.removesuffix(GZIP).endswith(SUFFIXES)
+    else:
+        bad = file.startswith(HUB)
+    if bad:
+        message = f"'{file}' names no {listing(SUFFIXES, 'or')} file of a dataset"
+        hint = "write hf://datasets/OWNER/NAME@REVISION/PATH, PATH as in its 'Files' on the hub"
+        yield view.problem("error", "hub-file", name, message, hint, item=item)
+    elif not file.startswith(HUB):
+        yield from _readable(view, name, file, item)
 
 
 def _readable(view: View, name: str, file: str, item: int | None = None) -> Iterator[Diagnostic]:
     path = view.folder / file
-    if not os.path.isfile(path):
+    if path.suffix in UNREAD:
+        message = f"'{file}' is of a kind that is not read"
+        hint = f"save its rows as one of {listing(SUFFIXES)}"
+        yield view.problem("error", "prompt-file", name, message, hint, item=item)
+    elif not os.path.isfile(path):
         message = f"file '{file}' does not exist"
         yield view.problem("error", "missing-file", name, message, RELATIVE, item=item)
     elif not os.access(path, os.R_OK):
         message = f"file '{file}' may not be read by this user"
         yield view.problem("error", "missing-file", name, message, item=item)
-
-
-def enough_requests(view: View) -> Iterator[Diagnostic]:
-    path = view.folder / view.get("benchmark.prompts")
-    requests = view.get("benchmark.requests")
-    if os.path.isfile(path) and os.access(path, os.R_OK) and requests > (rows := _rows(path)):
-        message = f"benchmark.requests is {requests}, but {path.name} has {rows} rows"
-        hint = f"lower it to at most {rows}"
-        yield view.problem("error", "too-few-prompts", "benchmark.requests", message, hint)
 
 
 def prepared_data(view: View) -> Iterator[Diagnostic]:
@@ -202,8 +203,3 @@ def kept_responses(view: View) -> Iterator[Diagnostic]:
 
 
 RELATIVE = "file names are relative to the recipe's folder"
-
-
-def _rows(path: Path) -> int:
-    with path.open("rb") as file:
-        return sum(1 for line in file if line.strip())

@@ -17,7 +17,7 @@ from speculators.checkpoint.format import Format
 from speculators.errors import SpeculatorsError
 from speculators.recipe.diagnostics import Diagnostic
 from speculators.recipe.facts import find_facts
-from speculators.recipe.hub_cache import snapshots
+from speculators.recipe.hub_cache import model_folder
 from speculators.recipe.schema import fitting_names, load_schema
 from speculators.recipe.view import View, named
 from speculators.training.architectures import ARCHITECTURES
@@ -58,13 +58,8 @@ def find_start(data: Any, folder: Path, environ: Mapping[str, str]) -> Start | N
     name = named(data, INIT_FROM)
     if not isinstance(named(data, "algorithm"), Mapping) or not isinstance(name, str) or not name:
         return None
-    place = folder / name
-    if not os.path.isdir(place):
-        repository, _, revision = name.rpartition("@")
-        found = next(snapshots(repository, revision, environ), None) if repository else None
-        if found is None:
-            return None
-        place = found
+    if (place := model_folder(name, folder, environ)) is None:
+        return None
     verifier = named(data, "verifier")
     facts = find_facts(verifier, folder, environ) if isinstance(verifier, Mapping) else None
     return read_start(place, name, facts.num_hidden_layers if facts else 0)

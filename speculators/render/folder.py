@@ -20,6 +20,7 @@ from speculators.executors.images import Image
 from speculators.pipeline.keys import PACKAGE_ROOT
 from speculators.pipeline.machine.sources import data_findings
 from speculators.pipeline.preflight import require
+from speculators.recipe.prompt_source import BENCHMARK_FILES
 from speculators.recipe.recipe import Recipe
 from speculators.recipe.yaml_writer import dump_yaml
 from speculators.render import kubernetes, slurm
@@ -86,6 +87,8 @@ def with_files_beside(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Path]]:
             continue
         names = [f"{FILES_NAME}/{dotted}/{number}-{path.name}" for number, path in enumerate(paths)]
         copies |= dict(zip(names, paths))
+        if dotted == BENCHMARK_FILES:
+            names = [source.named(file) for source, file in zip(recipe.benchmark_sources(), names)]
         *parents, last = dotted.split(".")
         block = data
         for name in parents:

@@ -19,6 +19,7 @@ from speculators.pipeline.locking import chosen_anew, lock_path, read_lock, stal
 from speculators.pipeline.pins import file_names, gather, recipe_digest
 from speculators.pipeline.premises import Wanted
 from speculators.recipe.positions import Path as PinPath
+from speculators.recipe.prompt_source import BENCHMARK_FILES, sources_of
 from speculators.recipe.recipe import Recipe
 
 IMAGES: PinPath = ("images",)
@@ -119,8 +120,9 @@ def moved_prompts(recipe: Recipe, data: Mapping[str, Any]) -> dict[PinPath, str]
     """The new name of each prompt file, by its block in a lock and its name there so far."""
     files = recipe.files()
     folder = recipe.path.absolute().parent
+    asked = [one.file for one in sources_of(data["benchmark"]["prompts"])]
     beside = {
-        "benchmark": (files["benchmark.prompts"], [data["benchmark"]["prompts"]]),
+        "benchmark": (files.get(BENCHMARK_FILES, []), [name for name in asked if isinstance(name, str)]),
         "train": (
             files.get("datagen.prompts.files", []),
             data.get("datagen", {}).get("prompts", {}).get("files", []),

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from speculators.benchmark.comparison import Comparison, Difference, compare, differences
 from speculators.benchmark.figures import Limits
-from speculators.benchmark.measurement import Measurement, measurement, parse
+from speculators.benchmark.measurement import Measurement, asked_prompts, measurement, parse
 from speculators.bundle.contents import CARD, LOCK_NAME, RESOLVED_NAME
 from speculators.bundle.evidence import Evidence, evidence_of_bundle, evidence_of_run
 from speculators.bundle.fetch import fetched, is_bundle
@@ -146,7 +146,7 @@ def measured_by(name: str, run: Stored) -> Source:
             hint="run the recipe to its end, or name another run",
             rule="no-benchmark",
         )
-    prompts = evidence.keys["prompts"].get("files", {}).get("benchmark.prompts")
+    prompts = asked_prompts(evidence.keys["prompts"])
     measured = measurement(evidence.record, evidence.sitting, prompts, evidence.benchmark)
     gate = evidence.sitting["values"]["benchmark"].get("gate")
     return Source(measured, gate, _flat_yaml(run.recipe), _flat_yaml(run.lock))

@@ -16,6 +16,8 @@ UNDER = {
     "sampled": "with answers drawn as the model's own configuration says",
 }
 
+OF_RANDOM = " The prompts were random text, so acceptance, and speed with it, says nothing of real requests."
+
 
 def verdict(summary: dict[str, Any]) -> str:
     """The sentence, or two, for a benchmark summary."""
@@ -27,7 +29,8 @@ def verdict(summary: dict[str, Any]) -> str:
         return "No verdict: no load gave a throughput in both arms."
     parts = [f"{word} at {requests(one['concurrency'])}: {figure(one['speedup'])}" for one, word in judged]
     text = "; ".join(parts)
-    beside = against_free(summary) + on_quantised(summary)
+    beside = OF_RANDOM if summary.get("random_prompts") else ""
+    beside += against_free(summary) + on_quantised(summary)
     beside += "".join(under(summary, name, words) for name, words in UNDER.items())
     return text[0].upper() + text[1:] + "." + advice([word for _, word in judged]) + beside
 

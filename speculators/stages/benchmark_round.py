@@ -42,6 +42,8 @@ from speculators.stages.documents import StageInput
 Measured = TypeVar("Measured")
 RESULT_NAME = "result.json"
 TOKENS_NAME = "tokens.jsonl"
+#: Of a prompt, what its figures are broken down by.
+MARKS = ("group", "dataset")
 ATTEMPTS = 3
 WATCH_SECONDS = 10.0  # between looks at a working server, so that looking costs nothing
 #: Of the result: what is too much for the booked one.
@@ -178,8 +180,8 @@ def _stored(
 ) -> dict[str, Any]:
     looping = {row.prompt: is_looping(this.client.tokenize(row.text)) for row in report.rows}
     ids = [row["id"] for row in this.rows]
-    groups = {row["id"]: row["group"] for row in this.rows if row.get("group")}
-    return load_document(concurrency, report, ids, looping, counted, groups)
+    marks = {row["id"]: {name: row[name] for name in MARKS if row.get(name)} for row in this.rows}
+    return load_document(concurrency, report, ids, looping, counted, marks)
 
 
 def _profile(this: Round, prompts: Path, kind: str) -> list[dict[str, Any]]:

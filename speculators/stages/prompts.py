@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from speculators.datagen.benchmark_prompts import benchmark_prompts, random_prompts
 from speculators.datagen.chat import template_arguments, thinking_modes
 from speculators.datagen.continuation import remove_others
 from speculators.datagen.magpie import SOURCE as MAGPIE
 from speculators.datagen.magpie import collect, opening, remembered, sampler
+from speculators.datagen.prompt_sets import Columns
 from speculators.datagen.prompts import Prompt, question, read_prompts
 from speculators.datagen.selection import Selection, unique_prompts
 from speculators.datagen.splits import validation_topics
@@ -61,22 +63,32 @@ def _require_teachable(step: StageInput) -> None:
 
 
 def _benchmark(step: StageInput) -> list[Prompt]:
-    files = step.files["benchmark.prompts"]
-    prompts = unique_prompts(read_prompts(files))
-    requests = step.values["benchmark"]["requests"]
+    values, files = step.values["benchmark"], step.files.get("benchmark.prompts", [])
+    read_as = values.get("read_as") or [None] * len(files)
+    requests = values["requests"]
+    if isinstance(text := read_as[0], dict):
+        return _random_text(step, int(text["prompt_tokens"]), requests)
+    prompts = unique_prompts(benchmark_prompts(files, read_as, Columns(**values.get("columns", {}))))
+    where = ", ".join(map(str, files))
     if with_tools := [prompt.id for prompt in prompts if prompt.tools]:
         raise RecipeError(
-            f"{files[0]}: row {with_tools[0]!r} offers tools, and the load generator sends messages only",
+            f"{where}: row {with_tools[0]!r} offers tools, and the load generator sends messages only",
             hint="leave 'tools' out of benchmark rows; training rows may have them",
             rule="benchmark-tools",
         )
     if len(prompts) < requests:
         raise RecipeError(
-            f"{files[0]}: {len(prompts)} different prompts, but benchmark.requests is {requests}",
+            f"{where}: {len(prompts)} different prompts, but benchmark.requests is {requests}",
             hint="add prompts or lower benchmark.requests",
             rule="too-few-prompts",
         )
     return prompts
+
+
+def _random_text(step: StageInput, tokens: int, count: int) -> list[Prompt]:
+    from transformers import AutoTokenizer
+
+    return random_prompts(AutoTokenizer.from_pretrained(step.inputs["verifier"] / "model"), tokens, count)
 
 
 def _write_own(step: StageInput, settings: dict[str, Any], selection: Selection) -> None:

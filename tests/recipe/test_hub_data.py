@@ -83,7 +83,7 @@ def test_a_file_that_was_not_fetched_stops_with_the_command_that_fetches_it(
         "hf://datasets/owner/name/data/train.jsonl",
         "hf://owner/name@main/train.jsonl",
         "hf://datasets/owner/name@main/../../secret.jsonl",
-        "hf://datasets/owner/name@main/train.csv",
+        "hf://datasets/owner/name@main/train.tar",
     ],
 )
 def test_what_names_no_file_of_a_dataset_is_an_error_with_the_form(tmp_path: Path, name: str) -> None:
@@ -112,7 +112,7 @@ def test_the_cache_is_read_as_the_hubs_client_fills_it(cached: Path) -> None:
 
 
 WORD = st.from_regex(r"[A-Za-z0-9][\w.-]{0,8}", fullmatch=True).filter(
-    lambda one: one.isascii() and "--" not in one
+    lambda one: one.isascii() and "--" not in one and not one.endswith("-")  # no name on the hub has these
 )
 
 

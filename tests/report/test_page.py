@@ -117,6 +117,7 @@ def test_what_else_was_measured_is_shown_where_it_was(tmp_path: Path) -> None:
     document = write_report(run_folder(tmp_path), record())
     group = {"name": "co<de", "prompts": 3, "acceptance_length": 2.345, "per_position": [0.9, 0.445]}
     document["summary"]["acceptance"] |= {"by_group": [group], "by_prompt_length": [group | {"name": "0-63"}]}
+    document["summary"]["acceptance"]["by_dataset"] = [group | {"name": "humaneval"}]
     service = {"machine_seconds_per_million_tokens": 1234.0, "goodput": None}
     document["summary"]["speed"][0]["service"] = {"plain": service}
     document["summary"]["speed"][1]["service"] = {
@@ -138,6 +139,7 @@ def test_what_else_was_measured_is_shown_where_it_was(tmp_path: Path) -> None:
     text = " ".join("".join(Seen(render(document)).words).split())
     for words in (
         "co<de32.3450.900 / 0.445",
+        "humaneval32.3450.900 / 0.445",
         "0-63",
         "1,234not measured",
         "1.5025.0%",
@@ -149,6 +151,7 @@ def test_what_else_was_measured_is_shown_where_it_was(tmp_path: Path) -> None:
     beside = markdown.render(document)
     for words in (
         "| co<de | 3 | 2.345 | 0.900 / 0.445 |",
+        "| humaneval | 3 | 2.345 |",
         "| 0-63 | 3 |",
         "| draft | 1,234 | 1.50 | 25.0% |",
         "\n- rounds: 2\n",

@@ -36,6 +36,11 @@ def test_faster_says_how_much_and_how_sure() -> None:
     )
 
 
+def test_random_prompts_are_said_to_be_no_real_ones() -> None:
+    text = verdict(summary((1, ratio(1.21, 1.10, 1.33))) | {"random_prompts": True})
+    assert "The prompts were random text, so acceptance, and speed with it, says nothing of real" in text
+
+
 def test_a_recipe_that_slows_serving_down_says_so() -> None:
     text = verdict(summary((1, ratio(0.8, 0.7, 0.9)), (4, ratio(0.5, 0.4, 0.6))))
     assert text.startswith("Slower at one request at a time: 0.80 times")

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from speculators.datagen.parquet import is_parquet
 from speculators.executors.images import ROLES
 from speculators.pipeline.machine.findings import Finding, missing, ok, warning
+from speculators.recipe.prompt_source import BENCHMARK_FILES
 from speculators.recipe.recipe import Recipe
 from speculators.recipe.view import PREPARED
 from speculators.serving.launcher import ENGINE_DISTRIBUTIONS, has_engine
@@ -51,6 +52,7 @@ GGUF = Package("gguf", ("gguf",), "datagen", ("trainer",))
 ARROW = {
     PREPARED: Package("pyarrow", ("pyarrow",), "datagen", ("trainer",)),
     "datagen.prompts.files": Package("pyarrow", ("pyarrow",), "datagen", ("engine",)),
+    BENCHMARK_FILES: Package("pyarrow", ("pyarrow",), "datagen", ("engine",)),
 }
 #: By the name in ``training.trackers``: who follows a training.
 TRACKERS = {
@@ -63,7 +65,8 @@ TRACKERS = {
 def recipe_packages(recipe: Recipe) -> tuple[Package, ...]:
     """What the recipe's trackers need, and the format of its data."""
     trackers = tuple(TRACKERS[name] for name in recipe.data.get("training", {}).get("trackers", ()))
-    return (*trackers, *(package for name, package in ARROW.items() if _brings(recipe, name)))
+    tables = dict.fromkeys(package for name, package in ARROW.items() if _brings(recipe, name))
+    return (*trackers, *tables)
 
 
 def _brings(recipe: Recipe, name: str) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from speculators.pipeline.machine.findings import Finding, missing, ok
 from speculators.recipe.hub_cache import HubFile, snapshots
+from speculators.recipe.prompt_source import PackageFile
 from speculators.recipe.recipe import Recipe
 
 INDEX_NAME = "model.safetensors.index.json"
@@ -45,11 +46,13 @@ def draft_findings(recipe: Recipe, environ: Mapping[str, str]) -> list[Finding]:
 
 
 def data_findings(recipe: Recipe, environ: Mapping[str, str]) -> list[Finding]:
-    """One for each file of a dataset that the recipe takes from the hub."""
-    return [_data_finding(file, environ) for file in recipe.hub_data()]
+    """One for each file of prompts that the recipe takes from the hub or from a package."""
+    return [_data_finding(file, environ) for file in recipe.data_elsewhere()]
 
 
-def _data_finding(file: HubFile, environ: Mapping[str, str]) -> Finding:
+def _data_finding(file: HubFile | PackageFile, environ: Mapping[str, str]) -> Finding:
+    if isinstance(file, PackageFile):
+        return package_finding(file.package, file.name, "dataset")
     name = f"{file.path} of dataset {file.repository}@{file.revision}"
     if file.cached(environ):
         return ok("dataset", f"{name} is in the local Hugging Face cache")
@@ -97,16 +100,17 @@ def hub_finding(check: str, repository: str, revision: str, environ: Mapping[str
     return ok(check, f"{name} is in the local Hugging Face cache")
 
 
-def package_finding(package: str, file: str) -> Finding:
+def package_finding(package: str, file: str, check: str = "verifier") -> Finding:
     try:
         files = metadata.files(package) or []
     except metadata.PackageNotFoundError:
         detail = f"package {package}, which ships {file}, is not installed"
-        return missing("verifier", detail, f"pip install {package}")
+        return missing(check, detail, f"pip install {package}")
     if not any(path.name == Path(file).name and Path(str(path.locate())).is_file() for path in files):
-        mend = f"correct verifier.file, or: pip install --force-reinstall --no-deps {package}"
-        return missing("verifier", f"package {package} {metadata.version(package)} holds no {file}", mend)
-    return ok("verifier", f"{file} in {package} {metadata.version(package)}")
+        correct = "correct verifier.file, or: " if check == "verifier" else ""
+        mend = f"{correct}pip install --force-reinstall --no-deps {package}"
+        return missing(check, f"package {package} {metadata.version(package)} holds no {file}", mend)
+    return ok(check, f"{file} in {package} {metadata.version(package)}")
 
 
 def gaps(folder: Path) -> list[str]:
