@@ -18,7 +18,7 @@ from typing import Any, TextIO
 from speculators.datagen.parquet import is_parquet, parquet_rows, read_parquet
 from speculators.errors import RecipeError
 
-__all__ = ["SUFFIXES", "UNREAD", "count_rows", "read_rows"]
+__all__ = ["GZIP", "SUFFIXES", "UNREAD", "count_rows", "is_lines", "read_rows"]
 
 GZIP = ".gz"
 #: What GuideLLM 0.8.1 reads beyond these (``data/deserializers/file.py``), and traces and media.
@@ -54,6 +54,11 @@ def count_rows(path: Path) -> int:
         return sum(1 for _ in read_rows(path))
     with _readable(path), gzip.open(path) if path.suffix == GZIP else path.open("rb") as file:
         return sum(1 for line in file if line.strip())
+
+
+def is_lines(path: Path) -> bool:
+    """Whether each line of the file is a row as it stands."""
+    return not is_parquet(path) and path.suffix != GZIP and path.suffix not in FORMS
 
 
 @contextmanager

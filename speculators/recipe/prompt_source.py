@@ -21,7 +21,7 @@ PACKAGE = "pypi://"
 #: Between the name of a file and that of the set whose columns it has.
 READ_AS = "#"
 #: Random text as GuideLLM spells it: ``prompt_tokens=256``, or with ``kind=synthetic_text`` before it.
-RANDOM_TEXT = re.compile(r"(?:kind=synthetic_text,)?(?:\w+=[^,=\s]+)(?:,\w+=[^,=\s]+)*")
+RANDOM_TEXT = re.compile(r"\w+=[^,=\s]+(?:,\w+=[^,=\s]+)*")
 
 
 class PackageFile(NamedTuple):
@@ -69,13 +69,13 @@ class PromptSource(NamedTuple):
 def prompt_source(name: str) -> PromptSource:
     """What ``name`` stands for.  A file that is called like a set is ``./name``."""
     if name in SETS:
-        return PromptSource(_file(SETS[name].address), SETS[name])
+        return PromptSource(_of_set(SETS[name].address), SETS[name])
     if "prompt_tokens=" in name and RANDOM_TEXT.fullmatch(name):
         return PromptSource(None, random_text=dict(part.split("=") for part in name.split(",")))
     file, _, read_as = name.rpartition(READ_AS)
     if file and read_as in SETS:
-        return PromptSource(_file(file), SETS[read_as])
-    return PromptSource(_file(name))
+        return PromptSource(hub_file(file) or file, SETS[read_as])
+    return PromptSource(hub_file(name) or name)
 
 
 def sources_of(names: Any) -> list[PromptSource]:
@@ -83,8 +83,6 @@ def sources_of(names: Any) -> list[PromptSource]:
     return [prompt_source(name) for name in (names if isinstance(names, list) else [names]) if name]
 
 
-def _file(name: str) -> str | HubFile | PackageFile:
-    if name.startswith(PACKAGE):
-        package, _, file = name.removeprefix(PACKAGE).partition("/")
-        return PackageFile(package, file)
-    return hub_file(name) or name
+def _of_set(address: str) -> HubFile | PackageFile | None:
+    package, _, file = address.removeprefix(PACKAGE).partition("/")
+    return PackageFile(package, file) if address.startswith(PACKAGE) else hub_file(address)

@@ -129,21 +129,17 @@ def training_files(view: View) -> Iterator[Diagnostic]:
 
 def prompt_file(view: View, name: str, file: str | HubFile, item: int | None) -> Iterator[Diagnostic]:
     """What is amiss with a file that the value of ``name``, or its ``item``-th item, gives."""
-    if isinstance(file, HubFile):
-        if not COMMIT.fullmatch(file.revision):
-            message = f"revision '{file.revision}' of dataset {file.repository} can change between runs"
-            hint = "pin the commit: 40 hexadecimal digits, from the repository's history on the hub"
-            yield view.problem("warning", "mutable-revision", name, message, hint, item=item)
-        file = f"{HUB}datasets/{file.repository}@{file.revision}/{file.path}"
-        bad = not file.removesuffix(GZIP).endswith(SUFFIXES)
-    else:
-        bad = file.startswith(HUB)
-    if bad:
-        message = f"'{file}' names no {listing(SUFFIXES, 'or')} file of a dataset"
+    on_hub = file.path if isinstance(file, HubFile) else file.partition(HUB)[2]
+    if isinstance(file, str) and not file.startswith(HUB):
+        yield from _readable(view, name, file, item)
+    elif isinstance(file, str) or not on_hub.removesuffix(GZIP).endswith(SUFFIXES):
+        message = f"'{on_hub}' names no {listing(SUFFIXES, 'or')} file of a dataset"
         hint = "write hf://datasets/OWNER/NAME@REVISION/PATH, PATH as in its 'Files' on the hub"
         yield view.problem("error", "hub-file", name, message, hint, item=item)
-    elif not file.startswith(HUB):
-        yield from _readable(view, name, file, item)
+    elif not COMMIT.fullmatch(file.revision):
+        message = f"revision '{file.revision}' of dataset {file.repository} can change between runs"
+        hint = "pin the commit: 40 hexadecimal digits, from the repository's history on the hub"
+        yield view.problem("warning", "mutable-revision", name, message, hint, item=item)
 
 
 def _readable(view: View, name: str, file: str, item: int | None = None) -> Iterator[Diagnostic]:

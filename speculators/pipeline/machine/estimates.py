@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 from speculators.checkpoint.config import draft_layout
 from speculators.checkpoint.tensors import EMBED_TOKENS
 from speculators.datagen.disk import states_bytes
-from speculators.datagen.parquet import is_parquet, parquet_rows
+from speculators.datagen.parquet import is_parquet
+from speculators.datagen.prompt_files import GZIP, count_rows, is_lines
 from speculators.quantities import byte_count
 from speculators.recipe.facts import VerifierFacts
 from speculators.recipe.view import trains
@@ -30,7 +31,7 @@ TRAINING_COPIES = 3
 BYTES_PER_PROMPT_TOKEN = 4
 HALF_DTYPES_BYTES = 2
 #: A rule of thumb for compressed conversations.
-PARQUET_EXPANDS = 3
+EXPANDS = 3
 
 
 class Prompts(NamedTuple):
@@ -132,10 +133,11 @@ def tokens_at_most(datagen: Mapping[str, Any], prompts: Prompts) -> int:
 def count_prompts(files: list[Path], limit: int | None) -> Prompts:
     rows = size = 0
     for path in files:
-        if is_parquet(path):
-            count = parquet_rows(path)
+        if not is_lines(path):
+            count = count_rows(path)
             taken = count if limit is None else min(count, max(0, limit - rows))
-            rows, size = rows + taken, size + PARQUET_EXPANDS * path.stat().st_size * taken // max(count, 1)
+            expands = EXPANDS if is_parquet(path) or path.suffix == GZIP else 1
+            rows, size = rows + taken, size + expands * path.stat().st_size * taken // max(count, 1)
             continue
         with path.open("rb") as file:
             for line in filter(bytes.strip, file):
