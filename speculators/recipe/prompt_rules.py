@@ -30,7 +30,7 @@ def benchmark_prompts(view: View) -> Iterator[Diagnostic]:
         for one in found:
             unknown = one.rule == "missing-file" and not os.path.splitext(str(source.file))[1]
             hint = did_you_mean(str(source.file), SETS) if unknown else ""
-            yield one._replace(hint=f"{hint}; or {one.hint}") if hint else one
+            yield one._replace(hint=f"{hint} {one.hint}") if hint else one
 
 
 def real_prompts(view: View) -> Iterator[Diagnostic]:
@@ -93,5 +93,8 @@ def _sources(view: View) -> list[PromptSource]:
 
 
 def _families() -> list[str]:
-    """The public sets without their parts."""
-    return list(dict.fromkeys(name.partition(":")[0] for name in SETS))
+    """The public sets, of those in parts the first."""
+    first: dict[str, str] = {}
+    for name in SETS:
+        first.setdefault(name.partition(":")[0], name)
+    return list(first.values())
