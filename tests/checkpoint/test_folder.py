@@ -34,23 +34,28 @@ def test_a_new_folder_has_the_modes_of_any_other(tmp_path: Path) -> None:
 
 
 def test_of_two_that_write_one_target_the_first_to_end_has_it_whole(tmp_path: Path) -> None:
-    with (
-        pytest.raises(RecipeError, match="holds something since this began"),
-        new_folder(tmp_path / "draft") as one,
-    ):
-        (one / "by").write_text("the slower")
-        with new_folder(tmp_path / "draft") as other:
-            (other / "by").write_text("the faster")
-        assert (one / "by").read_text() == "the slower"
+    def slower() -> None:
+        with new_folder(tmp_path / "draft") as one:
+            (one / "by").write_text("the slower")
+            with new_folder(tmp_path / "draft") as other:
+                (other / "by").write_text("the faster")
+            assert (one / "by").read_text() == "the slower"
+
+    with pytest.raises(RecipeError, match="holds something since this began"):
+        slower()
     assert below(tmp_path) == {"draft", "draft/by"}
     assert (tmp_path / "draft" / "by").read_text() == "the faster"
 
 
 def test_a_failure_leaves_no_folder_that_was_made_for_it(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
-    with pytest.raises(ZeroDivisionError), new_folder(tmp_path / "mine" / "b" / "c") as partial:
-        (partial / "half").write_text("x")
-        raise ZeroDivisionError
+    def failing() -> None:
+        with new_folder(tmp_path / "mine" / "b" / "c") as partial:
+            (partial / "half").write_text("x")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        failing()
     assert below(tmp_path) == {"mine"}
 
 
