@@ -33,36 +33,39 @@ def test_a_new_folder_has_the_modes_of_any_other(tmp_path: Path) -> None:
     )
 
 
-def test_of_two_that_write_one_target_the_first_to_end_has_it_whole(tmp_path: Path) -> None:
-    def slower() -> None:
-        with new_folder(tmp_path / "draft") as one:
-            (one / "by").write_text("the slower")
-            with new_folder(tmp_path / "draft") as other:
-                (other / "by").write_text("the faster")
-            assert (one / "by").read_text() == "the slower"
+def write_both(target: Path, *more: str) -> None:
+    """Fills ``target``, and meanwhile again for each of ``more``; the outer ones end last."""
+    with new_folder(target) as partial:
+        (partial / "by").write_text(f"{len(more)} more")
+        if more:
+            write_both(target, *more[1:])
+        assert (partial / "by").read_text() == f"{len(more)} more"
 
+
+def write_and_fail(target: Path) -> None:
+    with new_folder(target) as partial:
+        (partial / "half").write_text("x")
+        raise ZeroDivisionError
+
+
+def test_of_two_that_write_one_target_the_first_to_end_has_it_whole(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="holds something since this began"):
-        slower()
+        write_both(tmp_path / "draft", "a second one")
     assert below(tmp_path) == {"draft", "draft/by"}
-    assert (tmp_path / "draft" / "by").read_text() == "the faster"
+    assert (tmp_path / "draft" / "by").read_text() == "0 more"
 
 
 def test_a_failure_leaves_no_folder_that_was_made_for_it(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
-    def failing() -> None:
-        with new_folder(tmp_path / "mine" / "b" / "c") as partial:
-            (partial / "half").write_text("x")
-            raise ZeroDivisionError
-
     with pytest.raises(ZeroDivisionError):
-        failing()
+        write_and_fail(tmp_path / "mine" / "b" / "c")
     assert below(tmp_path) == {"mine"}
 
 
 def test_a_failure_leaves_the_empty_folder_that_was_named(tmp_path: Path) -> None:
     (tmp_path / "draft").mkdir()
-    with pytest.raises(ZeroDivisionError), new_folder(tmp_path / "draft"):
-        raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError):
+        write_and_fail(tmp_path / "draft")
     assert below(tmp_path) == {"draft"}
 
 
