@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from speculators.checkpoint.dequantise import dequantised
 from speculators.checkpoint.verifier_weights import load_verifier_weights
+from speculators.errors import StageError
 from tests.models import tiny
 
 ROWS, COLUMNS, GROUP = 48, 64, 16
@@ -120,6 +122,139 @@ def test_4_bit_floats_are_sixteen_values_times_two_scales(layout: str) -> None:
     if layout == "compressed-tensors":
         whole = {"weight_packed": packed, "weight_global_scale": torch.tensor(4.0)}
     assert torch.equal(dequantised({**whole, "weight_scale": scale}, {}, "lm_head.weight"), expected)
+
+
+E2M1_BY_HAND = {0: 0.0, 1: 0.5, 2: 1.0, 3: 1.5, 4: 2.0, 5: 3.0, 6: 4.0, 7: 6.0}
+
+
+def powers_of_two(columns: int) -> torch.Tensor:
+    """E8M0 bytes for groups of 32 along K."""
+    generator = torch.Generator().manual_seed(3)
+    return torch.randint(100, 150, (ROWS, -(-columns // 32)), generator=generator, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("columns", [64, 80])
+@pytest.mark.parametrize("stored_as", [torch.uint8, torch.float8_e8m0fnu])
+def test_mxfp8_is_multiplied_by_powers_of_two(columns: int, stored_as: torch.dtype) -> None:
+    values = torch.randn(ROWS, columns, generator=torch.Generator().manual_seed(0)).to(torch.float8_e4m3fn)
+    scale = powers_of_two(columns)
+    parts = {"weight": values, "weight_scale": scale.view(stored_as)}
+    if columns % 32 and stored_as != torch.uint8:  # whose groups need not be of 32
+        with pytest.raises(StageError, match="3 scales for 80 numbers"):
+            dequantised(parts, {}, "lm_head.weight")
+        return
+    weight = dequantised(parts, {}, "lm_head.weight")
+    for row in range(ROWS):
+        for column in range(columns):
+            expected = math.ldexp(float(values[row, column]), int(scale[row, column // 32]) - 127)
+            assert float(weight[row, column]) == expected
+
+
+@pytest.mark.parametrize("name", ["weight_packed", "weight"])
+def test_mxfp4_is_sixteen_values_times_powers_of_two(name: str) -> None:
+    codes, scale = whole_numbers(ROWS, COLUMNS), powers_of_two(COLUMNS)
+    packed = torch.zeros(ROWS, COLUMNS // 2, dtype=torch.uint8)
+    for column in range(COLUMNS):
+        packed[:, column // 2] += (codes[:, column] * (16 if column % 2 else 1)).to(torch.uint8)
+    weight = dequantised({name: packed, "weight_scale": scale}, {}, "lm_head.weight")
+    assert weight.shape == (ROWS, COLUMNS)
+    for row in range(ROWS):
+        for column in range(COLUMNS):
+            code = int(codes[row, column])
+            value = E2M1_BY_HAND[code % 8] * (-1 if code > 7 else 1)
+            assert float(weight[row, column]) == math.ldexp(value, int(scale[row, column // 32]) - 127)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "layout"), [("MXFP4A16", "mxfp4-pack-quantized"), ("MXFP8A16", "mxfp8-quantized")]
+)
+def test_mx_formats_agree_with_the_librarys_own_decompression(scheme: str, layout: str) -> None:
+    compressors = pytest.importorskip("compressed_tensors.compressors")
+    quantization = pytest.importorskip("compressed_tensors.quantization")
+    wanted = quantization.preset_name_to_scheme(scheme, ["Linear"])
+    scale = torch.exp2(
+        torch.randint(-4, 3, (ROWS, COLUMNS // 32), generator=torch.Generator().manual_seed(4)).float()
+    )
+    compressor = compressors.BaseCompressor.get_value_from_registry(layout)
+    packed = compressor.compress({"weight": matrix(), "weight_scale": scale}, wanted)
+    assert packed["weight_scale"].dtype == torch.uint8
+    expected = compressor.decompress(dict(packed), wanted)["weight"]
+    assert torch.equal(dequantised(packed, {}, "lm_head.weight"), expected.float())
+
+
+def test_the_e8m0_byte_255_is_no_number() -> None:
+    parts = {
+        "weight": torch.ones(1, 32).to(torch.float8_e4m3fn),
+        "weight_scale": torch.tensor([[255]]).to(torch.uint8),
+    }
+    assert dequantised(parts, {}, "lm_head.weight").isnan().all()
+
+
+def test_blocks_whose_last_is_smaller_are_read_by_the_size_that_the_config_says() -> None:
+    """compressed-tensors says it of groups of layers, others at the top; an even split would be wrong."""
+    stored, scale = torch.ones(40, 64).to(torch.float8_e4m3fn), torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    parts = {"weight": stored, "weight_scale": scale}
+    groups = {"config_groups": {"group_0": {"weights": {"block_structure": [32, 32]}}}}
+    for config in (groups, {"weight_block_size": [32, 32]}):
+        weight = dequantised(parts, config, "lm_head.weight")
+        assert [float(weight[row, 33]) for row in (0, 31, 32, 39)] == [2.0, 2.0, 4.0, 4.0]
+
+
+def float8(*shape: int) -> torch.Tensor:
+    return torch.ones(shape).to(torch.float8_e4m3fn)
+
+
+def words(*shape: int, dtype: torch.dtype = torch.int32) -> torch.Tensor:
+    return torch.zeros(shape, dtype=dtype)
+
+
+BYTES, SHAPE = torch.uint8, torch.tensor([8, 64])
+
+REFUSED: dict[str, tuple[dict[str, torch.Tensor], str]] = {
+    "bytes for a scale that are not one for 32": (
+        {"weight": float8(8, 64), "weight_scale": words(8, 1, dtype=BYTES)}, "not known"),
+    "whole numbers with a scale of bytes": (
+        {"weight": words(8, 64, dtype=torch.int8), "weight_scale": words(8, 2, dtype=BYTES)}, "not known"),
+    "six bits a number": (
+        {"weight": words(8, 48, dtype=BYTES), "weight_scale": words(8, 2, dtype=BYTES)}, "not known"),
+    "four bits of bitsandbytes": ({"weight": words(256, 1, dtype=BYTES)}, "not known"),
+    "a scale for more rows than there are": (
+        {"weight": float8(8, 64), "weight_scale": torch.ones(3, 1)}, "3 scales for 8 numbers"),
+    "blocks of unknown size": (
+        {"weight": float8(40, 64), "weight_scale": torch.ones(3, 2)}, "3 scales for 40 numbers"),
+    "GPTQ of 3 bits": (
+        {"qweight": words(12, 32), "qzeros": words(1, 3), "scales": torch.ones(1, 32)}, "3 bits a number"),
+    "GPTQ without scales": ({"qweight": words(12, 32), "qzeros": words(1, 3)}, "not known"),
+    "GPTQ whose order is of another matrix": (
+        {"qweight": words(8, 32), "qzeros": words(1, 4), "scales": torch.ones(1, 32), "g_idx": words(65)},
+        "must match"),
+    "compressed tensors of 3 bits": (
+        {"weight_packed": words(8, 7), "weight_shape": SHAPE, "weight_scale": torch.ones(8, 1)},
+        "64 numbers in 7 words a row"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("parts", "complaint"), REFUSED.values(), ids=REFUSED.keys())
+def test_what_cannot_be_read_is_refused_with_what_is_stored(
+    parts: dict[str, torch.Tensor], complaint: str
+) -> None:
+    with pytest.raises(StageError, match=complaint) as refused:
+        dequantised(parts, {}, "lm_head.weight")
+    assert refused.value.message.startswith("lm_head.weight is stored ")
+    assert f"{next(iter(parts))} torch." in refused.value.message
+    assert refused.value.hint
+
+
+def test_seven_bits_are_not_taken_for_eight() -> None:
+    """Both take a word for four numbers; only the config tells them apart."""
+    parts = {
+        "weight_packed": words(8, 16),
+        "weight_shape": torch.tensor([8, 64]),
+        "weight_scale": torch.ones(8, 1),
+    }
+    config = {"config_groups": {"group_0": {"weights": {"num_bits": 7}}}}
+    with pytest.raises(StageError, match=r"bits: \[7\]"):
+        dequantised(parts, config, "lm_head.weight")
 
 
 def test_a_verifier_whose_layers_are_quantised_but_not_its_ends_is_read_as_it_is(tmp_path: Path) -> None:
