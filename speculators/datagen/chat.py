@@ -21,6 +21,9 @@ SWITCH = "enable_thinking"
 #: openai), which drop others: a template that prints a call shows them so.
 CALL, FUNCTION = ("id", "function", "type"), ("arguments", "name")
 
+#: What an answer's thoughts are called: by vLLM, and by its older versions and most templates.
+THOUGHTS = ("reasoning", "reasoning_content")
+
 MODES: dict[str, tuple[bool, ...]] = {"off": (False,), "on": (True,), "both": (False, True)}
 
 
@@ -50,21 +53,34 @@ def as_served(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Messages as vLLM's chat endpoint hands them to the template.
 
     Clients send a tool call's arguments as JSON text and templates get the object; text that is none becomes
-    an empty one (``_postprocess_messages`` of vllm/renderers/chat_utils.py).
+    an empty one.  An answer's thoughts come under either of two names and reach the template under both;
+    no content becomes an empty one (``_parse_chat_message_content`` and ``_postprocess_messages`` of
+    vllm/renderers/chat_utils.py, ``_normalize_messages_before`` of its chat protocol).  What is of no use to
+    a role does not reach the template.
     """
-    return [_with_objects(message) if "tool_calls" in message else dict(message) for message in messages]
+    return [_as_served(message) for message in messages]
 
 
-def _with_objects(message: Mapping[str, Any]) -> dict[str, Any]:
-    others = {name: value for name, value in message.items() if name != "tool_calls"}
-    if not message["tool_calls"]:
-        return others
-    calls = []
-    for call in message["tool_calls"]:
-        function = call["function"] | {"arguments": _object(call["function"].get("arguments"))}
-        known = call | {"function": {name: function[name] for name in FUNCTION if name in function}}
-        calls.append({name: known[name] for name in CALL if name in known})
-    return others | {"tool_calls": calls}
+def _as_served(message: Mapping[str, Any]) -> dict[str, Any]:
+    content = message["content"]
+    shown = {"role": message["role"], "content": "" if content is None else content}
+    shown |= {name: message[name] for name in ("name",) if isinstance(message.get(name), str)}
+    if message["role"] == "tool":
+        return shown | {name: message[name] for name in ("tool_call_id",) if name in message}
+    if message["role"] != "assistant":
+        return shown
+    thoughts = [message[name] for name in THOUGHTS if message.get(name) is not None]
+    if thoughts:
+        shown |= dict.fromkeys(THOUGHTS, thoughts[0])
+    if message.get("tool_calls"):
+        shown["tool_calls"] = [_call(call) for call in message["tool_calls"]]
+    return shown
+
+
+def _call(call: Mapping[str, Any]) -> dict[str, Any]:
+    function = call["function"] | {"arguments": _object(call["function"].get("arguments"))}
+    known = {**call, "function": {name: function[name] for name in FUNCTION if name in function}}
+    return {name: known[name] for name in CALL if name in known}
 
 
 def _object(arguments: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ Message = dict[str, Any]
 
 ROLES = ("system", "user", "assistant", "tool")
 #: What else a message may carry: templates of models that call tools or think read these.
-EXTRAS = frozenset({"name", "tool_calls", "tool_call_id", "reasoning_content"})
+EXTRAS = frozenset({"name", "tool_calls", "tool_call_id", "reasoning", "reasoning_content"})
 #: ShareGPT's senders, as the data sets on the Hub spell them.
 SENDERS = {
     "human": "user",

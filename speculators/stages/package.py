@@ -7,7 +7,7 @@ check named, because vLLM itself would load and serve it without a word.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,7 @@ def copy_draft(source: Path, model_dir: Path, verifier: VerifierName, layers: in
     Only what vLLM loads is taken along: stray Python files and optimiser states stay behind.  A
     snapshot of the hub cache is a folder of links, hence the copy of what they point at.
     """
-    document, notes = completed(read_config(source), layers)
+    document, notes = bound(read_config(source), verifier, layers)
     weights = sorted(source.glob("*.safetensors"))
     if len(weights) != 1:
         raise StageError(
@@ -98,12 +98,18 @@ def copy_draft(source: Path, model_dir: Path, verifier: VerifierName, layers: in
     for note in notes:
         print(f"draft: {note}")
     shutil.copyfile(weights[0], model_dir / WEIGHTS_NAME)
+    return document
+
+
+def bound(config: Mapping[str, Any], verifier: VerifierName, layers: int) -> tuple[dict[str, Any], list[str]]:
+    """A ready-made config made explicit, naming ``verifier``; and one note for each change."""
+    document, notes = completed(config, layers)
     named = document["speculators_config"].setdefault("verifier", {})
     repository = hub_repository(verifier.id) or verifier.id
     if named.get("name_or_path") not in (None, repository, verifier.id):
-        print(f"draft: was made for {named['name_or_path']}, is bound here to {verifier.id}")
+        notes.append(f"was made for {named['name_or_path']}, is bound here to {verifier.id}")
     named.update(name_or_path=repository, id=verifier.id, digest=verifier.digest)
-    return document
+    return document, notes
 
 
 def read_config(source: Path) -> dict[str, Any]:

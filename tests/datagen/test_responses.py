@@ -79,7 +79,7 @@ def test_a_template_gets_calls_as_the_chat_endpoint_gives_them(arguments: object
     (found,) = as_served([{"role": "assistant", "content": None, "tool_calls": [call]}])
     assert found == {
         "role": "assistant",
-        "content": None,
+        "content": "",
         "tool_calls": [{"id": "1", "function": {"arguments": given, "name": "f"}, "type": "function"}],
     }
     assert list(found["tool_calls"][0]) == [
@@ -89,6 +89,13 @@ def test_a_template_gets_calls_as_the_chat_endpoint_gives_them(arguments: object
     ]  # a template that prints it shows this order
     assert as_served([found]) == [found]
     assert as_served([{**CHAT[1], "tool_calls": []}]) == [CHAT[1]]
+
+
+@pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
+def test_thoughts_reach_the_template_under_both_names_and_of_answers_only(name: str) -> None:
+    thoughts = {"reasoning": "Hm.", "reasoning_content": "Hm."}
+    assert as_served([{**CHAT[1], name: "Hm."}]) == [CHAT[1] | thoughts]
+    assert as_served([{**CHAT[0], name: "Hm.", "tool_calls": [], "tool_call_id": "1"}]) == [CHAT[0]]
 
 
 def test_a_prompt_that_the_engine_renders_otherwise_is_an_error() -> None:

@@ -67,7 +67,7 @@ def test_a_system_message_is_not_said_twice() -> None:
         ({"messages": "a"}, "'messages' must be a non-empty list"),
         ({"messages": ["a"]}, "each item of 'messages' must be an object"),
         ({"messages": [{"role": "bot", "content": "x"}]}, "role 'bot' is none of"),
-        ({"messages": [{**USER, "weight": 1}]}, "and of others only name, reasoning_content"),
+        ({"messages": [{**USER, "weight": 1}]}, "and of others only name, reasoning, reasoning_content"),
         ({"messages": [{"role": "user", "content": None}]}, "'content' must be a non-empty string"),
         ({"messages": [USER, {**CALL, "tool_calls": [{"name": "f"}]}]}, "'tool_calls' must be a list"),
         ({"messages": [{"role": "assistant", "content": "x"}]}, "needs a user message"),

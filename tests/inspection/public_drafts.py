@@ -139,6 +139,16 @@ PUBLIC = {
                norm_before_residual=True, speculators_version="0.2.0.dev11"),
         LLAMA_31_8B, files=("eagle3.py", "generation_config.json"),
     ),
+    # Its hub page's config as far as the tests of NeMo RL quote it; the rest is what that writer writes.
+    "RedHatAI/Qwen3-8B-speculator.eagle3": Public(
+        "https://github.com/NVIDIA-NeMo/RL/blob/main/tests/unit/models/automodel/test_draft_config_adapters.py"
+        " (commit 08610ff)", "speculators",
+        native("eagle3", 3, "Qwen/Qwen3-8B", "Qwen3ForCausalLM",
+               decoder(4096, 12288, 32, 8, 151936, 40960, 1e-6, head_dim=128, rope_theta=1000000),
+               architectures=["Eagle3Speculator"], draft_vocab_size=32000, has_no_defaults_at_init=False,
+               norm_before_residual=True, speculators_version="0.2.0.dev11"),
+        QWEN3_8B,
+    ),
     "inference-optimization/Mistral3_speculator_dummy": Public(
         HUB + "inference-optimization/Mistral3_speculator_dummy/blob/main/config.json", "speculators",
         native("eagle3", 3, "mistralai/Mistral-Large-3-675B-Instruct-2512-NVFP4", None,

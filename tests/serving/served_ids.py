@@ -1,9 +1,12 @@
-"""Are the trained ids those that a real chat endpoint serves?  ``python -m tests.serving.served_ids MODEL``
+"""Are the trained ids those that a real chat endpoint serves?
+
+    python -m tests.serving.served_ids MODEL
+    python -m tests.serving.served_ids MODEL qwen3.jinja     one that knows enable_thinking, both settings
 
 By hand, not in CI, where each generation compares 50 rows with the engine's own chat renderer anyway: this
 starts the HTTP server on the model folder that is named, and sends 50 conversations to /v1/chat/completions.
-The endpoint says which ids it gave the model.  Its template is the model's own, with lines for tools
-and calls before it, because small models' templates know neither.
+The endpoint says which ids it gave the model.  Its template is the one named, or the model's own with
+lines for tools and calls before it, because small models' templates know neither.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from speculators.datagen.chat import SWITCH, template_arguments
 from speculators.datagen.chat_template import chat_template
 from speculators.datagen.prompts import question
 from speculators.datagen.responses import kept_answer, render_ids
@@ -49,7 +53,7 @@ KNOWING_TOOLS = (
 
 
 def rows() -> list[dict[str, Any]]:
-    """Plain ones, with a system prompt, of several turns, with tools, and with a tool's answer."""
+    """Plain ones, with a system prompt, of several turns, with tools, a tool's answer, and thoughts."""
 
     def made(number: int) -> dict[str, Any]:
         asked = f"Why are there {number} tides — and whose “fault” is it?\n"
@@ -69,12 +73,14 @@ def rows() -> list[dict[str, Any]]:
             {"messages": turns},
             {"conversations": [{"from": "human", "value": asked}], "tools": TOOLS},
             {"messages": called, "tools": TOOLS},
-        ][number % 5]
+            {"messages": [turns[0], {**turns[1], "reasoning_content": "Who pulls?"}, turns[2]]},
+            {"messages": [turns[0], {**called[1], "content": None, "reasoning": "Look it up."}, called[2]]},
+        ][number % 7]
 
     return [made(number) for number in range(ROWS)]
 
 
-def main(model: Path) -> int:
+def main(model: Path, template: Path | None = None) -> int:
     from transformers import AutoTokenizer
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -84,8 +90,9 @@ def main(model: Path) -> int:
             (folder / file.name).symlink_to(file.resolve())
         own = chat_template(model)
         assert isinstance(own, str)
+        shown = template.read_text() if template else KNOWING_TOOLS.replace("OWN", own)
         (folder / "chat_template.jinja").unlink(missing_ok=True)
-        (folder / "chat_template.jinja").write_text(KNOWING_TOOLS.replace("OWN", own))
+        (folder / "chat_template.jinja").write_text(shown)
         tokenizer = AutoTokenizer.from_pretrained(folder)
         environment = server_environment(engine_environment({"VLLM_CPU_OMP_THREADS_BIND": "nobind"}))
         service = Service(
@@ -97,31 +104,32 @@ def main(model: Path) -> int:
         with LocalExecutor().serve(service) as endpoint:
             client = ServerClient(endpoint.url, SERVED_NAME, 300)
             client.wait_until_healthy(500, print)
-            return compare(client, tokenizer)
+            modes = (False, True) if SWITCH in shown else (False,)
+            return max(compare(client, tokenizer, template_arguments({}, shown, mode)) for mode in modes)
 
 
-def compare(client: ServerClient, tokenizer: Any) -> int:
+def compare(client: ServerClient, tokenizer: Any, arguments: dict[str, Any]) -> int:
     """Print how many rows of each form are equal; 0 if all are."""
     seen: Counter[str] = Counter()
+    sent = {"chat_template_kwargs": arguments} if arguments else {}
     for row in rows():
         said = conversation(row)
         form = " ".join(sorted({*row, *(message["role"] for message in said.messages)}))
         asked = question(said.messages)
-        ours = render_ids(tokenizer, asked, {}, tools=said.tools, generation_prompt=True)
+        ours = render_ids(tokenizer, asked, arguments, tools=said.tools, generation_prompt=True)
         offered = {"tools": said.tools, "tool_choice": "none"} if said.tools else {}
-        body = {"max_completion_tokens": 1, "temperature": 0, **offered}
+        body = {"max_completion_tokens": 1, "temperature": 0, **offered, **sent}
         served = client.complete(asked, body).prompt_token_ids
-        kept = kept_answer(
-            tokenizer, [*asked, {"role": "assistant", "content": "Aye."}], {}, [2], 512, tools=said.tools
-        )
+        whole = [*asked, {"role": "assistant", "content": "Aye."}]
+        kept = kept_answer(tokenizer, whole, arguments, [2], 512, tools=said.tools)
         same = ours == served and not isinstance(kept, str) and kept.prompt_token_ids == served
         if not same:
             print(json.dumps({"row": row, "ours": ours, "served": served, "kept": str(kept)[:200]}))
         seen[f"{form}: {'equal' if same else 'DIFFERS'}"] += 1
     for form, count in sorted(seen.items()):
-        print(f"{count:3} {form}")
+        print(f"{count:3} {arguments or ''} {form}")
     return int(any("DIFFERS" in form for form in seen))
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(*map(Path, sys.argv[1:])))
