@@ -48,7 +48,8 @@ def hub_repository(verifier_id: str) -> str | None:
 
 def stored_format(document: Mapping[str, Any]) -> Format | None:
     """The format that ``config.json`` says it has; None for one that we do not know."""
-    return FORMATS.get(document.get("speculators_model_type", ""))
+    kind = document.get("speculators_model_type")
+    return FORMATS.get(kind) if isinstance(kind, str) else None
 
 
 def format_of(config: DraftConfig) -> Format:

@@ -131,7 +131,7 @@ class SpeculatorModelConfig(Record):
         if not isinstance(document, Mapping) or "speculators_config" not in document:
             raise _unreadable(place, "has no speculators_config: not a checkpoint in this format")
         kind = document.get("speculators_model_type")
-        if kind not in CONFIGS:
+        if not isinstance(kind, str) or kind not in CONFIGS:
             raise _unreadable(
                 place, f"speculators_model_type is {kind!r}; known: {', '.join(sorted(CONFIGS))}"
             )

@@ -8,6 +8,7 @@ its head the wrong way gives wrong targets without any error.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
@@ -111,7 +112,11 @@ def verifier_layout(config: Mapping[str, Any], names: Collection[str], place: st
     model_type = str(text.get("model_type", ""))
     found = end_names(names)
     norm_bias = f"{found.norm}.bias" if f"{found.norm}.bias" in names else None
-    rule = output_rule(text, centred=norm_bias is not None or model_type in LAYER_NORMS)
+    try:
+        rule = output_rule(text, centred=norm_bias is not None or model_type in LAYER_NORMS)
+    except (ValueError, ZeroDivisionError) as error:
+        hint = "correct the verifier's config.json, or copy or download the model again"
+        raise StageError(f"{place}: config.json: {error}", hint=hint, rule="verifier-family") from None
     stored = has_module(names, found.head)
     tied = is_tied(config, stored)
     problems = [
@@ -170,18 +175,21 @@ def is_tied(config: Mapping[str, Any], head_stored: bool) -> bool:
 
 
 def output_rule(text: Mapping[str, Any], *, centred: bool) -> OutputRule | None:
-    """What the language model's config says of norm and logits; None without a norm epsilon."""
+    """What the language model's config says of norm and logits; None without a norm epsilon.
+
+    Raises:
+        ValueError: naming the key whose value is no number that this can be.
+    """
     keys = EPS_KEYS if not centred else (*EPS_KEYS[2:], *EPS_KEYS[:2])
-    eps = next((text[key] for key in keys if text.get(key) is not None), None)
-    if eps is None:
+    said = next((key for key in keys if text.get(key) is not None), None)
+    if said is None:
         return None
-    cap = text.get("final_logit_softcapping")
     return OutputRule(
-        norm_eps=float(eps),
+        norm_eps=number(text, said),
         centred=centred,
         one_plus=str(text.get("model_type", "")) in ONE_PLUS_NORMS,
         logit_scale=logit_scale(text),
-        soft_cap=float(cap) if cap else None,
+        soft_cap=number(text, "final_logit_softcapping") if text.get("final_logit_softcapping") else None,
     )
 
 
@@ -195,10 +203,22 @@ def logit_scale(text: Mapping[str, Any]) -> float:
     factor = 1.0
     for key in ("logit_scale", "lm_head_multiplier", "output_multiplier"):
         if text.get(key) is not None:
-            factor *= float(text[key])
+            factor *= number(text, key)
     if text.get("logits_scaling"):
-        scaling = float(text["logits_scaling"])
+        scaling = number(text, "logits_scaling")
         factor *= scaling if text.get("model_type") in MULTIPLIED_SCALING else 1.0 / scaling
     if text.get("dim_model_base"):
-        factor *= float(text["dim_model_base"]) / float(text["hidden_size"])
+        factor *= number(text, "dim_model_base") / number(text, "hidden_size")
     return factor
+
+
+def number(text: Mapping[str, Any], key: str) -> float:
+    """A finite number.
+
+    Raises:
+        ValueError: naming key and value, when it is none; text is none, for engines too.
+    """
+    value = text.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{key} is {value!r}, not a finite number")
+    return float(value)

@@ -12,14 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import safe_open
 from torch.nn import functional
 
 from speculators.checkpoint.dequantise import PARTS, dequantised
 from speculators.checkpoint.folder import read_object
 from speculators.checkpoint.verifier_layout import text_config, verifier_layout
-from speculators.checkpoint.weights_file import read_header
-from speculators.documents import read_json
+from speculators.checkpoint.weights_file import Stored, damaged, mapped, read_header
 from speculators.errors import StageError
 
 INDEX_NAME = "model.safetensors.index.json"
@@ -132,34 +130,51 @@ def load_verifier_weights(folder: Path) -> VerifierWeights:
         StageError: a tensor is missing or quantised in an unknown way, or the logits are not
             ``cap(scale * head(norm(state)))``.
     """
-    config = read_json(folder / "config.json")
+    config = read_object(folder / "config.json")
     files = tensor_files(folder)
     layout = verifier_layout(config, files.keys(), str(folder))
     rule = layout.rule
-    embedding = read_module(files, layout.embedding, config)
-    final_norm = read_tensor(files[f"{layout.norm}.weight"], f"{layout.norm}.weight")
+    tensors = StoredTensors(files)
+    embedding = read_module(tensors, layout.embedding, config)
+    final_norm = tensors[f"{layout.norm}.weight"]
     return VerifierWeights(
         embedding=embedding,
         final_norm=1.0 + final_norm.float() if rule.one_plus else final_norm,
         norm_eps=rule.norm_eps,
-        head=embedding if layout.head is None else read_module(files, layout.head, config),
-        norm_bias=read_tensor(files[layout.norm_bias], layout.norm_bias) if layout.norm_bias else None,
+        head=embedding if layout.head is None else read_module(tensors, layout.head, config),
+        norm_bias=tensors[layout.norm_bias] if layout.norm_bias else None,
         centred=rule.centred,
         logit_scale=rule.logit_scale,
         soft_cap=rule.soft_cap,
     )
 
 
-def read_module(files: Mapping[str, Path], module: str, config: Mapping[str, Any]) -> torch.Tensor:
+def read_module(tensors: StoredTensors, module: str, config: Mapping[str, Any]) -> torch.Tensor:
     """The weight of a linear layer or embedding [N, K], dequantised if need be."""
-    names = {part: f"{module}.{part}" for part in PARTS if f"{module}.{part}" in files}
-    parts = {part: read_tensor(files[name], name) for part, name in names.items()}
+    parts = {part: tensors[name] for part in PARTS if (name := f"{module}.{part}") in tensors.files}
     quantisation = config.get("quantization_config") or text_config(config).get("quantization_config") or {}
     return dequantised(parts, quantisation, f"{module}.weight")
 
 
-def read_tensor(path: Path, name: str) -> torch.Tensor:
-    """One tensor of a safetensors file, without reading the others."""
-    with safe_open(path, framework="pt") as file:
-        tensor: torch.Tensor = file.get_tensor(name)
-    return tensor
+class StoredTensors:
+    """Tensors of a model by their names, read from its files without the others.
+
+    ``files``: in which file the index says that each is.  Headers are read with suspicion, and once a file.
+    """
+
+    def __init__(self, files: Mapping[str, Path]) -> None:
+        self.files = files
+        self.headers: dict[Path, dict[str, Stored]] = {}
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        """One tensor, as pages of its file.
+
+        Raises:
+            StageError: the file is damaged, or has no such tensor.
+        """
+        path = self.files[name]
+        if path not in self.headers:
+            self.headers[path], _ = read_header(path)
+        if name not in self.headers[path]:
+            raise damaged(path, f"has no {name}, which the index says is there")
+        return mapped(self.headers[path][name])

@@ -11,15 +11,17 @@ from __future__ import annotations
 import copy
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from speculators.checkpoint.check import Check, failures, listed
 from speculators.checkpoint.config import CONFIG_NAME, stored_format
-from speculators.checkpoint.config_checks import config_checks, fit_checks
+from speculators.checkpoint.config_checks import config_checks, fit_checks, strange_sizes
 from speculators.checkpoint.folder import new_folder, read_object, weights_of
 from speculators.checkpoint.format import Format
 from speculators.checkpoint.location import WANTED, local_folder
+from speculators.checkpoint.model import read_config
 from speculators.checkpoint.rope import rope_differences, rope_parameters
 from speculators.checkpoint.tensors import shared_ends
 from speculators.checkpoint.tokenizer import (
@@ -71,13 +73,17 @@ def retarget(draft: Path, verifier: str, target: Path, trained_for: str | None =
     """
     document = read_object(draft / CONFIG_NAME)
     known = compared_as(draft, document)
-    notes = soundness(draft, document, known)
-    require_sound(draft, notes)
+    read_config(draft)
+    with config_of(draft):
+        notes = soundness(draft, document, known)
+        require_sound(draft, notes)
+        before = dict(document["speculators_config"]["verifier"])
+        subject = subject_of(draft, document, known)
     given = local_folder(verifier, wanted=(*WANTED, *SMALL_FILES))
-    before = dict(document["speculators_config"]["verifier"])
     original = origin(trained_for, before)
-    subject = subject_of(draft, document, known)
-    checks = [*(check for check in notes if check.name == UNCHECKED), *comparisons(subject, given, original)]
+    with config_of(given):
+        compared = list(comparisons(subject, given, original))
+    checks = [*(check for check in notes if check.name == UNCHECKED), *compared]
     if failed := failures(checks):
         raise StageError(
             f"{draft} does not fit {verifier}: " + listed(failed),
@@ -96,6 +102,23 @@ def retarget(draft: Path, verifier: str, target: Path, trained_for: str | None =
         write_weights(partial / WEIGHTS_NAME, tensors, metadata)
         write_json(partial / CONFIG_NAME, named)
     return Retargeted(named["speculators_config"]["verifier"], before, checks)
+
+
+@contextmanager
+def config_of(folder: Path) -> Iterator[None]:
+    """What is read in the ``with`` block is the config in ``folder``, whose values can be anything.
+
+    Raises:
+        StageError: one is of a kind that nobody who reads it expects.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+        raise StageError(
+            f"{folder / CONFIG_NAME}: a value is not what engines read there: {type(error).__name__} {error}",
+            hint="correct the config, or copy or download it again",
+            rule="checkpoint-config",
+        ) from error
 
 
 def compared_as(draft: Path, document: Mapping[str, Any]) -> Format:
@@ -166,11 +189,18 @@ def comparisons(subject: Subject, verifier: Path, original: Path | None) -> Iter
     if missing := [name for name in ("num_hidden_layers", "hidden_size", "vocab_size") if name not in text]:
         yield Check("verifier's config", False, f"has no {', '.join(missing)}: no language model")
         return
+    if strange := strange_sizes(text):
+        yield Check("verifier's config", False, f"says {', '.join(strange)}")
+        return
     yield from fit_checks(subject.format, document, text)
     yield family_check(document, config)
-    before = None if original is None else text_config(read_object(original / CONFIG_NAME))
+    before, trained = None, rope_parameters(document["transformer_layer_config"])
+    if original is not None:
+        with config_of(original):
+            before = text_config(read_object(original / CONFIG_NAME))
+            trained = rope_parameters(before)
     yield depth_check(subject, text, before)
-    yield rope_check(document, text, before)
+    yield rope_check(trained, text, of_draft=before is None)
     yield from token_checks(subject, verifier, original)
     yield from row_checks(subject, verifier)
 
@@ -199,15 +229,12 @@ def depth_check(subject: Subject, text: Mapping[str, Any], before: Mapping[str, 
     return Check("verifier depth", trained == depth, f"{depth} layers, trained for {trained}")
 
 
-def rope_check(
-    document: Mapping[str, Any], text: Mapping[str, Any], before: Mapping[str, Any] | None
-) -> Check:
+def rope_check(trained: Mapping[str, Any], text: Mapping[str, Any], *, of_draft: bool) -> Check:
     """A verifier's RoPE shapes the states; the draft's own may differ from it on purpose."""
-    trained = document["transformer_layer_config"] if before is None else before
-    differences = rope_differences(rope_parameters(trained), rope_parameters(text))
-    of = "the draft's own" if before is None else "the one that it was trained for"
+    differences = rope_differences(trained, rope_parameters(text))
+    of = "the draft's own" if of_draft else "the one that it was trained for"
     detail = f"against {of}: {'; '.join(differences) or 'the same'}"
-    return Check("verifier RoPE", not differences, detail, "warning" if before is None else "error")
+    return Check("verifier RoPE", not differences, detail, "warning" if of_draft else "error")
 
 
 def token_checks(subject: Subject, verifier: Path, original: Path | None) -> Iterator[Check]:

@@ -71,6 +71,29 @@ def test_a_verifier_whose_logits_are_not_head_of_norm_is_refused(tmp_path: Path,
         load_verifier_weights(folder)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"rms_norm_eps": "x"}, {"rms_norm_eps": float("nan")}, {"logits_scaling": [1]},
+     {"final_logit_softcapping": "high"}, {"dim_model_base": 8, "hidden_size": 0}],
+)  # fmt: skip
+def test_a_value_that_is_no_number_is_refused_by_its_name(tmp_path: Path, change: dict[str, object]) -> None:
+    folder = tiny.write_verifier(tmp_path / "v")
+    edit(folder, **change)
+    with pytest.raises(StageError, match=f"v: config.json: .*({next(iter(change))}|division by zero)"):
+        load_verifier_weights(folder)
+
+
+def test_a_damaged_file_of_several_is_refused_by_its_name(tmp_path: Path) -> None:
+    folder = tiny.write_verifier(tmp_path / "v")
+    names = load_file(folder / "model.safetensors").keys()
+    shard = (folder / "model.safetensors").rename(folder / "one.safetensors")
+    shard.write_bytes(shard.read_bytes()[:-8])
+    index = {"weight_map": dict.fromkeys(names, "one.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(StageError, match=r"one\.safetensors: .*truncated"):
+        load_verifier_weights(folder)
+
+
 def test_a_head_with_a_bias_is_refused(tmp_path: Path) -> None:
     folder = tiny.write_verifier(tmp_path / "v")
     tensors = load_file(folder / "model.safetensors")

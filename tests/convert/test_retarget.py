@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,80 @@ def test_a_verifier_that_differs_is_refused_and_nothing_written(change, subject:
     with pytest.raises(StageError, match=complaint):
         retarget(subject.folder, str(twin), tmp_path / "new")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["draft", "fp8", "verifier"]
+
+
+def cut_shard(folder: Path) -> None:
+    """An index, and a file that ends before its tensors do."""
+    names = load_file(folder / "model.safetensors").keys()
+    shard = (folder / "model.safetensors").rename(folder / "m1.safetensors")
+    shard.write_bytes(shard.read_bytes()[:-40])
+    weight_map = {"weight_map": dict.fromkeys(names, shard.name)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(weight_map))
+
+
+def false_index(folder: Path) -> None:
+    """An index that names a tensor which its file does not have."""
+    names = load_file(folder / "model.safetensors").keys()
+    weight_map = {"weight_map": dict.fromkeys([*names, "lm_head.weight"], "model.safetensors")}
+    save_file(
+        {name: one for name, one in load_file(folder / "model.safetensors").items() if "lm_head" not in name},
+        folder / "model.safetensors",
+    )
+    (folder / "model.safetensors.index.json").write_text(json.dumps(weight_map))
+
+
+DAMAGED_VERIFIERS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a cut shard": (cut_shard, r"m1\.safetensors: .*truncated"),
+    "a false index": (false_index, r"model\.safetensors: has no lm_head"),
+    "depth in words": (config(num_hidden_layers="twelve"), "num_hidden_layers 'twelve'"),
+    "an epsilon in words": (config(rms_norm_eps="x"), "rms_norm_eps is 'x', not a finite number"),
+    "RoPE as a list": (
+        config(rope_parameters=None, rope_scaling=[1]),
+        r"fp8/config\.json: a value is not what",
+    ),
+    "classes as a number": (config(architectures=7), r"fp8/config\.json: a value is not what"),
+}
+
+
+@pytest.mark.parametrize("change", DAMAGED_VERIFIERS)
+def test_a_damaged_verifier_is_refused_and_named(
+    change: str, subject: Subject, tmp_path: Path, capsys
+) -> None:
+    twin = quantised(subject, tmp_path / "fp8")
+    spoil, complaint = DAMAGED_VERIFIERS[change]
+    spoil(twin)
+    asked = ["retarget", str(subject.folder), "--verifier", str(twin), "--to", str(tmp_path / "new")]
+    assert main(asked) == 3
+    said = " ".join(capsys.readouterr().err.split())
+    assert re.search(complaint, said), said
+    assert not (tmp_path / "new").exists()
+
+
+DAMAGED_DRAFTS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "a list for its kind": lambda c: c.update(speculators_model_type=["eagle3"]),
+    "ids in words": lambda c: c.update(eagle_aux_hidden_state_layer_ids=["a", 1]),
+    "a number for layer types": lambda c: c["transformer_layer_config"].update(layer_types=5),
+    "text for RoPE": lambda c: c["transformer_layer_config"].update(rope_parameters="x"),
+    "text for its layer": lambda c: c.update(transformer_layer_config="x"),
+    "text for its verifier": lambda c: c["speculators_config"].update(verifier="x"),
+    "a number for a method": lambda c: c["speculators_config"].update(proposal_methods=[7]),
+}
+
+
+@pytest.mark.parametrize("change", DAMAGED_DRAFTS)
+def test_a_damaged_draft_is_refused_and_named(change: str, subject: Subject, tmp_path: Path, capsys) -> None:
+    edit_config(subject, DAMAGED_DRAFTS[change])
+    asked = [
+        "retarget",
+        str(subject.folder),
+        "--verifier",
+        str(subject.verifier),
+        "--to",
+        str(tmp_path / "new"),
+    ]
+    assert main(asked) == 3
+    assert str(subject.folder) in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
 
 
 def test_without_the_original_the_draft_itself_is_asked(subject: Subject, tmp_path: Path) -> None:
