@@ -7,13 +7,18 @@ what a CPU waits for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch.nn import functional
 
 from speculators.models.rope import turn
+
+#: By the type of device: rows of a feed-forward that are differentiated at once, the others' T x I tensors
+#: not made yet.  Any other device takes all together: a sum of few terms in half precision is worse, and
+#: small products do not fill it.
+BLOCK_ROWS = {"cpu": 512}
 
 
 class _Normed(torch.autograd.Function):
@@ -74,6 +79,21 @@ def normed(
     return made
 
 
+def _blocks(x: torch.Tensor) -> Iterator[tuple[slice, int]]:
+    """Rows of x [T, H] whose feed-forward is differentiated at once, and whether there were some before."""
+    size = BLOCK_ROWS.get(x.device.type)
+    if size is None:
+        yield slice(None), 0
+        return
+    for start in range(0, max(1, len(x)), size):
+        yield slice(start, start + size), int(start > 0)
+
+
+def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor, more: int) -> None:
+    """``total`` becomes left times right, added to what it was where there is ``more`` than this one."""
+    torch.addmm(total, left, right, beta=more, out=total)  # with beta 0 it is not read
+
+
 class _FeedForward(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, gate_up: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
@@ -84,16 +104,18 @@ class _FeedForward(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         x, gate, up, gate_up, down = ctx.saved_tensors
-        opened = functional.silu(gate)  # [T, I]
-        by_down = grad.T @ (opened * up)  # [H, I]
-        inner = grad @ down  # [T, I]
-        by_up = opened.mul_(inner)
-        by_gate = torch.ops.aten.silu_backward(inner.mul_(up), gate)
-        by_matrices = torch.empty_like(gate_up)
-        for by_half, half in zip((by_gate, by_up), by_matrices.chunk(2)):
-            torch.mm(by_half.T, x, out=half)  # [I, H]
-        gate_matrix, up_matrix = gate_up.chunk(2)
-        return torch.addmm(by_gate @ gate_matrix, by_up, up_matrix), by_matrices, by_down
+        by_x, by_matrices, by_down = (torch.empty_like(one) for one in (x, gate_up, down))
+        matrices, by_halves = gate_up.chunk(2), by_matrices.chunk(2)
+        for rows, more in _blocks(x):
+            opened = functional.silu(gate[rows])  # [n, I]
+            _add_product(by_down, grad[rows].T, opened * up[rows], more)  # [H, I]
+            inner = grad[rows] @ down  # [n, I]
+            by_up = opened.mul_(inner)
+            by_gate = torch.ops.aten.silu_backward(inner.mul_(up[rows]), gate[rows])
+            for second, (by_inner, matrix, by_half) in enumerate(zip((by_gate, by_up), matrices, by_halves)):
+                _add_product(by_half, by_inner.T, x[rows], more)  # [I, H]
+                _add_product(by_x[rows], by_inner, matrix, second)  # [n, H]
+        return by_x, by_matrices, by_down
 
 
 def feed_forward(x: torch.Tensor, gate_up: torch.Tensor, down: torch.Tensor) -> torch.Tensor:

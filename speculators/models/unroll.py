@@ -171,17 +171,19 @@ class Unroll:
 
     def combine(self, states: torch.Tensor) -> torch.Tensor:
         """Verifier states [S, A, H] -> the draft's state of step 0, [S, H]."""
-        draft, config, matrix = self.draft, self.config, self.draft.fc.weight  # [H, A*H]
-        with torch.no_grad():
-            if config.norm_before_fc:
-                states = states * inverse_rms(states.flatten(1), config.rms_norm_eps)[..., None]
-            elif config.fc_norm:
-                states = states * inverse_rms(states, config.rms_norm_eps)
-            aux = states.flatten(1).to(self.dtype)  # [S, A*H]
-        if config.norm_before_fc:
-            matrix = matrix * draft.input_norm.weight
-        elif config.fc_norm:
+        draft, eps, matrix = self.draft, self.config.rms_norm_eps, self.draft.fc.weight  # [H, A*H]
+        if self.config.norm_before_fc:
+            # A row's scale goes behind the product: the states are read where they are, without a copy.
+            aux = states.flatten(1)  # [S, A*H]
+            with torch.no_grad():
+                inverse = inverse_rms(aux, eps)  # [S, 1]
+            matrix = (matrix * draft.input_norm.weight).to(self.dtype)
+            return functional.linear(aux.to(self.dtype), matrix).to(self.stream) * inverse
+        if self.config.fc_norm:
+            with torch.no_grad():
+                states = states * inverse_rms(states, eps)
             matrix = matrix * torch.cat([norm.weight for norm in draft.fc_norm])
+        aux = states.flatten(1).to(self.dtype)
         return functional.linear(aux, matrix.to(self.dtype)).to(self.stream)
 
     def layer(

@@ -24,6 +24,7 @@ answer of the verifier.
 from __future__ import annotations
 
 import torch
+from torch.autograd.graph import get_gradient_edge
 
 from speculators.errors import StageError
 from speculators.models.eagle3 import Eagle3Draft
@@ -76,7 +77,9 @@ class TrainTimeTest:
         normed = self.unroll(batch.sequence, asked)  # K x [N, H]
         last = batch.sequence.hidden_states[:, -1]  # [S, H]
         sums, gradients = taught_gradients(self.verifier, normed, last, asked.taught, weights, self.loss)
-        torch.autograd.backward(normed, gradients)
+        edges = [get_gradient_edge(one) for one in normed]
+        del normed  # of which the gradients are all that is still needed
+        torch.autograd.backward(edges, gradients)
         return sums
 
     def propose(self, sequence: PackedSequence, positions: int) -> torch.Tensor:

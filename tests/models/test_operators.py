@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from torch.nn import functional
 
-from speculators.models.operators import feed_forward, joined, normed, turned, unit_rms
+from speculators.models.operators import BLOCK_ROWS, feed_forward, joined, normed, turned, unit_rms
 from speculators.models.rope import Rope, turn
 
 EPS = 1e-5
@@ -28,6 +29,24 @@ def test_gradients_match_finite_differences() -> None:
     )
     for query_heads in (0, 2, 4):
         assert torch.autograd.gradcheck(lambda x, n=query_heads: turned(x, cos, sin, n), (random(3, 16),))
+
+
+def test_a_feed_forward_in_blocks_of_rows_has_the_same_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    inputs = random(5, 6), random(8, 6), random(6, 4)
+    upstream = torch.randn(5, 6, dtype=torch.float64)
+    whole = torch.autograd.grad(feed_forward(*inputs), inputs, upstream)
+    monkeypatch.setitem(BLOCK_ROWS, "cpu", 2)
+    assert torch.autograd.gradcheck(feed_forward, inputs)
+    blocks = torch.autograd.grad(feed_forward(*inputs), inputs, upstream)
+    torch.testing.assert_close(blocks, whole, rtol=1e-14, atol=1e-14)
+
+
+def test_a_feed_forward_of_no_rows_teaches_nothing() -> None:
+    x, *matrices = random(0, 6), random(8, 6), random(6, 4)
+    feed_forward(x, *matrices).sum().backward()
+    assert x.grad is not None
+    assert all(matrix.grad is not None and not matrix.grad.any() for matrix in matrices)
 
 
 def test_the_norm_without_a_gain_is_torch_s() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from torch._dynamo.testing import CompileCounter
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from speculators.models import operators
 from speculators.models.eagle3 import Eagle3Draft
 from speculators.models.unroll import Precision
 from speculators.training.asked import ask
@@ -45,6 +47,14 @@ shapes = st.builds(lambda some, norms: tiny.config(**some, **norms), flags, st.s
 
 
 WAYS = (TrainTimeTest, DenseTrainTimeTest)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_blocks() -> Iterator[None]:
+    """Feed-forwards in several blocks of rows, as those of long sequences are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(operators.BLOCK_ROWS, "cpu", 16)
+        yield
 
 
 class Step(NamedTuple):
@@ -122,7 +132,7 @@ def test_in_single_precision(shape, sequence, steps) -> None:
 
 
 # Half the digits of float32 are left: what is compared are sums of a few hundred products.
-BF16_LOSS, BF16_GRADIENT = 0.02, 0.06
+BF16_LOSS, BF16_GRADIENT = 0.005, 0.04
 
 
 @pytest.mark.parametrize("layers", [1, 2])
@@ -130,14 +140,19 @@ BF16_LOSS, BF16_GRADIENT = 0.02, 0.06
 def test_in_half_precision_within_bounds_and_with_single_precision_gradients(
     layers: int, norm_output: bool
 ) -> None:
+    """Gradients of four sequences side by side: how well one alone is conditioned is luck."""
     shape = tiny.config(layers=layers, norm_output=norm_output)
-    sequence = tiny.packed([tiny.document(40, 20, 1), tiny.document(60, 40, 2)])
-    exact = step(DenseTrainTimeTest, shape, sequence, Teaching(3))
-    half = step(TrainTimeTest, shape, sequence, Teaching(3, dtype=torch.bfloat16), torch.bfloat16)
-    assert half.loss == pytest.approx(exact.loss, rel=BF16_LOSS)
-    for name, gradient in exact.gradients.items():
-        assert half.gradients[name].dtype == torch.float32
-        assert (half.gradients[name] - gradient).norm() <= BF16_GRADIENT * gradient.norm(), name
+    pairs = []
+    for seed in range(1, 8, 2):
+        sequence = tiny.packed([tiny.document(40, 20, seed), tiny.document(60, 40, seed + 1)])
+        exact = step(DenseTrainTimeTest, shape, sequence, Teaching(3))
+        half = step(TrainTimeTest, shape, sequence, Teaching(3, dtype=torch.bfloat16), torch.bfloat16)
+        assert half.loss == pytest.approx(exact.loss, rel=BF16_LOSS)
+        pairs.append((half.gradients, exact.gradients))
+    for name in pairs[0][1]:
+        found, gradient = (torch.cat([part[name] for part in side]) for side in zip(*pairs))
+        assert found.dtype == torch.float32
+        assert (found - gradient).norm() <= BF16_GRADIENT * gradient.norm(), name
 
 
 class NothingAsked(TorchDispatchMode):
