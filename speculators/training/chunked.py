@@ -60,6 +60,7 @@ def taught_gradients(
             # A row's weight is a factor of its gradient: applied where the row is H wide, not Vd.
             by_guess = by_logits.flatten(0, 1).to(head.dtype) @ head  # [K C, H]
             by_guess = by_guess * counts[:, chunk].reshape(-1, 1)
+            del rows, by_logits  # or the next chunk's would be made beside this one's
             for gradient, place, part in zip(gradients, places, by_guess.chunk(steps)):
                 gradient.index_add_(0, place, part.to(gradient.dtype))
     return sums, gradients
