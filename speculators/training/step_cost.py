@@ -77,30 +77,31 @@ def memory(shape: Eagle3Config, rows: Rows) -> Memory:
     ends = (shape.vocab_size + shape.draft_vocab_size) * hidden * HALF
     batch = rows.tokens * (len(shape.aux_layers) + 1) * hidden * HALF
     resting = ends + batch + (1 + MOMENTS) * parameters * SINGLE
-    loss = CHUNK_COPIES * GPU_CHUNK_BYTES
+    loss = CHUNK_COPIES * GPU_CHUNK_BYTES + HALF * rows.steps * rows.asked * hidden  # and what the head reads
     most = max(loss, _feed_forward(shape, rows), _adding_up(shape, rows))
     return Memory(resting, resting + _kept(shape, rows) + most)
 
 
 def _kept(shape: Eagle3Config, rows: Rows) -> int:
-    """What the forward pass keeps for the backward one, with the states that the head reads and their
-    gradients."""
+    """What the forward pass keeps for the backward one, with the gradients of what the head reads."""
     hidden, query, keys = _widths(shape)
     tokens, asked, _, read, steps = rows
     matrices = (query + keys) * 2 * hidden + query * hidden + 3 * shape.intermediate_size * hidden
-    constants = tokens * len(shape.aux_layers) * hidden + (tokens + steps - 1) * hidden
+    constants = (tokens + steps - 1) * hidden
+    if shape.fc_norm:
+        constants += tokens * len(shape.aux_layers) * hidden  # the batch's states, normed
     if not rows.dense:
         constants += (read + asked) * hidden  # the embeddings and states of some rows, apart
     each = asked * (2 * query + 2 * hidden + 2 * shape.intermediate_size)  # attention, norms, feed-forward
     past = (tokens + (steps - 1) * asked) * keys
-    heads = 2 * steps * asked * hidden
+    heads = steps * asked * hidden
     return HALF * (matrices + constants + tokens * hidden + steps * each + past + heads)
 
 
 def _feed_forward(shape: Eagle3Config, rows: Rows) -> int:
     """What the backward pass of the last step's feed-forward makes while all is kept."""
     hidden, inner = shape.hidden_size, shape.intermediate_size
-    stream = rows.asked * hidden * (SINGLE + HALF)
+    stream = rows.asked * hidden * (SINGLE + HALF)  # the gradient behind the block, and within it
     return stream + HALF * (3 * rows.asked * inner + 3 * inner * hidden)
 
 
