@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from speculators.checkpoint.check import Check
+from speculators.checkpoint.check import Check, failures
 from speculators.checkpoint.config import stored_format
 from speculators.checkpoint.folder import read_object
 from speculators.checkpoint.format import Format
@@ -118,20 +118,21 @@ def ends_together(checks: Sequence[Check], folder_tensors: Mapping[str, Stored],
                   document: Mapping[str, Any], *, recorded: bool) -> list[Check]:  # fmt: skip
     """Foreign embedding *and* head tell of another verifier; a head of other tokens of another map.
 
-    A head that is merely another may be a trained one, as SafeAILab's trainer and those after it make,
-    and an embedding where the config says so; unless the file is ``recorded``, of a writer that freezes both.
+    A head that is merely another may be a trained one, as SafeAILab's trainer and those after it make;
+    unless the file is ``recorded``, of a writer that freezes both.  Rows that are near their own, or that the
+    config says were trained, are warnings already (``validate.rows_check``) and tell of nothing foreign.
     """
-    wrong = [check for check in checks if check.name in ENDS and not check.ok]
+    wrong = [check for check in failures(checks) if check.name in ENDS]
     rest = [check for check in checks if check not in wrong]
     if len(wrong) == len(ENDS):
-        detail = "neither embedding nor head rows are this verifier's: " + wrong[0].detail
+        detail = "rows of embedding and head are not this verifier's: " + wrong[0].detail
         return [*rest, Check("verifier is the one meant", False, detail)]
     if wrong and wrong[0].name == ENDS[1] and is_reduced(document):
         strangers = head_of_other_tokens(folder_tensors, verifier_dir)
         if strangers:
             return [*rest, Check("d2t fits the head", False, strangers)]
-    trained = {ENDS[1]: not recorded, ENDS[0]: document.get("embed_requires_grad") is True}
-    return [*rest, *(one._replace(severity="warning") if trained[one.name] else one for one in wrong)]
+    may_be_trained = {ENDS[0]: False, ENDS[1]: not recorded}
+    return [*rest, *(one._replace(severity="warning") if may_be_trained[one.name] else one for one in wrong)]
 
 
 def head_of_other_tokens(tensors: Mapping[str, Stored], verifier_dir: Path) -> str:
