@@ -52,6 +52,13 @@ def stored_format(document: Mapping[str, Any]) -> Format | None:
     return FORMATS.get(kind) if isinstance(kind, str) else None
 
 
+def compared_format(document: Mapping[str, Any]) -> Format | None:
+    """The format by which a draft hangs on its verifier: its own, or of a kind that only others train the
+    one that it is kin of; None for one that is unlike all."""
+    kind = document.get("speculators_model_type")
+    return stored_format(document) or next((row for row in FORMATS.values() if kind in row.kin), None)
+
+
 def format_of(config: DraftConfig) -> Format:
     """The format that stores drafts of this shape."""
     return next(known for known in FORMATS.values() if known.config is type(config))
@@ -167,7 +174,7 @@ def completed(document: Mapping[str, Any], verifier_layers: int) -> tuple[dict[s
     ``models/llama_eagle3.py``), and ``auto_map`` (a pointer to Python code that engines ignore) goes.
     """
     full, notes = copy.deepcopy(dict(document)), []
-    layer, known = full.get("transformer_layer_config"), stored_format(full)
+    layer, known = full.get("transformer_layer_config"), compared_format(full)
     defaults: dict[str, Any] = {
         "draft_vocab_size": layer.get("vocab_size") if isinstance(layer, dict) else None
     }

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from speculators.checkpoint.check import Check
-from speculators.checkpoint.config import DEFAULT_AUX_LAYERS, counts_aux_layers, stored_format
+from speculators.checkpoint.config import DEFAULT_AUX_LAYERS, compared_format, counts_aux_layers
 from speculators.checkpoint.format import Format
+from speculators.checkpoint.records import CONFIGS
 from speculators.checkpoint.tensors import target_width
-from speculators.training.architectures import FORMATS
 
 # vLLM 0.32, v1/attention/backends/cpu_attn.py: other head sizes cannot be served on a CPU.
 CPU_HEAD_DIMS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
@@ -39,11 +39,25 @@ def strange_sizes(layer: Mapping[str, Any]) -> list[str]:
     ]
 
 
+#: Kinds of the format that vLLM 0.32 has no reader for (``transformers_utils/configs/speculators/algos.py``),
+#: and how they are used all the same.
+NOT_SERVED = {
+    "mtp": "served inside its verifier only: speculators convert DIR --stitch --verifier MODEL --to NEW",
+    "xpress": "no released engine serves it",
+}
+
+
 def config_checks(document: Mapping[str, Any]) -> Iterator[Check]:
-    """What vLLM's reader and model classes take from ``config.json``."""
-    kind, known = document.get("speculators_model_type"), stored_format(document)
-    names = ", ".join(map(repr, FORMATS))
-    yield Check("algorithm", known is not None, f"speculators_model_type is {kind!r}, known: {names}")
+    """What vLLM's reader and model classes take from ``config.json``; little of kinds unlike ours."""
+    kind, known = document.get("speculators_model_type"), compared_format(document)
+    named = isinstance(kind, str) and kind in CONFIGS
+    names = ", ".join(map(repr, CONFIGS))
+    yield Check("algorithm", named, f"speculators_model_type is {kind!r}, known: {names}")
+    if not named:
+        return
+    yield Check(
+        "engine serves the kind", kind not in NOT_SERVED, NOT_SERVED.get(str(kind), str(kind)), "warning"
+    )
     if known is None:
         return
     yield from recognition_checks(document, known)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from speculators.checkpoint.check import Check, failures
-from speculators.checkpoint.config import CONFIG_NAME, stored_format
+from speculators.checkpoint.config import CONFIG_NAME, compared_format
 from speculators.checkpoint.config_checks import config_checks, fit_checks
 from speculators.checkpoint.folder import read_object
 from speculators.checkpoint.format import Format
@@ -54,6 +54,11 @@ class Subject(NamedTuple):
     @property
     def shapes(self) -> dict[str, Shape]:
         return {name: described(piece)[1] for name, piece in self.pieces.items()}
+
+    @property
+    def is_kin(self) -> bool:
+        """Whether it is of a kind that only others train: it has tensors that the format does not know."""
+        return self.document.get("speculators_model_type") in self.format.kin
 
     def tensor(self, name: str) -> torch.Tensor:
         return mapped(self.pieces[name])
@@ -96,7 +101,7 @@ def content_checks(
     ``severity``: of an embedding or head that is not the verifier's; ``broken``: as ``validate`` takes it.
     """
     checks = list(config_checks(document))
-    known = stored_format(document)
+    known = compared_format(document)
     if failures(checks) or known is None:
         return checks
     subject = Subject(folder, known, document, by_canonical_name(pieces))
@@ -145,9 +150,10 @@ def shape_checks(subject: Subject) -> Iterator[Check]:
     known = wanted.required | wanted.optional
     missing = sorted(wanted.required.keys() - subject.shapes.keys())
     yield Check("no tensor missing", not missing, ", ".join(missing) or f"{len(wanted.required)} required")
-    # Engines rebuild RoPE tables and skip stored ones.
-    unknown = sorted(name for name in subject.shapes.keys() - known.keys() if "rotary_emb" not in name)
-    yield Check("no unknown tensor", not unknown, ", ".join(unknown) or "none")
+    if not subject.is_kin:
+        # Engines rebuild RoPE tables and skip stored ones.
+        unknown = sorted(name for name in subject.shapes.keys() - known.keys() if "rotary_emb" not in name)
+        yield Check("no unknown tensor", not unknown, ", ".join(unknown) or "none")
     wrong = [
         f"{name} {list(shape)}, not {list(known[name])}"
         for name, shape in sorted(subject.shapes.items())
@@ -170,7 +176,8 @@ def value_checks(subject: Subject, broken: Collection[str] | None = None) -> Ite
     yield Check("finite weights", not broken, ", ".join(sorted(broken)) or "all finite")
     if is_reduced(subject.document):
         yield from vocabulary_checks(subject)
-    yield from subject.format.checks(subject.document, subject.tensor)
+    if not subject.is_kin:
+        yield from subject.format.checks(subject.document, subject.tensor)
 
 
 def is_finite(tensor: torch.Tensor) -> bool:

@@ -78,11 +78,11 @@ def inspect(
       speculators inspect draft --serve "vllm serve models/llama-3.1-8b --spec-model draft"
       speculators inspect Qwen/Qwen3-8B
     """
-    from speculators.inspection.verifier import is_model, small_files
+    from speculators.inspection.verifier import is_model, looked_at
 
-    small = small_files(draft)
-    if is_model(small):
-        return _inspect_model(small, draft, as_json=as_json, asked=any((verifier, fix, probe, run, serve)))
+    folder = looked_at(draft)
+    if is_model(folder):
+        return _inspect_model(folder, draft, as_json=as_json, asked=any((verifier, fix, probe, run, serve)))
     return _inspect_draft(draft, verifier, fix, probe, run, serve, as_json=as_json)
 
 
@@ -100,8 +100,9 @@ def _inspect_draft(
     from speculators.inspection.draft import inspect_draft
     from speculators.inspection.mending import mend
     from speculators.inspection.serve_command import read_command
+    from speculators.inspection.verifier import draft_files
 
-    folder = local_folder(draft)
+    folder = draft_files(draft)
     verifier_dir = None if verifier is None else local_folder(verifier)
     command = None if serve is None else read_command(serve)
     found, mended, probed = inspect_draft(folder, verifier_dir, command), None, None

@@ -57,7 +57,11 @@ CAUSES = {
     "config readable": Cause("D12", "the config is no JSON object", "copy or download it again"),
     "algorithm": Cause(
         "D11", "vLLM serves by this name; EAGLE taken for EAGLE-3 gave an acceptance length of exactly 1.0",
-        "convert the draft: speculators convert SOURCE --to DIR",
+        "convert the draft: speculators convert SOURCE --to DIR; or correct the name",
+    ),
+    "engine serves the kind": Cause(
+        "D11", "vLLM has no reader for drafts of this kind and does not start with one", "see the message",
+        POSSIBLE,
     ),
     "format recognisable": Cause(
         "D11", "with a top-level model_type vLLM no longer sees a draft here, and serves without it",

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from speculators.checkpoint.check import Check, failures
-from speculators.checkpoint.config import stored_format
+from speculators.checkpoint.config import compared_format, stored_format
 from speculators.checkpoint.folder import read_object
 from speculators.checkpoint.format import Format
 from speculators.checkpoint.rope import rope_differences, rope_parameters
@@ -65,7 +65,7 @@ def open_flag_checks(
     vLLM takes some open flags to be true; the format's first writer took all of them to be false.
     ``recorded``: the file is of a writer that leaves nothing open.
     """
-    known = stored_format(document)
+    known = compared_format(document)
     if known is None:
         return
     shown = known.shown_flags({canonical_name(name) for name in tensors})
@@ -89,7 +89,7 @@ def shown_algorithms(tensors: Mapping[str, Stored]) -> list[Format]:
 def verifier_config_checks(document: Mapping[str, Any], verifier_dir: Path) -> Iterator[Check]:
     """The draft's config against its verifier's."""
     config = read_object(verifier_dir / "config.json")
-    known, depth = stored_format(document), text_config(config).get("num_hidden_layers")
+    known, depth = compared_format(document), text_config(config).get("num_hidden_layers")
     ids = document.get(known.layers_key or "") if known is not None and known.layers_assumed else None
     if isinstance(depth, int) and isinstance(ids, list):
         shifted = [layer - 1 for layer in default_layers(depth)]

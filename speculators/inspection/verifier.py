@@ -7,6 +7,7 @@ classes can do.  Where neither says, the answer is that nobody knows.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 from speculators.checkpoint.config import CONFIG_NAME
 from speculators.checkpoint.dequantise import PARTS
 from speculators.checkpoint.folder import read_object
-from speculators.checkpoint.location import local_folder
+from speculators.checkpoint.location import WANTED, local_folder
 from speculators.checkpoint.rope import rope_parameters
 from speculators.checkpoint.tokenizer import SMALL_FILES, tokenizer_of
 from speculators.checkpoint.verifier_layout import VerifierLayout, text_config, verifier_layout
@@ -22,7 +23,7 @@ from speculators.checkpoint.verifier_weights import INDEX_NAME, tensor_files
 from speculators.checkpoint.weights_file import read_header
 from speculators.convert.kinds import detect
 from speculators.convert.layer_ids import default_ids, default_layers
-from speculators.convert.source import open_source
+from speculators.convert.source import PICKLES, open_source
 from speculators.datagen.chat_template import chat_template
 from speculators.datagen.disk import states_bytes
 from speculators.errors import RecipeError, StageError
@@ -34,6 +35,17 @@ TOKENS = 1000
 
 #: Keys by which a config tells of attention with compressed keys, whose states vLLM does not hand out.
 COMPRESSED = ("kv_lora_rank",)
+
+
+#: What only drafts' configs have, in the speculators format and in others.
+DRAFT_KEYS = {
+    "speculators_config", "speculators_model_type", "draft_vocab_size", "eagle_config", "dflash_config",
+    "eagle_aux_hidden_state_layer_ids", "eagle_architecture_config", "parallel_draft_step",
+}  # fmt: skip
+#: How classes of drafts are named; NVIDIA's Eagle 2.5 is a language model that sees.
+DRAFT_CLASS = re.compile(
+    r"Eagle3|Eagle(Llama|Mistral|MiniCPM|DeepSeek)|ForCausalLMEagle|DFlash|DSpark|DraftModel"
+)
 
 
 class Line(NamedTuple):
@@ -56,15 +68,18 @@ class VerifierReport(NamedTuple):
 
 
 def is_model(folder: Path) -> bool:
-    """Whether the folder holds a language model, and not a draft of any layout, however broken."""
+    """Whether the folder holds a language model, and not a draft of any layout, however broken.
+
+    The weights tell, in whatever file they are.  Where they are not here or cannot be read, the config does.
+    """
     try:
         config = read_object(folder / CONFIG_NAME)
     except StageError:
         return False
-    if "speculators_config" in config or "speculators_model_type" in config:
+    if names_a_draft(config):
         return False
-    if not any(folder.glob("*.safetensors")):
-        return True
+    if not has_weights(folder):
+        return not any(name.endswith("fc.weight") and not name.startswith("mtp.") for name in indexed(folder))
     try:
         kind, _ = detect(open_source(str(folder)))
     except (RecipeError, StageError):
@@ -72,9 +87,53 @@ def is_model(folder: Path) -> bool:
     return kind.name == "mtp"  # the layout of a model with a head of its own
 
 
-def small_files(name: str) -> Path:
-    """The folder of a checkpoint by its name, of the hub without the weights: what it is shows without."""
-    return local_folder(name, wanted=SMALL_FILES)
+def names_a_draft(config: Mapping[str, Any]) -> bool:
+    """Whether a config has keys or a class that no language model's has."""
+    architectures = config.get("architectures")
+    first = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
+    return bool(DRAFT_KEYS & config.keys()) or bool(DRAFT_CLASS.search(first))
+
+
+def has_weights(folder: Path) -> bool:
+    return any(folder.glob("*.safetensors")) or any((folder / name).is_file() for name in PICKLES)
+
+
+def indexed(folder: Path) -> Mapping[str, Any]:
+    """Every tensor's file by its name, of the index alone; empty where there is none."""
+    if not (folder / INDEX_NAME).is_file():
+        return {}
+    listed = read_object(folder / INDEX_NAME).get("weight_map")
+    return listed if isinstance(listed, Mapping) else {}
+
+
+def looked_at(name: str) -> Path:
+    """The folder of a checkpoint by its name, of the hub with its weights only where nothing else tells.
+
+    What it is shows without them, but for drafts with the class of a plain model: these have no index of
+    several files, and seldom a tokenizer of their own or more than one layer.
+
+    Raises:
+        RecipeError, MachineError: there is no such checkpoint.
+    """
+    folder = local_folder(name, wanted=SMALL_FILES)
+    try:
+        config = read_object(folder / CONFIG_NAME)
+    except StageError:  # said by whoever looks at it
+        return folder
+    single = text_config(config).get("num_hidden_layers") == 1
+    if has_weights(folder) or indexed(folder) or not (single or tokenizer_of(folder) is None):
+        return folder
+    return folder if names_a_draft(config) else draft_files(name)
+
+
+def draft_files(name: str) -> Path:
+    """The folder of a draft with its weights, pickled ones only where there are no others.
+
+    Raises:
+        RecipeError, MachineError: there is no such checkpoint.
+    """
+    folder = local_folder(name)
+    return folder if has_weights(folder) else local_folder(name, wanted=(*WANTED, *PICKLES))
 
 
 def inspect_verifier(folder: Path) -> VerifierReport:
@@ -153,10 +212,8 @@ def stored_types(folder: Path) -> tuple[dict[str, str], Line]:
     try:
         files = tensor_files(folder)
     except StageError as error:
-        listed = (
-            read_object(folder / INDEX_NAME).get("weight_map") if (folder / INDEX_NAME).is_file() else None
-        )
-        if not isinstance(listed, Mapping):
+        listed = indexed(folder)
+        if not listed:
             return {}, Line("weights", None, f"not at hand: {error.message}")
         here = {path.name for path in folder.glob("*.safetensors")}
         lacking = sorted(set(map(str, listed.values())) - here)

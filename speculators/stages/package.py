@@ -19,6 +19,7 @@ from speculators.checkpoint.config import (
     VerifierName,
     completed,
     hub_repository,
+    stored_format,
     to_document,
 )
 from speculators.checkpoint.package import assemble, checkpoint_digest, write_checkpoint
@@ -93,6 +94,12 @@ def copy_draft(source: Path, model_dir: Path, verifier: VerifierName, layers: in
         raise StageError(
             f"{source}: {len(weights)} safetensors files, expected one",
             hint="vLLM loads every safetensors file in the folder; keep the model's only",
+            rule="draft-invalid",
+        )
+    if stored_format(document) is None:
+        raise StageError(
+            f"{source}: its kind is {document.get('speculators_model_type')!r}, which no arm here serves",
+            hint=f"served are {', '.join(FORMATS)}; 'speculators inspect DIR' says what the draft is",
             rule="draft-invalid",
         )
     for note in notes:

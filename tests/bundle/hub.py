@@ -114,6 +114,13 @@ class Handler(BaseHTTPRequestHandler):
         self.hub.objects[path.rpartition("/")[2]] = content
         self.answer({})
 
+    def listing(self, name: str, kind: str) -> None:
+        files = self.hub.repositories.get(name, {})
+        if kind == "tree":
+            listed = ({"path": path, "size": len(content)} for path, content in files.items())
+            return self.answer([{**one, "type": "file", "oid": COMMIT} for one in listed])
+        return self.answer({"id": name, "sha": COMMIT, "siblings": [{"rfilename": path} for path in files]})
+
     def do_HEAD(self) -> None:
         self.serve(with_body=False)
 
@@ -121,8 +128,12 @@ class Handler(BaseHTTPRequestHandler):
         self.serve(with_body=True)
 
     def serve(self, *, with_body: bool) -> None:
-        """``/<owner>/<name>/resolve/<revision>/<file>``"""
-        owner, name, _, _, *rest = self.book().strip("/").split("/")
+        """``/<owner>/<name>/resolve/<revision>/<file>``, or what files there are"""
+        path = self.book()
+        if path.startswith("/api/models/"):
+            owner, name, kind, *_ = path.removeprefix("/api/models/").split("/")
+            return self.listing(f"{owner}/{name}", kind)
+        owner, name, _, _, *rest = path.strip("/").split("/")
         content = self.hub.repositories.get(f"{owner}/{name}", {}).get("/".join(rest))
         if content is None:
             self.send_response(404)

@@ -176,6 +176,15 @@ def test_a_defective_draft_is_refused_with_every_failed_check(world, packaged, t
         stage(tmp_path, "package", package, world, {"name": "given"}, {"draft": [source]})
 
 
+def test_a_kind_that_no_arm_serves_is_refused(world, packaged, tmp_path: Path) -> None:
+    source = tmp_path / "given"
+    shutil.copytree(packaged[0], source)
+    document = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(document | {"speculators_model_type": "dspark"}))
+    with pytest.raises(StageError, match="its kind is 'dspark', which no arm here serves"):
+        stage(tmp_path, "package", package, world, {"name": "given"}, {"draft": [source]})
+
+
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [

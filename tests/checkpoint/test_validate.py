@@ -169,7 +169,7 @@ CONFIG_DEFECTS: dict[str, tuple[Callable[[dict], object], str]] = {
         "proposal and verifier named",
     ),
     "no verifier": (lambda d: d["speculators_config"].pop("verifier"), "proposal and verifier named"),
-    "another algorithm": (lambda d: d.update(speculators_model_type="mtp"), "algorithm"),
+    "another algorithm": (lambda d: d.update(speculators_model_type="medusa"), "algorithm"),
     "a draft vocabulary beyond the verifier's": (
         lambda d: d.update(draft_vocab_size=60),
         "draft vocabulary fits",

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from speculators.convert.retarget import retarget
+from speculators.convert.run import Request, convert
 from speculators.inspection.draft import Inspection, inspect_draft
+from tests.convert import sources
 from tests.convert.test_retarget import write_tokenizer
-from tests.inspection.faults import config, forget, good, random_like, tensors
+from tests.inspection.faults import Subject, config, forget, good, random_like, tensors
+from tests.inspection.incidents import dflash
+from tests.models import tiny
 
 
 def names(found: Inspection) -> list[str]:
@@ -65,3 +71,57 @@ def test_strange_rows_in_both_ends_are_another_model(tmp_path: Path) -> None:
     assert [one.name for one in inspect_draft(subject.folder, subject.verifier).defects] == [
         "verifier is the one meant"
     ]
+
+
+V, H, RANK, BLOCK = tiny.CONFIG.vocab_size, tiny.CONFIG.hidden_size, 4, 4
+
+#: Tensors that such drafts have beside DFlash's, and keys of their configs, as speculators 0.9.0 writes them.
+KIN: dict[str, tuple[dict[str, tuple[int, ...]], dict[str, Any]]] = {
+    "dspark": (
+        {"markov_head.markov_w1.weight": (V, RANK), "markov_head.markov_w2.weight": (20, RANK),
+         "confidence_head.proj.weight": (1, H + RANK), "confidence_head.proj.bias": (1,)},
+        {"markov_rank": RANK, "markov_head_type": "vanilla", "sample_from_anchor": True,
+         "enable_confidence_head": True, "confidence_head_with_markov": True},
+    ),
+    "dflash2": (
+        {"layers.0.attention_conv.base_kernel": (2, 2, H),
+         "candidate_selector.predecessor_codebook": (V, RANK)},
+        {"conv_kernel_size": 2, "conv_group_size": 16, "selector_rank": RANK, "selector_top_k": 16},
+    ),
+    "xpress": (
+        {"refiner_head.token_embed": (V, RANK), "refiner_head.down_h": (RANK, H)}, {"xpress_rank": RANK},
+    ),
+}  # fmt: skip
+
+
+def kin_draft(kind: str, root: Path, *breakings: Any) -> Subject:
+    more, keys = KIN[kind]
+    named = config(speculators_model_type=kind, block_size=BLOCK, **keys)
+    extra = tensors(lambda found: found.update({name: torch.rand(shape) for name, shape in more.items()}))
+    return dflash(named, extra, *breakings)(root)
+
+
+@pytest.mark.parametrize("kind", KIN)
+def test_a_kind_that_only_others_train_is_compared_as_the_one_it_is_kin_of(kind: str, tmp_path: Path) -> None:
+    subject = kin_draft(kind, tmp_path / "good")
+    for verifier in (subject.verifier, None):
+        found = inspect_draft(subject.folder, verifier)
+        assert found.defects == []
+        assert ("engine serves the kind" in found.passed) is (kind != "xpress")
+    broken = {
+        "no tensor missing": tensors(lambda found: found.pop("hidden_norm.weight")),
+        "aux layers exist": config(aux_hidden_state_layer_ids=[1, 2, 9]),
+        "aux layers ascend": config(aux_hidden_state_layer_ids=None),
+    }
+    for cause, breaking in broken.items():
+        subject = kin_draft(kind, tmp_path / cause, breaking)
+        assert cause in {one.name for one in inspect_draft(subject.folder, subject.verifier).defects}
+
+
+def test_a_native_head_that_was_taken_out_is_no_defect_and_its_way_is_said(tmp_path: Path) -> None:
+    verifier = sources.mtp(tmp_path / "verifier")
+    convert(Request(str(verifier)), tmp_path / "head")
+    for given in (verifier, None):
+        (one,) = inspect_draft(tmp_path / "head", given).findings
+        assert (one.name, one.is_defect) == ("engine serves the kind", False)
+        assert "--stitch" in one.what

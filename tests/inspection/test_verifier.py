@@ -14,8 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from speculators.cli.app import main
-from speculators.inspection.families import HAND_OUT, HYBRID, KEEP
-from speculators.inspection.verifier import inspect_verifier, is_model
+from speculators.inspection.draft import inspect_draft
+from speculators.inspection.families import AUX_STATES, HAND_OUT, HYBRID, KEEP
+from speculators.inspection.verifier import inspect_verifier, is_model, names_a_draft
+from tests.bundle.hub import standing_in
 from tests.convert import sources
 from tests.convert.test_retarget import write_tokenizer
 from tests.inspection.faults import good
@@ -123,6 +125,57 @@ def test_drafts_and_models_are_told_apart(model: Path, tmp_path: Path, capsys: p
     (model / "config.json").write_text('{"model_type": "vit"}')
     assert main(["inspect", str(model)]) == 2
     assert "neither a draft in the speculators format nor a language model" in capsys.readouterr().err
+
+
+def pickled(folder: Path) -> Path:
+    """The same weights as ``torch.save`` writes them."""
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    return folder
+
+
+@pytest.mark.parametrize("layout", ["safeailab", "specforge", "eagle1", "dflash"])
+def test_a_draft_with_pickled_weights_is_no_model(layout: str, model: Path, tmp_path: Path) -> None:
+    folder = pickled(getattr(sources, layout)(tmp_path / layout))
+    assert not is_model(folder)
+    assert inspect_draft(folder, sources.verifier(tmp_path / "verifier")).defects == []
+    assert is_model(pickled(model))
+
+
+def test_without_weights_keys_and_names_tell_drafts_from_models(model: Path, tmp_path: Path) -> None:
+    for layout in (sources.safeailab, sources.nvidia, sources.nemo, sources.dflash):
+        folder = layout(tmp_path / layout.__name__)
+        (folder / "model.safetensors").unlink()
+        assert not is_model(folder)
+    index = {"weight_map": {"fc.weight": "a.safetensors", "layers.0.mlp.up_proj.weight": "b.safetensors"}}
+    (model / "model.safetensors").unlink()
+    assert is_model(model)
+    (model / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert not is_model(model)
+    assert not [name for name in AUX_STATES if names_a_draft({"architectures": [name]})]
+
+
+@pytest.mark.parametrize("kept", ["model.safetensors", "pytorch_model.bin"])
+def test_of_a_repository_weights_are_fetched_where_nothing_else_tells(
+    kept: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    draft = sources.eagle1(tmp_path / "draft")  # the class of a plain model
+    if kept != "model.safetensors":
+        pickled(draft)
+    with standing_in() as hub:
+        for name, folder in {"own/draft": draft, "own/model": model}.items():
+            hub.repositories[name] = {path.name: path.read_bytes() for path in folder.iterdir()}
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.address)
+        template = hub.address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+        assert main(["inspect", "own/draft", "--verifier", str(sources.verifier(tmp_path / "verifier"))]) == 0
+        assert "own/draft: no defect" in capsys.readouterr().out
+        main(["inspect", "own/model"])
+        assert "ok       tokenizer" in capsys.readouterr().out
+        fetched = {path.split("/resolve/")[0] for command, path in hub.requests if path.endswith(kept)}
+    assert fetched == {"/own/draft"}
 
 
 def classes_of(root: Path) -> dict[str, set[str]]:
