@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 from speculators.checkpoint.check import Check
 from speculators.checkpoint.config import CONFIG_NAME, completed
 from speculators.checkpoint.folder import read_object, weights_of
+from speculators.checkpoint.rope import rope_parameters
 from speculators.checkpoint.trained_as import DIGESTS
 from speculators.checkpoint.validate import content_checks, file_checks
-from speculators.checkpoint.verifier_layout import text_config
+from speculators.checkpoint.verifier_layout import output_rule, text_config
 from speculators.checkpoint.weights_file import Stored, read_header
-from speculators.errors import StageError
+from speculators.errors import RecipeError, StageError
 from speculators.inspection.findings import Finding, finding
 from speculators.inspection.foreign import read_foreign
 from speculators.inspection.serve_command import ServeCommand, command_checks
@@ -26,6 +27,8 @@ from speculators.inspection.static_checks import (
 
 #: Any of them makes a config one of the speculators format, for engines too.
 FORMAT_KEYS = {"speculators_config", "speculators_model_type"}
+#: What a draft is compared by.
+SIZES = ("num_hidden_layers", "hidden_size", "vocab_size")
 #: Where nothing says how deep the verifier is, the ids that it would settle are not looked at either.
 STAND_IN_DEPTH = 12
 
@@ -47,12 +50,46 @@ def inspect_draft(
     """Look at the draft in ``folder``, against its verifier if that is at hand; nothing is changed.
 
     ``command``: what serves it.  A folder that cannot be read is a finding, not an error.
+
+    Raises:
+        RecipeError: the verifier is no language model whose config can be read.
     """
+    if verifier_dir is not None:
+        require_model(verifier_dir)
     checks = _guarded(lambda: _checked(folder, verifier_dir))
     if command is not None and all(check.ok for check in checks if check.name == "config readable"):
         checks += _guarded(lambda: list(command_checks(command, folder, read_object(folder / CONFIG_NAME))))
     failed = [check for check in checks if not check.ok]
     return Inspection(_findings(failed), [check.name for check in checks if check.ok])
+
+
+def require_model(folder: Path) -> None:
+    """Refuse a verifier that nothing can be compared with, before its faults are taken for the draft's.
+
+    Raises:
+        RecipeError: its config lacks what a language model's has, or says it in no way that can be read.
+        StageError: it has no config.
+    """
+    config = read_object(folder / CONFIG_NAME)
+    text, architectures = text_config(config), config.get("architectures") or []
+    wrong = [f"{name} {text.get(name)!r}" for name in SIZES if not is_count(text.get(name))]
+    try:
+        rope_parameters(text)
+        output_rule(text, centred=False)
+        if not all(isinstance(name, str) for name in list(architectures)):
+            wrong.append(f"architectures {architectures!r}")
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        wrong.append(str(error))
+    if wrong:
+        raise RecipeError(
+            f"{folder / CONFIG_NAME}: not the config of a language model: {', '.join(wrong)}",
+            hint="--verifier names the model that the draft was trained for, config.json as released",
+            rule="not-a-model",
+        )
+
+
+def is_count(value: Any) -> bool:
+    return type(value) is int and value > 0
 
 
 def _checked(folder: Path, verifier_dir: Path | None) -> list[Check]:

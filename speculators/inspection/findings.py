@@ -54,7 +54,10 @@ CAUSES = {
         "remove the key (--fix does)",
     ),
     "weights readable": Cause("D12", "the file is truncated or no safetensors", "copy or download it again"),
-    "config readable": Cause("D12", "the config is no JSON object", "copy or download it again"),
+    "config readable": Cause(
+        "D12", "the config is no JSON object, or says something in a way that no reader expects",
+        "copy or download it again",
+    ),
     "algorithm": Cause(
         "D11", "vLLM serves by this name; EAGLE taken for EAGLE-3 gave an acceptance length of exactly 1.0",
         "convert the draft: speculators convert SOURCE --to DIR; or correct the name",

@@ -62,6 +62,10 @@ def read_foreign(folder: Path, verifier_dir: Path | None) -> Foreign:
         source = open_source(str(folder))
     except StageError as error:
         return Foreign([Check("weights readable", False, error.message)], None)
+    flat = [name for name in source.tensors if name.endswith("fc.weight") and len(source.shape(name)) != 2]
+    if flat:  # layouts are told, and layers counted, by its two sides
+        detail = f"{flat[0]} {list(source.shape(flat[0]))}, not rows and columns"
+        return Foreign([Check("tensor shapes", False, detail)], None)
     heads = list(head_checks(source))
     if any(not check.ok for check in heads):
         return Foreign(heads, None)

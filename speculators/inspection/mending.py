@@ -22,7 +22,8 @@ from speculators.checkpoint.weights_file import WEIGHTS_NAME, load_stored, read_
 from speculators.convert.layer_ids import default_ids
 from speculators.convert.vocabulary_map import offsets, read_map
 from speculators.documents import write_json
-from speculators.errors import StageError
+from speculators.errors import RecipeError, StageError
+from speculators.inspection.draft import FORMAT_KEYS
 
 
 class Patient(NamedTuple):
@@ -40,9 +41,16 @@ def mend(folder: Path, target: Path, verifier_dir: Path | None = None) -> list[s
     Only config and weights are taken along, so stray files stay behind.
 
     Raises:
+        RecipeError: it is in another trainer's layout, whose keys have rules of their own.
         StageError: config or weights cannot be read: there is nothing to mend.
     """
     document = copy.deepcopy(read_object(folder / CONFIG_NAME))
+    if not FORMAT_KEYS & document.keys():
+        raise RecipeError(
+            f"{folder}: not in the speculators format, and nothing is mended in another layout",
+            hint="convert it, then mend: speculators convert SOURCE --to DIR --verifier MODEL",
+            rule="nothing-to-mend",
+        )
     weights = folder / WEIGHTS_NAME
     if not weights.is_file():
         raise StageError(f"{folder}: no {WEIGHTS_NAME}", hint="nothing can be mended", rule="draft-weights")

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from speculators.cli.app import main
 from speculators.convert.retarget import retarget
 from speculators.convert.run import Request, convert
 from speculators.inspection.draft import Inspection, inspect_draft
@@ -125,3 +126,46 @@ def test_a_native_head_that_was_taken_out_is_no_defect_and_its_way_is_said(tmp_p
         (one,) = inspect_draft(tmp_path / "head", given).findings
         assert (one.name, one.is_defect) == ("engine serves the kind", False)
         assert "--stitch" in one.what
+
+
+@pytest.mark.parametrize("layout", ["safeailab", "nvidia", "dflash"])
+def test_in_another_layout_nothing_is_mended(layout: str, tmp_path: Path, capsys: Any) -> None:
+    folder = getattr(sources, layout)(tmp_path / layout)
+    assert main(["inspect", str(folder), "--fix", str(tmp_path / "new")]) == 2
+    assert "speculators convert SOURCE" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_hidden_layers": None},
+        {"hidden_size": "wide"},
+        {"rms_norm_eps": "small"},
+        {"architectures": 5},
+        {"architectures": [{"name": 1}]},
+        {"rope_scaling": [1], "rope_parameters": None},
+    ],
+)
+def test_what_is_wrong_with_the_verifier_is_not_the_drafts_fault(
+    changes: dict[str, Any], tmp_path: Path, capsys: Any
+) -> None:
+    native, foreign = good(tmp_path / "native", 34).folder, sources.safeailab(tmp_path / "foreign")
+    verifier = sources.verifier(tmp_path / "verifier", **changes)
+    for folder in (native, foreign):
+        assert main(["inspect", str(folder), "--verifier", str(verifier)]) == 2
+        assert "verifier/config.json: not the config of a language model" in capsys.readouterr().err
+
+
+def test_a_flat_fc_is_the_weights_fault(tmp_path: Path) -> None:
+    flat = tensors(lambda found: found.update({"fc.weight": found["fc.weight"].flatten()}))
+    subject = good(tmp_path / "native", 35)
+    flat(subject)
+    assert "tensor shapes" in {one.name for one in inspect_draft(subject.folder, subject.verifier).defects}
+    for layout in (sources.safeailab, sources.eagle1, sources.dflash):
+        subject = Subject(
+            layout(tmp_path / layout.__name__), sources.verifier(tmp_path / f"{layout.__name__}-v"), 0
+        )
+        flat(subject)
+        found = {one.name for one in inspect_draft(subject.folder, subject.verifier).defects}
+        assert found == {"tensor shapes"}
