@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from speculators.checkpoint.check import Check, failures, listed
-from speculators.checkpoint.config import CONFIG_NAME, stored_format
+from speculators.checkpoint.config import CONFIG_NAME, compared_format, stored_format
 from speculators.checkpoint.config_checks import config_checks, fit_checks, strange_sizes
 from speculators.checkpoint.folder import new_folder, read_object, weights_of
 from speculators.checkpoint.format import Format
@@ -45,7 +45,6 @@ from speculators.checkpoint.weights_file import WEIGHTS_NAME, read_header, write
 from speculators.convert.layer_ids import default_layers
 from speculators.documents import write_json
 from speculators.errors import MachineError, RecipeError, StageError
-from speculators.training.architectures import FORMATS
 
 #: What is taken along beside config and weights.
 COMPANIONS = (".json", ".jinja", ".md", ".model", ".txt")
@@ -128,7 +127,7 @@ def compared_as(draft: Path, document: Mapping[str, Any]) -> Format:
         StageError: it is of no such format, or is served inside its verifier.
     """
     kind = document.get("speculators_model_type")
-    known = stored_format(document) or next((row for row in FORMATS.values() if kind in row.kin), None)
+    known = compared_format(document)
     if known is not None:
         return known
     if kind == "mtp":
