@@ -12,14 +12,17 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeAlias
 
 from speculators.errors import StageError
 
 if TYPE_CHECKING:
     import torch
+
+    Piece: TypeAlias = "Stored | Joined | torch.Tensor"  # of a file to write
 
 WEIGHTS_NAME = "model.safetensors"
 HEADER_LIMIT = 100 * 1024 * 1024  # the format's own
@@ -43,6 +46,47 @@ class Stored(NamedTuple):
     shape: tuple[int, ...]
     start: int
     end: int
+
+
+class Joined(NamedTuple):
+    """A tensor whose bytes are those of ``parts`` of one type, one behind the other (``joined``)."""
+
+    shape: tuple[int, ...]
+    parts: tuple[Stored | torch.Tensor, ...]
+
+
+def joined(shape: tuple[int, ...], parts: Iterable[Stored | torch.Tensor]) -> Joined:
+    """One tensor out of others, which stay where they are until it is written.
+
+    Raises:
+        ValueError: they are of several types, or have not as many elements as ``shape``.
+    """
+    found = tuple(parts)
+    kinds = [described(part) for part in found]
+    if len({dtype for dtype, _ in kinds}) != 1 or sum(math.prod(size) for _, size in kinds) != math.prod(
+        shape
+    ):
+        raise ValueError(f"parts {sorted(set(kinds))} do not make {list(shape)}")
+    return Joined(shape, found)
+
+
+def rows_of(piece: Stored | torch.Tensor, start: int, stop: int) -> Stored | torch.Tensor:
+    """Rows ``start .. stop`` of the first axis, where they lie."""
+    if not isinstance(piece, Stored):
+        return piece[start:stop]
+    each = (piece.end - piece.start) // piece.shape[0]
+    begin, end = piece.start + start * each, piece.start + stop * each
+    return piece._replace(shape=(stop - start, *piece.shape[1:]), start=begin, end=end)
+
+
+def reordered(piece: Stored | torch.Tensor, order: Sequence[int]) -> Joined:
+    """The rows ``order`` of ``piece``, those that follow each other taken at once."""
+    parts, first = [], 0
+    for place in range(1, len(order) + 1):
+        if place == len(order) or order[place] != order[place - 1] + 1:
+            parts.append(rows_of(piece, order[first], order[place - 1] + 1))
+            first = place
+    return joined((len(order), *piece.shape[1:]), parts)
 
 
 def read_header(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
@@ -119,7 +163,7 @@ def damaged(path: Path, problem: str) -> StageError:
 
 def write_weights(
     path: Path,
-    pieces: Mapping[str, Stored | torch.Tensor],
+    pieces: Mapping[str, Piece],
     metadata: Mapping[str, str] | None = None,
     seen: Callable[[str, str, memoryview], None] | None = None,
 ) -> None:
@@ -163,8 +207,10 @@ def write_weights(
         partial.unlink(missing_ok=True)
 
 
-def described(piece: Stored | torch.Tensor) -> tuple[str, tuple[int, ...]]:
+def described(piece: Piece) -> tuple[str, tuple[int, ...]]:
     """Type, by the format's name, and shape."""
+    if isinstance(piece, Joined):
+        return described(piece.parts[0])[0], piece.shape
     if isinstance(piece, Stored):
         return piece.dtype, piece.shape
     return torch_names()[piece.dtype], tuple(piece.shape)
@@ -193,27 +239,44 @@ def begin_writing_back(file: BinaryIO, start: int, end: int) -> None:
         os.posix_fadvise(file.fileno(), start, end - start, os.POSIX_FADV_DONTNEED)
 
 
-def in_chunks(piece: Stored | torch.Tensor) -> Iterator[memoryview]:
+def in_chunks(piece: Piece) -> Iterator[memoryview]:
     """The bytes of a tensor, a part at a time; a part is good until the next is asked for.
 
     Raises:
         StageError: the file ended before the tensor.
     """
-    if isinstance(piece, Stored):
-        buffer = memoryview(bytearray(min(CHUNK_BYTES, piece.end - piece.start)))
-        with piece.path.open("rb") as file:
-            file.seek(piece.start)
-            for place in range(piece.start, piece.end, CHUNK_BYTES):
-                part = buffer[: piece.end - place]
-                if (read := file.readinto(part)) < len(part):
-                    raise damaged(piece.path, f"ended at byte {place + read} while it was read")
-                yield part
-        return
+    parts = piece.parts if isinstance(piece, Joined) else (piece,)
+    for is_stored, run in groupby(parts, key=lambda part: isinstance(part, Stored)):
+        read = _stored_chunks if is_stored else _tensor_bytes
+        yield from read(run)
+
+
+def _stored_chunks(parts: Iterable[Any]) -> Iterator[memoryview]:
+    """Bytes of stored tensors of one type, through one buffer, however small each is."""
+    buffer, filled = memoryview(bytearray(CHUNK_BYTES)), 0
+    for path, there in groupby(parts, key=lambda part: part.path):
+        with path.open("rb", buffering=0) as file:
+            for part in there:
+                place = file.seek(part.start)
+                while place < part.end:
+                    room = buffer[filled : filled + part.end - place]
+                    if not (read := file.readinto(room)):
+                        raise damaged(path, f"ended at byte {place} while it was read")
+                    place, filled = place + read, filled + read
+                    if filled == len(buffer):
+                        yield buffer
+                        filled = 0
+    if filled:
+        yield buffer[:filled]
+
+
+def _tensor_bytes(tensors: Iterable[Any]) -> Iterator[memoryview]:
     import torch
 
-    flat = piece.detach().cpu().contiguous().reshape(-1)
-    if flat.numel():
-        yield memoryview(flat.view(torch.uint8).numpy())
+    for tensor in tensors:
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        if flat.numel():
+            yield memoryview(flat.view(torch.uint8).numpy())
 
 
 def _write_all(file: BinaryIO, data: bytes | memoryview) -> None:
@@ -239,10 +302,15 @@ def load_stored(piece: Stored) -> torch.Tensor:
     return torch.frombuffer(data, dtype=types[piece.dtype]).reshape(piece.shape)
 
 
-def mapped(piece: Stored | torch.Tensor) -> torch.Tensor:
-    """The tensor as pages of its file: reading it once takes no memory that the system cannot take back."""
+def mapped(piece: Piece) -> torch.Tensor:
+    """The tensor as pages of its file: reading it once takes no memory that the system cannot take back.
+
+    One that is joined of several is copied.
+    """
     import torch
 
+    if isinstance(piece, Joined):
+        return torch.cat([mapped(part).reshape(-1) for part in piece.parts]).reshape(piece.shape)
     if not isinstance(piece, Stored):
         return piece
     types = {name: dtype for dtype, name in torch_names().items()}

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from speculators.convert.run import Conversion
 
 REPORT_SCHEMA = "speculators/convert/v1"
+STITCH_SCHEMA = "speculators/stitch/v1"
 FLAGS = ("norm_before_residual", "norm_before_fc", "fc_norm", "norm_output")
 
 
@@ -51,7 +52,10 @@ def convert(
       speculators convert z-lab/Qwen3-8B-DFlash --to draft --verifier Qwen/Qwen3-8B --from dflash
     """
     if stitch:
-        return _stitch(source, verifier, to)
+        given = {"--from": kind, "--aux-layers": aux_layers, "--norm": norms, "--tokens": tokens}
+        for option in (name for name, value in given.items() if value):
+            raise typer.BadParameter(f"{option} is of converting: --stitch copies the head as it is")
+        return _stitch(source, verifier, to, as_json=as_json)
     from speculators.convert.run import Request
     from speculators.convert.run import convert as run
 
@@ -61,14 +65,18 @@ def convert(
     return 0
 
 
-def _stitch(source: str, verifier: str | None, target: Path) -> int:
+def _stitch(source: str, verifier: str | None, target: Path, *, as_json: bool) -> int:
     from speculators.checkpoint.location import local_folder
     from speculators.convert.mtp import stitch
 
     if verifier is None:
         raise typer.BadParameter("--stitch needs --verifier: the model that the head is put into")
     names = stitch(local_folder(source), local_folder(verifier), target)
-    typer.echo(f"{len(names)} tensors of the head put in, as mtp.*\nwritten: {target}")
+    if as_json:
+        document = {"schema": STITCH_SCHEMA, "target": str(target), "tensors": names}
+        typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    else:
+        typer.echo(f"{len(names)} tensors of the head put in, as mtp.*\nwritten: {target}")
     return 0
 
 

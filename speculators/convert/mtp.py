@@ -7,25 +7,34 @@ Qwen3-Next and Qwen3.5: ``mtp.fc`` joins embedding and state, ``mtp.layers.0`` i
 
 from __future__ import annotations
 
+import copy
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import speculators
-from speculators.checkpoint.folder import new_folder
+from speculators.checkpoint.config import CONFIG_NAME
+from speculators.checkpoint.folder import new_folder, read_object
 from speculators.checkpoint.verifier_layout import text_config
-from speculators.checkpoint.weights_file import read_header, write_weights
+from speculators.checkpoint.verifier_weights import INDEX_NAME
+from speculators.checkpoint.weights_file import (
+    Joined,
+    Stored,
+    described,
+    joined,
+    read_header,
+    rows_of,
+    write_weights,
+)
 from speculators.convert.account import Fate, accounted, kept_or_renamed
 from speculators.convert.plan import DEFAULT_TOKENS, Options, Plan, speculators_block
 from speculators.convert.source import Source, folder_tensors
 from speculators.documents import write_json
 from speculators.errors import RecipeError, StageError
 
-#: Native prefix -> the format's.  Both ways: no prefix begins another.
+#: Native prefix -> the format's.  One of the format's begins the others; native ones do not.
 PREFIXES = {
     "mtp.fc.": "mtp_layers.0.input_proj.",
     "mtp.norm.": "mtp_layers.0.final_layernorm.",
@@ -38,6 +47,21 @@ EXPERT = re.compile(
     r"(?P<experts>.+\.mlp\.experts)\.(?P<index>\d+)\.(?P<part>gate_proj|up_proj|down_proj)\.weight"
 )
 STITCHED_NAME = "model-mtp.safetensors"
+PLAIN = ("F64", "F32", "F16", "BF16")
+
+#: Tensors without which a head computes nothing, by the format's names; queries' and keys' norms are optional
+#: in no family here.
+_ONE = "mtp_layers.0."
+NEEDED = {f"{_ONE}{name}.weight" for name in (
+    "input_proj", "final_layernorm", "hidden_layernorm", "token_layernorm", "input_layernorm",
+    "post_attention_layernorm", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
+    "self_attn.o_proj", "self_attn.q_norm", "self_attn.k_norm")}  # fmt: skip
+DENSE = {f"{_ONE}mlp.{part}_proj.weight" for part in ("gate", "up", "down")}
+MIXED = {f"{_ONE}mlp.gate.weight", f"{_ONE}mlp.experts.gate_up_proj", f"{_ONE}mlp.experts.down_proj"}
+
+#: How many layers a native head has, by families (vLLM 0.32, ``config/speculative.py``).
+PROMISES = {"qwen3_next": "num_nextn_predict_layers"}
+PROMISE = "mtp_num_hidden_layers"  # of Qwen3.5 and what follows it
 
 
 def plan(source: Source, options: Options) -> Plan:
@@ -56,6 +80,12 @@ def plan(source: Source, options: Options) -> Plan:
     if unknown := [name for name, target in renamed.items() if target is None]:
         raise StageError(
             f"{place}: {unknown[0]} has no place in the format, which has one layer", rule="source-tensors"
+        )
+    if packed := [name for name in native if described(source.tensors[name])[0] not in PLAIN]:
+        raise StageError(
+            f"{place}: {packed[0]} is {described(source.tensors[packed[0]])[0]}: a quantised head",
+            hint="the format has no quantised heads: take it out of the model that is not quantised",
+            rule="source-tensors",
         )
     targets = {name: target for name, target in renamed.items() if target is not None}
     experts = {name: match for name, target in targets.items() if (match := EXPERT.fullmatch(target))}
@@ -89,92 +119,164 @@ def extracted_name(name: str) -> str | None:
 
 
 def native_name(name: str) -> str | None:
-    """The other way round; of equal prefixes the longest."""
-    for prefix, native in sorted(
-        ((there, here) for here, there in PREFIXES.items()), key=lambda pair: -len(pair[0])
-    ):
-        if name.startswith(prefix):
-            return native + name.removeprefix(prefix)
-    return None
+    """The other way round; of prefixes that fit the longest."""
+    fitting = [(target, prefix) for prefix, target in PREFIXES.items() if name.startswith(target)]
+    target, prefix = max(fitting, key=lambda pair: len(pair[0]), default=("", None))
+    return None if prefix is None else prefix + name.removeprefix(target)
 
 
-def fused_experts(
-    source: Source, experts: Mapping[str, re.Match[str]], place: str
-) -> dict[str, torch.Tensor]:
-    """Experts apart, [I, H] and [H, I] each -> ``gate_up_proj`` [E, 2I, H] and ``down_proj`` [E, H, I]."""
-    parts: dict[str, dict[tuple[int, str], torch.Tensor]] = {}
+def fused_experts(source: Source, experts: Mapping[str, re.Match[str]], place: str) -> dict[str, Joined]:
+    """Experts apart, [I, H] and [H, I] each -> ``gate_up_proj`` [E, 2I, H] and ``down_proj`` [E, H, I].
+
+    Raises:
+        StageError: an expert lacks a part, or they are of several sizes or types.
+    """
+    parts: dict[str, dict[tuple[int, str], Any]] = {}
     for name, match in experts.items():
-        parts.setdefault(match["experts"], {})[int(match["index"]), match["part"]] = source.load(name)
+        parts.setdefault(match["experts"], {})[int(match["index"]), match["part"]] = source.tensors[name]
     fused = {}
     for module, found in parts.items():
         count = 1 + max(index for index, _ in found)
         if len(found) != 3 * count:
             raise StageError(f"{place}: {module} lacks parts of its {count} experts", rule="source-tensors")
-        rows = [torch.cat([found[index, "gate_proj"], found[index, "up_proj"]]) for index in range(count)]
-        fused[f"{module}.gate_up_proj"] = torch.stack(rows)
-        fused[f"{module}.down_proj"] = torch.stack([found[index, "down_proj"] for index in range(count)])
+        inner, hidden = sizes_of(found, f"{place}: {module}")
+        rows = [found[index, part] for index in range(count) for part in ("gate_proj", "up_proj")]
+        down = [found[index, "down_proj"] for index in range(count)]
+        fused[f"{module}.gate_up_proj"] = joined((count, 2 * inner, hidden), rows)
+        fused[f"{module}.down_proj"] = joined((count, hidden, inner), down)
     return fused
+
+
+def sizes_of(experts: Mapping[tuple[int, str], Any], place: str) -> tuple[int, int]:
+    """Inner and hidden width of experts that are all alike.
+
+    Raises:
+        StageError: one is not.
+    """
+    dtype, shape = described(experts[0, "gate_proj"])
+    for (index, part), piece in experts.items():
+        wanted = shape[::-1] if part == "down_proj" else shape
+        if len(shape) != 2 or described(piece) != (dtype, wanted):
+            raise StageError(
+                f"{place}.{index}.{part} is {described(piece)}, the first's gate_proj {(dtype, shape)}",
+                hint="copy or download the checkpoint again",
+                rule="source-tensors",
+            )
+    return shape[0], shape[1]
 
 
 def stitch(head: Path, verifier: Path, target: Path) -> list[str]:
     """Write into ``target`` the verifier with the head of ``head`` as its native one.
 
-    The verifier's other files are linked where the file system can, else copied; its own head, if
-    it has one, is left out of the index.  Returns the names of the head's tensors.
+    The verifier's files are copied, its config with the key by which engines know of a head; its own
+    head, if it has one, is left out of the index.  Returns the names of the head's tensors.
 
     Raises:
-        StageError: a tensor of the head has no native name or another shape than the verifier's own.
-        RecipeError: ``head`` and ``target`` are no such folders.
+        StageError: the head is not whole, or does not fit the verifier.
+        RecipeError: ``head`` and ``target`` are no such folders, or the verifier is no safetensors model.
     """
     from speculators.checkpoint.model import read_config
-    from speculators.checkpoint.verifier_weights import INDEX_NAME
     from speculators.checkpoint.weights_file import WEIGHTS_NAME
 
     if read_config(head).speculators_model_type != "mtp":
         raise RecipeError(
             f"{head}: not an mtp checkpoint", hint="stitch takes what convert --from mtp made", rule="usage"
         )
+    document = read_object(verifier / CONFIG_NAME)
     own = folder_tensors(verifier)
+    if not all(isinstance(piece, Stored) for piece in own.values()):
+        raise RecipeError(
+            f"{verifier}: its weights are a pickle, which no head is put beside",
+            hint="save the verifier as safetensors first",
+            rule="usage",
+        )
+    stored, _ = read_header(head / WEIGHTS_NAME)
+    require_fit(head, stored, document)
     pieces: dict[str, Any] = {}
-    for name, piece in read_header(head / WEIGHTS_NAME)[0].items():
+    for name, piece in stored.items():
         pieces |= native_pieces(name, piece, own)
     for name, piece in pieces.items():
-        if name in own and tuple(own[name].shape) != tuple(piece.shape):
-            raise StageError(
-                f"{head}: {name} is {list(piece.shape)}, the verifier's own {list(own[name].shape)}",
-                rule="source-tensors",
-            )
+        if name in own and own[name].shape != tuple(piece.shape):
+            raise unfit(head, f"{name} is {list(piece.shape)}, the verifier's own {list(own[name].shape)}")
     weight_map = {name: piece.path.name for name, piece in own.items() if not name.startswith("mtp.")}
     weight_map |= dict.fromkeys(pieces, STITCHED_NAME)
-    kept_files = set(weight_map.values()) - {STITCHED_NAME}
     with new_folder(target) as partial:
-        for path in sorted(verifier.iterdir()):
-            if (
-                path.is_file()
-                and path.name != INDEX_NAME
-                and (path.suffix != ".safetensors" or path.name in kept_files)
-            ):
-                shutil.copyfile(path, partial / path.name)
+        copy_beside(verifier, partial, set(weight_map.values()))
+        write_json(partial / CONFIG_NAME, promised(document))
         write_weights(partial / STITCHED_NAME, pieces)
         total = sum(path.stat().st_size for path in partial.glob("*.safetensors"))
         write_json(partial / INDEX_NAME, {"metadata": {"total_size": total}, "weight_map": weight_map})
     return sorted(pieces)
 
 
-def native_pieces(name: str, piece: Any, own: Mapping[str, Any]) -> dict[str, Any]:
-    """One tensor of the head under its native name, experts apart where the verifier keeps them so."""
-    from speculators.checkpoint.weights_file import load_stored
+def copy_beside(verifier: Path, target: Path, weights: Collection[str]) -> None:
+    """The verifier's files: all but its index, its config and weight files that nothing is left of."""
+    for path in sorted(verifier.iterdir()):
+        left_out = path.name in (INDEX_NAME, CONFIG_NAME, STITCHED_NAME)
+        if path.is_file() and not left_out and (path.suffix != ".safetensors" or path.name in weights):
+            shutil.copyfile(path, target / path.name)
 
+
+def promised(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The verifier's config, saying that it has a head of one layer; engines look for none otherwise."""
+    changed = copy.deepcopy(dict(document))
+    text: Any = text_config(changed)  # the language model's part of ``changed`` itself
+    key = PROMISES.get(text.get("model_type"), PROMISE)
+    text[next((said for said in PROMISES.values() if said in text), key)] = 1
+    return changed
+
+
+def require_fit(head: Path, stored: Mapping[str, Stored], verifier: Mapping[str, Any]) -> None:
+    """Whether the head is whole and as wide as the verifier.
+
+    Raises:
+        StageError: it is not.
+    """
+    if missing := sorted(NEEDED - stored.keys()):
+        raise unfit(head, f"lacks {', '.join(missing)}")
+    moe = "mtp_layers.0.mlp.experts.gate_up_proj" in stored
+    if missing := sorted((MIXED if moe else DENSE) - stored.keys()):
+        raise unfit(head, f"lacks {', '.join(missing)}")
+    hidden = text_config(verifier).get("hidden_size")
+    wanted = {
+        "mtp_layers.0.input_proj.weight": (hidden, 2 * hidden if isinstance(hidden, int) else None),
+        "mtp_layers.0.final_layernorm.weight": (hidden,),
+        "mtp_layers.0.input_layernorm.weight": (hidden,),
+    }
+    for name, shape in wanted.items():
+        if stored[name].shape != shape:
+            raise unfit(head, f"{name} is {list(stored[name].shape)}, the verifier's hidden_size {hidden!r}")
+
+
+def unfit(head: Path, problem: str) -> StageError:
+    return StageError(
+        f"{head}: {problem}",
+        hint="nothing was written; name a whole head, and the verifier that it was taken out of",
+        rule="source-tensors",
+    )
+
+
+def native_pieces(name: str, piece: Stored, own: Mapping[str, Any]) -> dict[str, Any]:
+    """One tensor of the head under its native name, experts apart where the verifier keeps them so."""
     native = native_name(name)
     if native is None:
-        raise StageError(f"{name} has no native name", rule="source-tensors")
+        raise StageError(
+            f"{name} has no native name", hint="stitch takes what convert made", rule="source-tensors"
+        )
     module, _, part = native.rpartition(".")
-    if part in ("gate_up_proj", "down_proj") and f"{module}.0.down_proj.weight" in own:
-        whole = load_stored(piece)  # [E, 2I, H] or [E, H, I]
-        halves = ("gate_proj", "up_proj") if part == "gate_up_proj" else ("down_proj",)
-        return {
-            f"{module}.{index}.{half}.weight": chunk
-            for index, expert in enumerate(whole)
-            for half, chunk in zip(halves, expert.chunk(len(halves)))
-        }
-    return {native: piece}
+    if part not in ("gate_up_proj", "down_proj") or not apart(module, own):
+        return {native: piece}
+    halves = ("gate_proj", "up_proj") if part == "gate_up_proj" else ("down_proj",)
+    count, rows, *columns = piece.shape  # [E, 2I, H] or [E, H, I]
+    flat, size = piece._replace(shape=(count * rows, *columns)), rows // len(halves)
+    places = [(index, half) for index in range(count) for half in halves]
+    return {
+        f"{module}.{index}.{half}.weight": rows_of(flat, place * size, (place + 1) * size)
+        for place, (index, half) in enumerate(places)
+    }
+
+
+def apart(module: str, own: Mapping[str, Any]) -> bool:
+    """Whether the verifier keeps experts apart: its own head's, else its layers', else as is published."""
+    fused = [name for name in own if name.endswith("mlp.experts.gate_up_proj")]
+    return f"{module}.gate_up_proj" not in own and (f"{module}.0.down_proj.weight" in own or not fused)

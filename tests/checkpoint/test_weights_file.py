@@ -7,10 +7,20 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from speculators.checkpoint import weights_file
-from speculators.checkpoint.weights_file import Stored, load_stored, read_header, write_weights
+from speculators.checkpoint.weights_file import (
+    Stored,
+    joined,
+    load_stored,
+    mapped,
+    read_header,
+    reordered,
+    write_weights,
+)
 from speculators.errors import StageError
 
 TENSORS = {
@@ -20,6 +30,7 @@ TENSORS = {
     "mask": torch.tensor([True, False, True]),
     "half": torch.randn(4).half(),
     "small": torch.randn(2, 2).to(torch.float8_e4m3fn),
+    "powers": torch.tensor([127, 130], dtype=torch.uint8).view(torch.float8_e8m0fnu),
     "empty": torch.zeros(0, 4),
     "one": torch.tensor(3.5, dtype=torch.float64),
     "café": torch.arange(3, dtype=torch.int32),
@@ -64,6 +75,49 @@ def test_stored_and_new_tensors_go_into_one_file(stored: Path, tmp_path: Path) -
     read = load_file(tmp_path / "mixed")
     assert torch.equal(read["renamed"], TENSORS["b"])
     assert torch.equal(read["new"], torch.ones(2))
+
+
+@pytest.mark.parametrize("at_once", [8, weights_file.CHUNK_BYTES])
+def test_a_tensor_joined_of_stored_ones_is_written_from_where_they_lie(
+    tmp_path: Path, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights_file, "CHUNK_BYTES", at_once)
+    parts = {f"p{number}": torch.randn(3, 5) for number in range(4)}
+    save_file(parts, tmp_path / "one", metadata={})
+    save_file({"q": torch.randn(2, 3, 5)}, tmp_path / "two")
+    entries = read_header(tmp_path / "one")[0] | read_header(tmp_path / "two")[0]
+    order = [*(f"p{number}" for number in (2, 0, 3, 1)), "q"]
+    piece = joined((6, 3, 5), (entries[name] for name in order))
+    seen: dict[str, bytes] = {}
+
+    def watch(name: str, dtype: str, part: memoryview) -> None:
+        assert len(part) <= at_once
+        assert len(part) % 4 == 0
+        seen[name] = seen.get(name, b"") + bytes(part)
+
+    write_weights(tmp_path / "new", {"x": piece}, seen=watch)
+    expected = torch.cat(
+        [*(parts[f"p{number}"][None] for number in (2, 0, 3, 1)), load_file(tmp_path / "two")["q"]]
+    )
+    assert torch.equal(load_file(tmp_path / "new")["x"], expected)
+    assert seen == {"x": expected.numpy().tobytes()}
+    assert torch.equal(mapped(piece), expected)
+
+
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.permutations(range(7)), st.booleans())
+def test_reordered_rows_are_those_of_an_index(tmp_path: Path, order: list[int], on_disk: bool) -> None:
+    rows = torch.arange(7 * 3).reshape(7, 3).to(torch.bfloat16)
+    save_file({"rows": rows}, tmp_path / "source")
+    piece = reordered(read_header(tmp_path / "source")[0]["rows"] if on_disk else rows, order)
+    write_weights(tmp_path / "new", {"rows": piece})
+    assert same(load_file(tmp_path / "new")["rows"], rows[order])
+
+
+def test_parts_that_do_not_make_the_whole_are_refused() -> None:
+    for parts in ([torch.ones(2, 3)], [torch.ones(2, 3), torch.ones(2, 3).half()]):
+        with pytest.raises(ValueError, match=r"do not make \[4, 3\]"):
+            joined((4, 3), parts)
 
 
 def test_a_failed_write_leaves_nothing(stored: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 
 import speculators
 from speculators.checkpoint.eagle3 import FORMAT
+from speculators.checkpoint.weights_file import reordered
 from speculators.convert.account import Fate, accounted, derived, kept_or_renamed
 from speculators.convert.layer_ids import Reading, read_layer_ids
 from speculators.convert.plan import (
@@ -235,7 +236,9 @@ def tensors(
     pieces["t2d"][vocabulary.ids] = True
     fates.append(Fate(names.get("t2d", "t2d"), "kept" if "t2d" in names else "derived", "t2d"))
     if vocabulary.order is not None:
-        pieces["lm_head.weight"] = source.load(names["lm_head.weight"])[vocabulary.order]
+        pieces["lm_head.weight"] = reordered(
+            source.tensors[names["lm_head.weight"]], vocabulary.order.tolist()
+        )
         fates = [fate for fate in fates if fate.name != names["lm_head.weight"]]
         fates.append(
             Fate(names["lm_head.weight"], "derived", "lm_head.weight", "rows in ascending order of tokens")

@@ -1,0 +1,229 @@
+"""Native heads are taken out without loading them, and put into a verifier that they fit."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from speculators.checkpoint.weights_file import Joined, Stored, read_header
+from speculators.cli.app import main
+from speculators.convert.mtp import plan, stitch
+from speculators.convert.run import Request, convert, options_of
+from speculators.convert.source import open_source
+from speculators.errors import RecipeError, SpeculatorsError, StageError
+from tests.convert import sources
+
+EXPERTS = 3
+
+
+def retensored(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    change(tensors)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+
+
+def configured(folder: Path, **changes: Any) -> None:
+    document = json.loads((folder / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(json.dumps(document))
+
+
+@pytest.fixture
+def verifier(tmp_path: Path) -> Path:
+    return sources.mtp(tmp_path / "verifier", EXPERTS)
+
+
+@pytest.fixture
+def head(tmp_path: Path, verifier: Path) -> Path:
+    convert(Request(str(verifier)), tmp_path / "head", checked=False)
+    return tmp_path / "head"
+
+
+def test_experts_are_laid_side_by_side_without_being_loaded(tmp_path: Path, verifier: Path) -> None:
+    source = open_source(str(verifier))
+    pieces = plan(source, options_of(Request(str(verifier)), source.config)).pieces
+    fused = [piece for piece in pieces.values() if isinstance(piece, Joined)]
+    assert len(fused) == 2
+    lying = [
+        part for piece in pieces.values() for part in (piece.parts if isinstance(piece, Joined) else (piece,))
+    ]
+    assert all(isinstance(part, Stored) for part in lying)
+
+
+MEASURE = """
+import gc, sys, threading
+from pathlib import Path
+from speculators.convert.run import Request, convert
+def anonymous():
+    return int(next(line for line in open("/proc/self/status") if line.startswith("RssAnon")).split()[1])
+convert(Request(sys.argv[1]), Path(sys.argv[2]) / "small", checked=False)
+gc.collect()
+before = peak = anonymous()
+done = threading.Event()
+def watch():
+    global peak
+    while not done.wait(0.002):
+        peak = max(peak, anonymous())
+thread = threading.Thread(target=watch)
+thread.start()
+convert(Request(sys.argv[3]), Path(sys.argv[2]) / "large", checked=False)
+done.set()
+thread.join()
+print(peak - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="anonymous memory is read from /proc")
+def test_a_head_of_many_experts_takes_no_memory_of_its_size(tmp_path: Path, verifier: Path) -> None:
+    """Other code of this process could allocate meanwhile, so it is measured in one of its own."""
+    large = tmp_path / "large_source"
+    large.mkdir()
+    (large / "config.json").write_bytes((verifier / "config.json").read_bytes())
+    tensors = load_file(verifier / "model.safetensors")
+    for name in [name for name in tensors if ".experts." in name]:
+        tensors[name] = torch.zeros(1024, 1024)
+    for index in range(EXPERTS, 16):
+        tensors |= {f"mtp.layers.0.mlp.experts.{index}.{part}_proj.weight": torch.zeros(1024, 1024)
+                    for part in ("gate", "up", "down")}  # fmt: skip
+    save_file(tensors, large / "model.safetensors")
+    assert (large / "model.safetensors").stat().st_size > 200e6
+    asked = [sys.executable, "-c", MEASURE, str(verifier), str(tmp_path), str(large)]
+    found = subprocess.run(asked, capture_output=True, text=True, check=True, env=dict(os.environ))
+    assert int(found.stdout) < 20_000  # kB
+
+
+UNFIT_SOURCES: dict[str, tuple[Callable[[dict[str, torch.Tensor]], Any], str]] = {
+    "an expert of another width": (
+        lambda t: t.update({"mtp.layers.0.mlp.experts.1.up_proj.weight": torch.ones(5, 16)}),
+        r"experts\.1\.up_proj is",
+    ),
+    "an expert of another type": (
+        lambda t: t.update({"mtp.layers.0.mlp.experts.2.down_proj.weight": torch.ones(16, 4).half()}),
+        r"experts\.2\.down_proj is \('F16'",
+    ),
+    "an expert without a part": (
+        lambda t: t.pop("mtp.layers.0.mlp.experts.1.up_proj.weight"),
+        "lacks parts of its 3",
+    ),
+    "quantised": (
+        lambda t: t.update({"mtp.fc.weight": torch.ones(16, 32).to(torch.float8_e4m3fn)}),
+        "is F8_E4M3: a quantised",
+    ),
+}
+
+
+@pytest.mark.parametrize("harm", UNFIT_SOURCES)
+def test_a_head_that_cannot_be_taken_out_is_refused(harm: str, tmp_path: Path, verifier: Path) -> None:
+    change, complaint = UNFIT_SOURCES[harm]
+    retensored(verifier, change)
+    with pytest.raises(StageError, match=complaint):
+        convert(Request(str(verifier)), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("family", "key"), [("qwen3_next", "num_nextn_predict_layers"), ("qwen3_5_text", "mtp_num_hidden_layers")]
+)
+def test_a_verifier_without_a_head_promises_the_one_that_was_put_in(
+    family: str, key: str, tmp_path: Path, verifier: Path, head: Path
+) -> None:
+    original = load_file(verifier / "model.safetensors")
+    retensored(verifier, lambda t: [t.pop(name) for name in list(t) if name.startswith("mtp.")])
+    text = json.loads((verifier / "config.json").read_text()) | {"model_type": family}
+    (verifier / "config.json").write_text(json.dumps({"text_config": text, "architectures": ["X"]}))
+    stitch(head, verifier, tmp_path / "whole")
+    document = json.loads((tmp_path / "whole" / "config.json").read_text())
+    assert document == {"text_config": {**text, key: 1}, "architectures": ["X"]}
+    put_in = load_file(tmp_path / "whole" / "model-mtp.safetensors")
+    assert put_in.keys() == {name for name in original if name.startswith("mtp.")}
+    assert all(torch.equal(put_in[name], original[name]) for name in put_in)
+
+
+def test_experts_stay_side_by_side_where_the_verifier_keeps_them_so(
+    tmp_path: Path, verifier: Path, head: Path
+) -> None:
+    def fuse(tensors: dict[str, torch.Tensor]) -> None:
+        for name in [name for name in tensors if ".experts." in name]:
+            del tensors[name]
+        tensors["mtp.layers.0.mlp.experts.gate_up_proj"] = torch.zeros(EXPERTS, 8, 16)
+        tensors["mtp.layers.0.mlp.experts.down_proj"] = torch.zeros(EXPERTS, 16, 4)
+
+    retensored(verifier, fuse)
+    names = stitch(head, verifier, tmp_path / "whole")
+    assert "mtp.layers.0.mlp.experts.gate_up_proj" in names
+    assert not [name for name in names if ".experts.0." in name]
+
+
+def pickled(head: Path, verifier: Path) -> None:
+    torch.save(load_file(verifier / "model.safetensors"), verifier / "pytorch_model.bin")
+    (verifier / "model.safetensors").unlink()
+
+
+UNFIT: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
+    "an empty head": (
+        lambda head, _: retensored(head, lambda t: t.clear()),
+        "lacks mtp_layers.0.final_layernorm",
+    ),
+    "a head without a part": (
+        lambda head, _: retensored(head, lambda t: t.pop("mtp_layers.0.self_attn.o_proj.weight")),
+        "lacks .*o_proj",
+    ),
+    "a head without half its experts": (
+        lambda head, _: retensored(head, lambda t: t.pop("mtp_layers.0.mlp.experts.down_proj")),
+        "lacks .*down_proj",
+    ),
+    "a head with a stranger": (
+        lambda head, _: retensored(head, lambda t: t.update(x=torch.ones(1))),
+        "x has no native name",
+    ),
+    "a verifier of another width": (
+        lambda _, verifier: configured(verifier, hidden_size=32),
+        "the verifier's hidden_size 32",
+    ),
+    "a verifier that does not say its width": (
+        lambda _, verifier: configured(verifier, hidden_size="16"),
+        "the verifier's hidden_size '16'",
+    ),
+    "a verifier whose own head is another": (
+        lambda _, verifier: retensored(
+            verifier, lambda t: t.update({"mtp.layers.0.self_attn.q_norm.weight": torch.ones(9)})
+        ),
+        "the verifier's own",
+    ),
+    "a pickled verifier": (pickled, "its weights are a pickle"),
+}
+
+
+@pytest.mark.parametrize("harm", UNFIT)
+def test_a_head_that_does_not_fit_is_not_put_in(
+    harm: str, tmp_path: Path, verifier: Path, head: Path
+) -> None:
+    change, complaint = UNFIT[harm]
+    change(head, verifier)
+    with pytest.raises((StageError, RecipeError), match=complaint) as refused:
+        stitch(head, verifier, tmp_path / "new")
+    assert isinstance(refused.value, SpeculatorsError)
+    assert refused.value.hint
+    assert not (tmp_path / "new").exists()
+
+
+def test_stitching_says_what_it_did_as_json_and_takes_no_option_of_converting(
+    tmp_path: Path, verifier: Path, head: Path, capsys: pytest.CaptureFixture
+) -> None:
+    asked = ["convert", str(head), "--to", str(tmp_path / "new"), "--stitch", "--verifier", str(verifier)]
+    for option in (["--tokens", "3"], ["--norm", "fc_norm=true"], ["--aux-layers", "1"], ["--from", "mtp"]):
+        assert main([*asked, *option]) == 2
+        assert f"{option[0]} is of converting" in " ".join(capsys.readouterr().err.split())
+    assert main([*asked, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["schema"] == "speculators/stitch/v1"
+    assert said["tensors"] == sorted(read_header(tmp_path / "new" / "model-mtp.safetensors")[0])
