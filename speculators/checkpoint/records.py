@@ -15,7 +15,8 @@ import copy
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import speculators
 from speculators.errors import StageError
@@ -23,12 +24,16 @@ from speculators.errors import StageError
 Document = Mapping[str, Any]
 R = TypeVar("R", bound="Record")
 
+#: Stands for the class of a record's own kind where nobody names one; no document can say it.
+OWN_CLASS: tuple[str, ...] = ("",)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
     """A JSON object: declared fields, ``extra`` keys that no field declares, and what was left open.
 
-    ``unsaid``: names of fields that the document did not have; they are not written.
+    ``unsaid``: names of fields that the document did not have; they are not written.  A null where a
+    value must stand says nothing either: it is in ``unsaid``, and in ``extra`` to be written back.
     """
 
     extra: Document = field(default_factory=dict)
@@ -48,18 +53,18 @@ class Record:
         said = {
             name: _read(document[name], hint, f"{place}: {name}")
             for name, hint in hints.items()
-            if name in document
+            if document.get(name) is not None or (name in document and _may_be_null(hint))
         }
         unsaid = hints.keys() - said.keys()
         if missing := [name for name in _required(cls) if name in unsaid]:
             raise _unreadable(place, f"has no {', '.join(missing)}")
-        extra = {key: copy.deepcopy(value) for key, value in document.items() if key not in hints}
+        extra = {key: copy.deepcopy(value) for key, value in document.items() if key not in said}
         return cls(**said, extra=extra, unsaid=frozenset(unsaid))
 
     def to_document(self) -> dict[str, Any]:
         """The JSON object, keys in alphabetical order; only ``unsaid`` fields are left out."""
         said = {name: _written(getattr(self, name)) for name in _hints(type(self)) if name not in self.unsaid}
-        whole = {**said, **copy.deepcopy(dict(self.extra))}
+        whole = {**copy.deepcopy(dict(self.extra)), **said}  # a null gives way once the field is written
         return {key: whole[key] for key in sorted(whole)}
 
     def explicit(self: R) -> R:
@@ -69,12 +74,20 @@ class Record:
 
 @dataclass(frozen=True, kw_only=True)
 class GreedyTokenProposalConfig(Record):
-    """How tokens are proposed.  vLLM reads ``speculative_tokens`` of the first method only."""
+    """How tokens are proposed.  vLLM reads ``speculative_tokens`` of the first method only.
+
+    Methods of other types have other keys; they stay plain documents.
+    """
 
     proposal_type: str = "greedy"
     speculative_tokens: int = 5
     verifier_accept_k: int = 1
     accept_tolerance: float = 0.0
+
+    @classmethod
+    def describes(cls, document: Any) -> bool:
+        """Whether a method is of this type, which it is where it does not say."""
+        return isinstance(document, Mapping) and document.get("proposal_type") in (None, "greedy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +103,7 @@ class SpeculatorsConfig(Record):
     """The block by which vLLM recognises the format."""
 
     algorithm: str = ""
-    proposal_methods: tuple[GreedyTokenProposalConfig, ...] = ()
+    proposal_methods: tuple[GreedyTokenProposalConfig | Document, ...] = ()
     default_proposal_method: str = "greedy"
     verifier: VerifierConfig = field(default_factory=VerifierConfig)
 
@@ -110,7 +123,7 @@ class SpeculatorModelConfig(Record):
     transformer_layer_config: Document
     speculators_model_type: str = ""
     speculators_version: str = speculators.__version__
-    architectures: tuple[str, ...] = ()
+    architectures: tuple[str, ...] = OWN_CLASS
     dtype: str | None = None
     tie_word_embeddings: bool = False
 
@@ -118,8 +131,8 @@ class SpeculatorModelConfig(Record):
         # A record made in code says which algorithm it is without being told.
         if not self.speculators_model_type:
             object.__setattr__(self, "speculators_model_type", self.kind)
-        if not self.architectures and "architectures" not in self.unsaid and self.architecture:
-            object.__setattr__(self, "architectures", (self.architecture,))
+        if self.architectures is OWN_CLASS:
+            object.__setattr__(self, "architectures", (self.architecture,) if self.architecture else ())
 
     @classmethod
     def read(cls, document: Document, place: str = "config.json") -> SpeculatorModelConfig:
@@ -141,7 +154,11 @@ class SpeculatorModelConfig(Record):
     def speculative_tokens(self) -> int | None:
         """How many tokens are proposed at once; None where the config does not say."""
         methods = self.speculators_config.proposal_methods
-        return methods[0].speculative_tokens if methods else None
+        first = methods[0] if methods else None
+        if isinstance(first, GreedyTokenProposalConfig):
+            return first.speculative_tokens
+        said = None if first is None else first.get("speculative_tokens")
+        return said if type(said) is int else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,8 +306,11 @@ def _read(value: Any, hint: Any, place: str) -> Any:
         if not isinstance(value, list):
             raise _unreadable(place, f"is {value!r}, not a list")
         return tuple(_read(one, get_args(hint)[0], f"{place}[{index}]") for index, one in enumerate(value))
-    if type(None) in get_args(hint):
-        return None if value is None else _read(value, options[0], place)
+    if get_origin(hint) in (Union, UnionType):
+        if value is None and _may_be_null(hint):
+            return None
+        typed = (option for option in options if hasattr(option, "describes") and option.describes(value))
+        return _read(value, next(typed, options[-1]), place)
     if isinstance(hint, type) and issubclass(hint, Record):
         return hint.from_document(value, place)
     if get_origin(hint) is not None:
@@ -301,6 +321,10 @@ def _read(value: Any, hint: Any, place: str) -> Any:
     if not isinstance(value, wanted) or (isinstance(value, bool) and hint is not bool):
         raise _unreadable(place, f"is {value!r}, not {hint.__name__}")
     return value
+
+
+def _may_be_null(hint: Any) -> bool:
+    return type(None) in get_args(hint)
 
 
 def _written(value: Any) -> Any:

@@ -39,11 +39,6 @@ def rope_parameters(text: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def writes_rope(text: Mapping[str, Any]) -> bool:
-    """Whether the config says anything of it, rather than leaving the base to a reader's default."""
-    return bool(text.get("rope_parameters") or text.get("rope_theta"))
-
-
 def rope_differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """What differs between two ``rope_parameters``, as "name: this against that"."""
     differences = []

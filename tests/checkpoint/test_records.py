@@ -92,6 +92,61 @@ def test_unknown_keys_are_kept_and_open_ones_stay_open(kind: str, extra: dict, d
     assert left_out <= config.unsaid
 
 
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_a_null_where_a_value_must_stand_says_nothing_and_stays(kind: str) -> None:
+    never = ("speculators_config", "transformer_layer_config", "speculators_model_type")
+    whole = document(kind)
+    nulls = [name for name in whole if name not in (*never, "transformers_version")]
+    given_document = whole | dict.fromkeys(nulls)
+    given_document["speculators_config"] |= {"algorithm": None, "proposal_methods": None}
+    given_document["speculators_config"]["verifier"] = {"name_or_path": None, "architectures": None}
+    config = SpeculatorModelConfig.read(given_document)
+    assert config.to_document() == given_document
+    assert {"tie_word_embeddings", "speculators_version", "architectures"} <= config.unsaid
+    assert (config.tie_word_embeddings, config.speculative_tokens) == (False, None)
+    written = config.explicit().to_document()
+    assert written["tie_word_embeddings"] is False
+    assert written["architectures"] == [CONFIGS[kind].architecture]
+
+
+def test_a_null_flag_shows_what_vllm_takes() -> None:
+    config = SpeculatorModelConfig.read(document("eagle3", norm_before_residual=None))
+    assert config.norm_before_residual is True
+    assert config.to_document()["norm_before_residual"] is None
+    assert config.explicit().to_document()["norm_before_residual"] is True
+
+
+def test_no_classes_stay_none() -> None:
+    config = SpeculatorModelConfig.read(document("eagle3", architectures=[]))
+    assert config.to_document()["architectures"] == []
+    assert config.architectures == ()
+
+
+def test_a_required_block_that_is_null_is_missing() -> None:
+    with pytest.raises(StageError, match="has no transformer_layer_config"):
+        SpeculatorModelConfig.read(document("eagle3", transformer_layer_config=None))
+
+
+def test_methods_of_other_types_stay_as_they_are() -> None:
+    given_document = document("eagle3")
+    tree = {"proposal_type": "tree", "speculative_tokens": [4, 2, 1], "accept_tolerance": "none"}
+    given_document["speculators_config"]["proposal_methods"].append(tree)
+    config = SpeculatorModelConfig.read(given_document)
+    assert config.to_document() == given_document
+    assert config.speculative_tokens == 3
+    assert config.speculators_config.proposal_methods[1] == tree
+    given_document["speculators_config"]["proposal_methods"] = [
+        tree,
+        {"proposal_type": "x", "speculative_tokens": 7},
+    ]
+    assert SpeculatorModelConfig.read(given_document).speculative_tokens is None
+    given_document["speculators_config"]["proposal_methods"].reverse()
+    assert SpeculatorModelConfig.read(given_document).speculative_tokens == 7
+    given_document["speculators_config"]["proposal_methods"] = [{"speculative_tokens": [4, 2, 1]}]
+    with pytest.raises(StageError, match=r"speculative_tokens is \[4, 2, 1\], not int"):
+        SpeculatorModelConfig.read(given_document)
+
+
 def extra_fields(kind: str) -> set[str]:
     return set(CONFIGS[kind].__dataclass_fields__)
 
@@ -131,7 +186,7 @@ def test_a_config_made_in_code_leaves_nothing_open() -> None:
         ({"draft_vocab_size": True}, "draft_vocab_size is True, not int"),
         ({"eagle_aux_hidden_state_layer_ids": 3}, "not a list"),
         ({"eagle_aux_hidden_state_layer_ids": [1, "2"]}, r"ids\[1\] is '2', not int"),
-        ({"transformer_layer_config": None}, "not an object"),
+        ({"transformer_layer_config": 7}, "not an object"),
         ({"speculators_config": []}, "is list, not an object"),
         ({"speculators_model_type": "eagle4"}, "is 'eagle4'; known: dflash, dflash2, dspark, eagle, eagle3"),
     ],
