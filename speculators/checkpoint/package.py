@@ -21,12 +21,20 @@ from typing import Any
 import torch
 
 from speculators.checkpoint.config import CONFIG_NAME
-from speculators.checkpoint.tensors import EMBED_TOKENS, LM_HEAD
-from speculators.checkpoint.trained_as import DIGESTS, TRAINED_AS, digests, trained_as
+from speculators.checkpoint.tensors import EMBED_TOKENS, LM_HEAD, target_width
+from speculators.checkpoint.trained_as import (
+    BLOCKS,
+    DIGESTS,
+    FUSED,
+    TRAINED_AS,
+    block_digests,
+    digests,
+    trained_as,
+)
 from speculators.checkpoint.verifier_weights import VerifierWeights
 from speculators.checkpoint.vocabulary import membership, to_offsets
 from speculators.checkpoint.weights_file import WEIGHTS_NAME, write_weights
-from speculators.documents import file_digest, value_digest, write_json
+from speculators.documents import canonical_json, file_digest, value_digest, write_json
 
 
 def assemble(
@@ -56,6 +64,8 @@ def write_checkpoint(folder: Path, document: Mapping[str, Any], tensors: Mapping
     """Write ``config.json`` and the one weight file into ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     metadata = {TRAINED_AS: trained_as(document), DIGESTS: digests(tensors)}
+    if FUSED in tensors:
+        metadata[BLOCKS] = canonical_json(block_digests(tensors[FUSED], target_width(document)))
     write_weights(folder / WEIGHTS_NAME, tensors, metadata)
     write_json(folder / CONFIG_NAME, document)
 

@@ -18,6 +18,10 @@ from speculators.documents import canonical_json
 #: Names in the weight file's metadata.
 TRAINED_AS = "speculators.trained_as"
 DIGESTS = "speculators.digests"
+BLOCKS = "speculators.fc_blocks"
+
+#: Joins the states that a draft reads; its columns are as many blocks as there are states.
+FUSED = "fc.weight"
 
 DIGEST_LENGTH = 16  # hex digits: mistakes are told apart, forgers are not the concern here
 
@@ -56,6 +60,26 @@ def tensor_digest(piece: Any) -> str:
     return digest.hexdigest()[:DIGEST_LENGTH]
 
 
+def block_digests(piece: Any, width: int) -> list[str]:
+    """A digest of each block of ``width`` columns of ``FUSED`` [H, n * width], in order."""
+    from speculators.checkpoint.weights_file import mapped
+
+    return [tensor_digest(block.contiguous()) for block in mapped(piece).split(width, dim=1)]
+
+
+def block_order(metadata: Mapping[str, str], piece: Any) -> list[int | None]:
+    """For each column block of ``FUSED`` which one of the trained it is, None for none of them.
+
+    Empty where the metadata says nothing, or of a tensor of another shape.
+    """
+    trained = _read(metadata, BLOCKS)
+    shape = tuple(piece.shape)
+    if not isinstance(trained, list) or not trained or len(shape) != 2 or shape[1] % len(trained):
+        return []
+    places = {digest: place for place, digest in enumerate(trained)}
+    return [places.get(digest) for digest in block_digests(piece, shape[1] // len(trained))]
+
+
 def changed_tensors(metadata: Mapping[str, str], pieces: Mapping[str, Any]) -> list[str]:
     """Tensors that are not those the metadata knows; none where it says nothing."""
     known = _object(metadata, DIGESTS)
@@ -63,11 +87,15 @@ def changed_tensors(metadata: Mapping[str, str], pieces: Mapping[str, Any]) -> l
 
 
 def _object(metadata: Mapping[str, str], name: str) -> dict[str, Any]:
-    try:
-        found = json.loads(metadata.get(name, "null"))
-    except (ValueError, TypeError):
-        return {}
+    found = _read(metadata, name)
     return found if isinstance(found, dict) else {}
+
+
+def _read(metadata: Mapping[str, str], name: str) -> Any:
+    try:
+        return json.loads(metadata.get(name, "null"))
+    except (ValueError, TypeError):
+        return None
 
 
 def changes(metadata: Mapping[str, str], document: Mapping[str, Any]) -> list[Change]:

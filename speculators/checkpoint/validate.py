@@ -233,7 +233,7 @@ def vocabulary_checks(subject: Subject) -> Iterator[Check]:
     unfilled = bool((d2t == 0).all()) or bool((d2t == torch.arange(len(d2t))).all())
     yield Check("d2t filled in", not unfilled, "zeros or arange" if unfilled else "neither zeros nor arange")
     rising = bool((ids[1:] > ids[:-1]).all())
-    yield Check("d2t ascends", rising, "ids ascend" if rising else "ids repeat or fall: absolute ids stored?")
+    yield Check("d2t ascends", rising, "ids ascend" if rising else "ids repeat or fall")
     inside = bool((ids >= 0).all() and (ids < vocab_size).all())
     yield Check("d2t in range", inside, f"ids {int(ids.min())}..{int(ids.max())} of {vocab_size}")
     if "t2d" in subject.shapes:

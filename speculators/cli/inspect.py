@@ -145,7 +145,7 @@ def _probed(
         probed = probe_draft(folder, verifier, of_run(run, verifier), served.figures, served.tokens)
     one = finding(probed.result)
     more = ([] if one is None else [one]) + ([] if run is None else taught(run))
-    return found._replace(findings=[*more, *found.findings]), probed
+    return found._replace(findings=[*more, *found.findings], unseen=[]), probed
 
 
 def _probe_text(probed: Probed) -> str:
@@ -203,7 +203,9 @@ def _text(found: Inspection, name: str) -> str:
         lines += [f"      = why: {one.why}", f"      = help: {one.mend}"]
     count = len(found.defects)
     verdict = f"{count} defect{'s' if count != 1 else ''}" if count else "no defect"
-    return "\n".join([*lines, f"{name}: {verdict}, {len(found.passed)} checks passed"])
+    unseen = f"; without a record of its training only --probe sees {', '.join(found.unseen)}"
+    summary = f"{name}: {verdict}, {len(found.passed)} checks passed"
+    return "\n".join([*lines, summary + (unseen if found.unseen else "")])
 
 
 def _document(
@@ -214,6 +216,7 @@ def _document(
         "defect": bool(found.defects),
         "findings": [one._asdict() for one in found.findings],
         "passed": found.passed,
+        "unseen": found.unseen,
         "mended": mended,
         "probe": None if probed is None else probed.document(),
         "left": None if after is None else [one._asdict() for one in after.findings],

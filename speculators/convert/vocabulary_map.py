@@ -13,6 +13,9 @@ import torch
 from speculators.checkpoint.vocabulary import from_offsets, to_offsets
 from speculators.errors import StageError
 
+#: How a stored map can be read.
+OFFSETS, ABSOLUTE = "offsets", "absolute ids"
+
 
 class DraftVocabulary(NamedTuple):
     """``ids`` [Vd] int64 ascending; ``order`` [Vd]: rows of the stored head in that order, or None."""
@@ -35,11 +38,7 @@ def read_map(
         if members is None:
             raise _unclear(place, "neither d2t nor t2d, so nothing says which tokens the draft's are")
         return DraftVocabulary(members, None, "t2d: its marked tokens, ascending")
-    stored = d2t.to(torch.int64).flatten()
-    readings = {"offsets": from_offsets(stored), "absolute ids": stored}
-    sound = {name: ids for name, ids in readings.items() if _is_sound(ids, vocab_size)}
-    if members is not None:
-        sound = {name: ids for name, ids in sound.items() if torch.equal(ids.sort().values, members)}
+    sound = sound_readings(d2t, members, vocab_size)
     if not sound:
         raise _unclear(
             place, "d2t is neither offsets nor absolute ids of distinct tokens that t2d agrees with"
@@ -51,6 +50,22 @@ def read_map(
     told = f"d2t read as {name}, " + ("as t2d says" if members is not None else "the only sound reading")
     ascending, order = ids.sort()
     return DraftVocabulary(ascending, None if torch.equal(ascending, ids) else order, told)
+
+
+def sound_readings(
+    d2t: torch.Tensor, members: torch.Tensor | None, vocab_size: int
+) -> dict[str, torch.Tensor]:
+    """The verifier ids [Vd] that ``d2t`` can mean, by how it is read.
+
+    ``members``: the ids that ``t2d`` marks, ascending, which a sound reading leads to.
+    """
+    stored = d2t.to(torch.int64).flatten()
+    readings = {OFFSETS: from_offsets(stored), ABSOLUTE: stored}
+    return {
+        name: ids
+        for name, ids in readings.items()
+        if _is_sound(ids, vocab_size) and (members is None or torch.equal(ids.sort().values, members))
+    }
 
 
 def offsets(vocabulary: DraftVocabulary) -> torch.Tensor:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from speculators.checkpoint.check import Check
+from speculators.checkpoint.check import Check, failures
 from speculators.checkpoint.config import CONFIG_NAME, completed
 from speculators.checkpoint.folder import read_object, weights_of
 from speculators.checkpoint.rope import rope_parameters
@@ -19,14 +19,24 @@ from speculators.inspection.findings import Finding, finding
 from speculators.inspection.foreign import read_foreign
 from speculators.inspection.serve_command import ServeCommand, command_checks
 from speculators.inspection.static_checks import (
+    HOLDS_OFFSETS,
     ends_together,
     layer_config_checks,
     own_checks,
+    unrecorded,
     verifier_config_checks,
 )
 
 #: Any of them makes a config one of the speculators format, for engines too.
 FORMAT_KEYS = {"speculators_config", "speculators_model_type"}
+#: How a check trips over a config that it does not expect.
+UNEXPECTED = (KeyError, TypeError, AttributeError, ValueError, IndexError, RecursionError)
+#: What fails only because of what a more particular check names.
+CONSEQUENCES = {
+    HOLDS_OFFSETS: (
+        "t2d agrees", "d2t in range", "d2t ascends", "d2t fits the head", "lm_head.weight is the verifier's",
+    ),
+}  # fmt: skip
 #: What a draft is compared by.
 SIZES = ("num_hidden_layers", "hidden_size", "vocab_size")
 #: Where nothing says how deep the verifier is, the ids that it would settle are not looked at either.
@@ -34,10 +44,14 @@ STAND_IN_DEPTH = 12
 
 
 class Inspection(NamedTuple):
-    """``findings``: the most particular first; ``passed``: names of the checks that found nothing."""
+    """``findings``: the most particular first; ``passed``: names of the checks that found nothing.
+
+    ``unseen``: mistakes that no check of these files can see, and a probe can.
+    """
 
     findings: list[Finding]
     passed: list[str]
+    unseen: Sequence[str]
 
     @property
     def defects(self) -> list[Finding]:
@@ -56,11 +70,11 @@ def inspect_draft(
     """
     if verifier_dir is not None:
         require_model(verifier_dir)
-    checks = _guarded(lambda: _checked(folder, verifier_dir))
+    checks, unseen = _checked(folder, verifier_dir)
     if command is not None and all(check.ok for check in checks if check.name == "config readable"):
         checks += _guarded(lambda: list(command_checks(command, folder, read_object(folder / CONFIG_NAME))))
     failed = [check for check in checks if not check.ok]
-    return Inspection(_findings(failed), [check.name for check in checks if check.ok])
+    return Inspection(_findings(failed), [check.name for check in checks if check.ok], unseen)
 
 
 def require_model(folder: Path) -> None:
@@ -92,25 +106,33 @@ def is_count(value: Any) -> bool:
     return type(value) is int and value > 0
 
 
-def _checked(folder: Path, verifier_dir: Path | None) -> list[Check]:
+class Looked(NamedTuple):
+    """``unseen``: as of ``Inspection``."""
+
+    checks: list[Check]
+    unseen: Sequence[str] = ()
+
+
+def _checked(folder: Path, verifier_dir: Path | None) -> Looked:
     """Every check that the files allow, in the layout that they are in."""
     try:
         document = read_object(folder / CONFIG_NAME)
     except StageError:  # the file checks say what is wrong with it
-        return list(file_checks(folder))
+        return Looked(list(file_checks(folder)))
     if not FORMAT_KEYS & document.keys():
         return _foreign(folder, verifier_dir)
     checks = list(file_checks(folder))
     try:
         tensors, metadata = read_header(weights_of(folder))
     except StageError:
-        return checks
+        return Looked(checks)
     checks += _guarded(lambda: list(own_checks(document, tensors, metadata)))
     depth = None
     if verifier_dir is not None:
         checks += _guarded(lambda: list(verifier_config_checks(document, verifier_dir)))
         depth = text_config(read_object(verifier_dir / CONFIG_NAME)).get("num_hidden_layers")
-    return checks + _guarded(lambda: _content(folder, document, tensors, metadata, verifier_dir, depth))
+    checks += _guarded(lambda: _content(folder, document, tensors, metadata, verifier_dir, depth))
+    return Looked(checks, unrecorded(document, metadata))
 
 
 def _content(
@@ -131,30 +153,39 @@ def _content(
     return found
 
 
-def _foreign(folder: Path, verifier_dir: Path | None) -> list[Check]:
+def _foreign(folder: Path, verifier_dir: Path | None) -> Looked:
     """A draft in another trainer's layout; its ends may be trained, as these trainers do."""
-    foreign = read_foreign(folder, verifier_dir)
+    try:
+        foreign = read_foreign(folder, verifier_dir)
+    except UNEXPECTED as error:
+        return Looked([_unreadable(error)])
     if foreign.plan is None:
-        return foreign.checks
+        return Looked(foreign.checks)
     document, pieces = foreign.plan.document, foreign.plan.pieces
-    checks = foreign.checks + content_checks(folder, document, pieces, verifier_dir, "warning")
+    checks = _guarded(lambda: content_checks(folder, document, pieces, verifier_dir, "warning"))
     if verifier_dir is not None:
-        checks += layer_config_checks(document, verifier_dir)
-    return checks
+        checks += _guarded(lambda: list(layer_config_checks(document, verifier_dir)))
+    return Looked(foreign.checks + checks, unrecorded(document, {}))
 
 
 def _guarded(run: Callable[[], list[Check]]) -> list[Check]:
     """A stranger's config may hold anything; what a check trips over is a defect of the config."""
     try:
         return run()
-    except (KeyError, TypeError, AttributeError, ValueError, IndexError, RecursionError) as error:
-        return [Check("config readable", False, f"{CONFIG_NAME}: {type(error).__name__}: {error}")]
+    except UNEXPECTED as error:
+        return [_unreadable(error)]
+
+
+def _unreadable(error: Exception) -> Check:
+    return Check("config readable", False, f"{CONFIG_NAME}: {type(error).__name__}: {error}")
 
 
 def _findings(failed: Iterable[Check]) -> list[Finding]:
-    """One finding a name, what names a cause before what only shows a symptom."""
+    """One finding a name, what names a cause before what only shows a symptom, and no mere consequence."""
     known: dict[str, Finding] = {}
-    for check in failed:
+    failed = list(failed)
+    consequences = {name for check in failures(failed) for name in CONSEQUENCES.get(check.name, ())}
+    for check in (one for one in failed if one.name not in consequences):
         one = finding(check.name, check.detail, severity=check.severity)
         known.setdefault(check.name, one)
     return sorted(known.values(), key=lambda one: not one.is_defect)

@@ -136,8 +136,8 @@ CAUSES = {
         "get the map from whoever trained the draft",
     ),
     "d2t holds offsets": Cause(
-        "D3", "absolute ids: engines that load this file read offsets, and draft other tokens",
-        "convert the draft: speculators convert SOURCE --to DIR",
+        "D3", "absolute ids: engines read offsets here, and draft other tokens; acceptance near 0",
+        "store offsets, id - index: --fix does where t2d agrees; of another layout convert does",
     ),
     "layer ids can be told": Cause(
         "D2", "two conventions are in use and the ids fit neither's default; one layer off cost 45 % -> 10 % "
@@ -226,12 +226,11 @@ CAUSES = {
         "export with the map; --fix derives it from t2d",
     ),
     "d2t ascends": Cause(
-        "D3", "absolute ids read as offsets lead to other tokens; acceptance near 0",
-        "store offsets: id - index (--fix does where t2d agrees)",
+        "D3", "two draft tokens are one, or equal logits go to another token than the verifier's",
+        "export with the map of the training",
     ),
     "d2t in range": Cause(
-        "D3", "absolute ids read as offsets lead beyond the vocabulary",
-        "store offsets: id - index (--fix does where t2d agrees)",
+        "D3", "it leads beyond the vocabulary", "export with the map of the training",
     ),
     "t2d agrees": Cause(
         "D3", "a map of another training: drafted tokens are others than those meant; acceptance near 0",
@@ -286,6 +285,14 @@ CAUSES = {
     "d2t fits the head": Cause(
         "D3", "the head's rows are the verifier's, but of other tokens than the map says: a map of another "
         "training; acceptance near 0", "export map and head of the same training",
+    ),
+    "fc reads its states in order": Cause(
+        "D1", "every column block is one that was trained, but meets the state of another layer; acceptance "
+        "near 0", "put the blocks back in order (--fix does)",
+    ),
+    "fc is the trained one": Cause(
+        "D4", "the states are joined by other weights than those that learnt to: re-initialised, of another "
+        "training, or rounded", "take it from the packaged checkpoint, or export again",
     ),
     "tensors are as written": Cause(
         "D4", "not the tensor that was packaged: overwritten, reordered, re-initialised or rounded",

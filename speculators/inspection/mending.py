@@ -16,7 +16,7 @@ import torch
 from speculators.checkpoint.config import CONFIG_NAME, DEFAULT_AUX_LAYERS, stored_format
 from speculators.checkpoint.folder import new_folder, read_object
 from speculators.checkpoint.tensors import canonical_name
-from speculators.checkpoint.trained_as import changes
+from speculators.checkpoint.trained_as import FUSED, block_order, changes
 from speculators.checkpoint.verifier_layout import text_config
 from speculators.checkpoint.weights_file import WEIGHTS_NAME, load_stored, read_header, write_weights
 from speculators.convert.layer_ids import default_ids
@@ -137,6 +137,17 @@ def write_layers(patient: Patient) -> list[str]:
     return notes
 
 
+def reorder(patient: Patient) -> list[str]:
+    """The column blocks of ``fc``, where the weights' own record knows each of them and their order."""
+    order = block_order(patient.metadata, patient.tensors[FUSED]) if FUSED in patient.tensors else []
+    places = list(range(len(order)))
+    if order == places or set(order) != set(places):
+        return []
+    blocks = load_stored(patient.tensors[FUSED]).chunk(len(order), dim=1)
+    patient.tensors[FUSED] = torch.cat([blocks[order.index(place)] for place in places], dim=1)
+    return [f"{FUSED}: its column blocks put in the order in which they were trained"]
+
+
 def mend_map(patient: Patient) -> list[str]:
     """A map that t2d tells how to read, or that t2d alone gives."""
     names = {canonical_name(name): name for name in patient.tensors}
@@ -169,5 +180,6 @@ CURES: tuple[Callable[[Patient], list[str]], ...] = (
     remove_keys,
     write_flags,
     write_layers,
+    reorder,
     mend_map,
 )

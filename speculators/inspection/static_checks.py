@@ -18,15 +18,30 @@ from speculators.checkpoint.folder import read_object
 from speculators.checkpoint.format import Format
 from speculators.checkpoint.rope import rope_differences, rope_parameters
 from speculators.checkpoint.tensors import canonical_name, is_reduced
-from speculators.checkpoint.trained_as import TRAINED_AS, changed_tensors, changes
+from speculators.checkpoint.trained_as import (
+    DIGESTS,
+    FUSED,
+    TRAINED_AS,
+    block_order,
+    changed_tensors,
+    changes,
+)
 from speculators.checkpoint.verifier_layout import text_config
 from speculators.checkpoint.verifier_weights import load_verifier_weights
 from speculators.checkpoint.vocabulary import from_offsets
 from speculators.checkpoint.weights_file import Stored, load_stored
 from speculators.convert.layer_ids import default_layers
+from speculators.convert.vocabulary_map import ABSOLUTE, OFFSETS, sound_readings
 from speculators.errors import StageError
 from speculators.training.architectures import FORMATS
 
+HOLDS_OFFSETS, IS_TRAINED, IN_ORDER = (
+    "d2t holds offsets",
+    "fc is the trained one",
+    "fc reads its states in order",
+)
+#: What accounts for a tensor that is not as written.
+EXPLAINED = {HOLDS_OFFSETS: "d2t", IS_TRAINED: FUSED, IN_ORDER: FUSED}
 ENDS = ("embed_tokens.weight is the verifier's", "lm_head.weight is the verifier's")
 
 
@@ -39,7 +54,10 @@ def own_checks(
         f"{one.key} is {one.now}, the weights were trained with {one.trained}" for one in changed
     )
     yield Check("config is as trained", not changed, told or "nothing says otherwise")
-    altered = changed_tensors(metadata, tensors)
+    particular = [*map_check(document, tensors), *fused_checks(document, tensors, metadata)]
+    yield from particular
+    explained = {EXPLAINED[check.name] for check in failures(particular)}
+    altered = [name for name in changed_tensors(metadata, tensors) if name not in explained]
     yield Check("tensors are as written", not altered, ", ".join(altered) or "nothing says otherwise")
     yield from open_flag_checks(document, tensors, recorded=bool(metadata.get(TRAINED_AS)))
     code = "auto_map" in document
@@ -55,6 +73,57 @@ def own_checks(
     plain = all(piece.dtype in ("F64", "F32", "F16", "BF16", "I64", "BOOL") for piece in tensors.values())
     detail = "a quantization_config beside plain tensors" if quantised and plain else "none"
     yield Check("no quantisation of its own", not (quantised and plain), detail)
+
+
+def map_check(document: Mapping[str, Any], tensors: Mapping[str, Stored]) -> Iterator[Check]:
+    """Whether ``d2t`` is what engines read, offsets, and not the ids themselves."""
+    layer = document.get("transformer_layer_config")
+    vocab_size = layer.get("vocab_size") if isinstance(layer, dict) else None
+    if "d2t" not in tensors or type(vocab_size) is not int:
+        return
+    members = load_stored(tensors["t2d"]).bool().nonzero().flatten() if "t2d" in tensors else None
+    found = sound_readings(load_stored(tensors["d2t"]), members, vocab_size)
+    if ABSOLUTE in found:
+        ids, by = found[ABSOLUTE], "the only sound reading" if members is None else "as t2d says"
+        severity = "warning" if OFFSETS in found else "error"
+        by = "as sound as offsets, and there is no t2d to tell" if OFFSETS in found else by
+        yield Check(HOLDS_OFFSETS, False, f"d2t can be absolute ids {ids[:3].tolist()}...: {by}", severity)
+    elif OFFSETS in found:
+        yield Check(HOLDS_OFFSETS, True, "offsets lead to distinct tokens")
+
+
+def fused_checks(
+    document: Mapping[str, Any], tensors: Mapping[str, Stored], metadata: Mapping[str, str]
+) -> Iterator[Check]:
+    """Whether ``fc`` is the trained one, and joins the states in the order in which it learnt them."""
+    if FUSED not in tensors:
+        return
+    order = block_order(metadata, tensors[FUSED])
+    if not order:
+        return
+    others = order.count(None)
+    shown = f"{others} of {len(order)} column blocks are none of the trained ones, or rounded to another type"
+    yield Check(IS_TRAINED, not others, shown if others else f"{len(order)} column blocks")
+    known = compared_format(document)
+    ids = known.aux_layers(document) if known is not None and document.get(known.layers_key or "") else ()
+    names = [f"layer {layer}" for layer in ids] if len(ids) == len(order) else range(1, len(order) + 1)
+    was = ", ".join(str(names[place]) for place in order if place is not None)
+    if not others:
+        yield Check(
+            IN_ORDER, order == list(range(len(order))), f"its column blocks are for {was}, in this order"
+        )
+
+
+def unrecorded(document: Mapping[str, Any], metadata: Mapping[str, str]) -> list[str]:
+    """Mistakes that config and tensors cannot show, where no record of the training does, and a probe can."""
+    known = stored_format(document)
+    if known is None:
+        return []
+    config = ["layer ids one off"] if known.layers_key else []
+    config += [f"a flipped {flag}" for flag in known.flags if flag not in known.flag_tensors]
+    config += ["another RoPE or norm epsilon"]
+    weights = ["another fc, or its columns in another order"]
+    return [*([] if TRAINED_AS in metadata else config), *([] if DIGESTS in metadata else weights)]
 
 
 def open_flag_checks(

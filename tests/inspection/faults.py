@@ -163,7 +163,9 @@ FAULTS = {
     "ids beyond the verifier": Fault(config(**{IDS: [1, 2, 9]}), "aux layers exist", "of 6 layers"),
     "an id too many": Fault(config(**{IDS: [1, 2, 3, 4]}), "aux count"),
     "d2t absolute": Fault(
-        lambda s: edit_tensors(s, lambda t: t.update(d2t=draft_ids(s.seed))), "tensors are as written", "d2t"
+        lambda s: edit_tensors(s, lambda t: t.update(d2t=draft_ids(s.seed))),
+        "d2t holds offsets",
+        "absolute ids",
     ),
     "d2t zero": Fault(tensors(lambda t: t["d2t"].zero_()), "d2t filled in"),
     "d2t counting": Fault(tensors(lambda t: t.update(d2t=torch.arange(20))), "d2t filled in"),
@@ -194,8 +196,10 @@ FAULTS = {
     "embedding random": Fault(random_like("embed_tokens.weight"), "embed_tokens.weight is the verifier's"),
     "head random": Fault(random_like("lm_head.weight"), "lm_head.weight is the verifier's"),
     "head missing": Fault(tensors(lambda t: t.pop("lm_head.weight")), "no tensor missing", "lm_head.weight"),
-    "fc random": Fault(random_like("fc.weight"), "tensors are as written", "fc.weight"),
-    "fc in another order": Fault(tensors(permuted_fc), "tensors are as written", "fc.weight"),
+    "fc random": Fault(random_like("fc.weight"), "fc is the trained one", "3 of 3 column blocks"),
+    "fc in another order": Fault(
+        tensors(permuted_fc), "fc reads its states in order", "layer 4, layer 2, layer 1"
+    ),
     "fc turned": Fault(tensors(lambda t: t.update({"fc.weight": t["fc.weight"].T})), "tensor shapes"),
     "fc missing": Fault(tensors(lambda t: t.pop("fc.weight")), "no tensor missing", "fc.weight"),
     "fc with a bias": Fault(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from speculators.convert.run import Request, convert
 from speculators.inspection.draft import Inspection, inspect_draft
 from tests.convert import sources
 from tests.convert.test_retarget import write_tokenizer
-from tests.inspection.faults import Subject, config, forget, good, random_like, tensors
+from tests.inspection.faults import Subject, config, draft_ids, forget, good, random_like, tensors
 from tests.inspection.incidents import dflash
 from tests.models import tiny
 
@@ -169,3 +170,71 @@ def test_a_flat_fc_is_the_weights_fault(tmp_path: Path) -> None:
         flat(subject)
         found = {one.name for one in inspect_draft(subject.folder, subject.verifier).defects}
         assert found == {"tensor shapes"}
+
+
+def absolute(subject: Subject, marked: bool, ids: torch.Tensor) -> None:
+    """A whole map of ``ids``, stored as they are, and the head's rows of them."""
+    own = load_file(subject.verifier / "model.safetensors")
+    members = torch.zeros(V, dtype=torch.bool).index_fill(0, ids, True)
+    head = own["lm_head.weight"][ids].clone()
+
+    def change(found: dict[str, torch.Tensor]) -> None:
+        found |= {"d2t": ids.clone(), "lm_head.weight": head, "t2d": members}
+        if not marked:
+            del found["t2d"]
+
+    tensors(change)(subject)
+
+
+LOW = torch.arange(2, 22)  # in range however they are read
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+@pytest.mark.parametrize("seed", [36, 37])
+def test_absolute_ids_are_called_so_and_nothing_else(recorded: bool, seed: int, tmp_path: Path) -> None:
+    for marked, ids in ((True, LOW), (True, draft_ids(seed)), (False, draft_ids(seed))):
+        subject = good(tmp_path / f"{marked}-{int(ids[0])}-{int(ids[-1])}", seed)
+        absolute(subject, marked, ids)
+        if not recorded:
+            forget(subject)
+        for verifier in (subject.verifier, None):
+            defects = [one for one in inspect_draft(subject.folder, verifier).defects if one.trap == "D3"]
+            assert [one.name for one in defects] == ["d2t holds offsets"]
+            assert "absolute ids" in defects[0].what
+
+
+def test_a_map_that_can_be_read_both_ways_is_worth_a_look(tmp_path: Path) -> None:
+    subject = good(tmp_path, 38)
+    absolute(subject, False, LOW)
+    forget(subject)
+    (one,) = inspect_draft(subject.folder).findings
+    assert (one.name, one.is_defect) == ("d2t holds offsets", False)
+    assert "d2t fits the head" in {
+        one.name for one in inspect_draft(subject.folder, subject.verifier).defects
+    }
+
+
+def test_some_new_columns_are_told_from_all_in_another_order(tmp_path: Path) -> None:
+    def one_new(found: dict[str, torch.Tensor]) -> None:
+        found["fc.weight"][:, H : 2 * H] += 1
+
+    subject = good(tmp_path, 39)
+    tensors(one_new)(subject)
+    (one,) = inspect_draft(subject.folder, subject.verifier).defects
+    assert one.name == "fc is the trained one"
+    assert one.what.startswith("1 of 3 column blocks")
+
+
+def test_what_no_file_shows_is_said_where_there_is_no_record(tmp_path: Path, capsys: Any) -> None:
+    subject = good(tmp_path, 40)
+    assert main(["inspect", str(subject.folder)]) == 0
+    assert "--probe" not in capsys.readouterr().out
+    forget(subject)
+    assert main(["inspect", str(subject.folder)]) == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert "without a record of its training only --probe sees layer ids one off, " in said
+    assert "a flipped norm_before_residual, a flipped norm_output, another RoPE or norm epsilon" in said
+    assert "another fc, or its columns in another order" in said
+    foreign = sources.safeailab(tmp_path / "foreign")
+    assert main(["inspect", str(foreign), "--json"]) == 0
+    assert "layer ids one off" in json.loads(capsys.readouterr().out)["unseen"]
