@@ -115,8 +115,7 @@ def capture_sizes(benchmark: dict[str, Any], args: Mapping[str, Any], tokens: in
         return _check(name, None, "the engine is not known")
     requests = max(benchmark["benchmark"]["concurrency"])
     width = min(requests, args.get("max_num_seqs") or requests) * (tokens + 1)
-    detail = f"a step of the widest load has {width} tokens, graphs reach to {reach}"
-    return _check(name, width <= reach, detail)
+    return _check(name, reach.holds(width), f"a step of the widest load has {width} tokens, {reach.said}")
 
 
 def _counted_twice(pairs: list[Pair]) -> dict[str, Any]:

@@ -26,9 +26,17 @@ ALIASES = {
     "spec_method": "speculative_config.method",
     "spec_model": "speculative_config.model",
     "spec_tokens": "speculative_config.num_speculative_tokens",
+    "O": "optimization_level",
 }
 BLOCKS = ("speculative_config", "compilation_config")
 LISTS = ("cudagraph_capture_sizes",)
+#: What is reckoned with, and its least value; of the rest vLLM itself says what is wrong.
+NUMBERS = {
+    "max_num_seqs": 1,
+    "max_cudagraph_capture_size": 1,
+    "cudagraph_capture_sizes": 1,
+    "num_speculative_tokens": 1,
+}
 
 
 class ServeCommand(NamedTuple):
@@ -54,7 +62,8 @@ def read_command(text: str) -> ServeCommand:
     """The words of ``vllm serve MODEL ...``, or of ``python -m vllm.entrypoints.openai.api_server``.
 
     Raises:
-        RecipeError: it is neither, a quote is open, or a block is no JSON object.
+        RecipeError: it is neither, a quote is open, a block is no JSON object, or a number that is reckoned
+            with is none.
     """
     hint = "give the whole command in quotes, as in --serve 'vllm serve MODEL --max-num-seqs 64'"
     try:
@@ -69,6 +78,8 @@ def read_command(text: str) -> ServeCommand:
     args: dict[str, Any] = {}
     for name, values in _flags(words):
         _put(args, name, values)
+    for block in (args, *(args[name] for name in BLOCKS if name in args)):
+        _require_numbers(block)
     return ServeCommand(model or str(args.get("model", "")), args)
 
 
@@ -81,6 +92,7 @@ def _flags(words: list[str]) -> Iterator[tuple[str, list[str]]]:
             continue
         if name:
             yield name, values
+        word = re.sub(r"^-O(?=[^=])", "-O=", word)  # -O0
         key, found, value = word.lstrip("-").partition("=")
         first, *rest = key.replace("-", "_").split(".")
         name, values = ".".join([ALIASES.get(first, first), *rest]), [value] if found else []
@@ -92,15 +104,32 @@ def _put(args: dict[str, Any], name: str, values: list[str]) -> None:
         value: Any = [_value(word) for word in values]
     else:
         value = _value(values[-1]) if values else True
-    if name in BLOCKS and not isinstance(value, dict):
-        raise RecipeError(f"--serve: --{name.replace('_', '-')} is no JSON object", rule="serve-command")
-    target = args
+    target: Any = args
     for parent in parents:
-        target = target.setdefault(parent, {})
-    if isinstance(value, dict):
-        target.setdefault(last, {}).update(value)
+        target = target.setdefault(parent, {}) if isinstance(target, dict) else target
+    if not isinstance(target, dict) or (name in BLOCKS and not isinstance(value, dict)):
+        whole = ".".join(parents) or name
+        raise _unusable(whole, "no JSON object", "a JSON object, or its keys as --NAME.KEY VALUE")
+    if isinstance(value, dict) and isinstance(target.get(last), dict):
+        target[last].update(value)
     else:
         target[last] = value
+
+
+def _require_numbers(block: Mapping[str, Any]) -> None:
+    """Refuse values of ``NUMBERS`` that are none."""
+    for name in NUMBERS.keys() & block.keys():
+        said, least = block[name], NUMBERS[name]
+        wrong = [
+            one for one in (said if isinstance(said, list) else [said]) if type(one) is not int or one < least
+        ]
+        if wrong or said == []:
+            raise _unusable(name, f"{said!r}", f"a whole number from {least} on")
+
+
+def _unusable(name: str, said: str, wanted: str) -> RecipeError:
+    flag = name.replace("_", "-")
+    return RecipeError(f"--serve: --{flag} is {said}", hint=f"give {wanted}", rule="serve-command")
 
 
 def _value(word: str) -> Any:
@@ -128,13 +157,14 @@ def command_checks(command: ServeCommand, folder: Path, document: Mapping[str, A
     methods = (document.get("speculators_config") or {}).get("proposal_methods") or [{}]
     trained = methods[0].get("speculative_tokens")
     tokens = asked.get("num_speculative_tokens", trained)
-    if isinstance(trained, int) and isinstance(tokens, int):
+    if isinstance(trained, int) and isinstance(tokens, int) and tokens > 0:
         severity = "error" if known is not None and known.at_once else "warning"
         yield Check(
             "tokens as trained", tokens <= trained, f"{tokens} asked for, trained for {trained}", severity
         )
         yield _graphs(command.args, tokens)
-    yield Check("graphs are captured", not command.args.get("enforce_eager"), "--enforce-eager", "warning")
+    captured = graph_reach(command.args) is not None
+    yield Check("graphs are captured", captured, "--enforce-eager, or a mode of none", "warning")
     yield from _context(command.args, document)
 
 
@@ -157,13 +187,15 @@ def _method(known: Format, asked: Mapping[str, Any]) -> Check:
 def _graphs(args: Mapping[str, Any], tokens: int) -> Check:
     """Whether the widest step that the scheduler allows is a captured one."""
     reach, most = graph_reach(args), args.get("max_num_seqs")
+    name = "graphs reach the widest step"
     if reach is None:
-        return Check("graphs reach the widest step", True, "none are captured")
-    requests = reach // (tokens + 1)
-    said = f"graphs reach to {reach} tokens: {requests} requests of {tokens} + 1 tokens a step"
-    if isinstance(most, int):
-        return Check("graphs reach the widest step", most <= requests, f"{said}; --max-num-seqs is {most}")
-    return Check("graphs reach the widest step", False, f"{said}; --max-num-seqs is not given", "warning")
+        return Check(name, True, "none are captured")
+    said = f"{reach.said}: {reach.least // (tokens + 1)} requests of {tokens} + 1 tokens a step"
+    if most is None:
+        return Check(name, False, f"{said}; --max-num-seqs is not given", "warning")
+    held = reach.holds(most * (tokens + 1))
+    severity = "warning" if held is None else "error"
+    return Check(name, bool(held), f"{said}; --max-num-seqs is {most}", severity)
 
 
 def _context(args: Mapping[str, Any], document: Mapping[str, Any]) -> Iterator[Check]:

@@ -92,6 +92,7 @@ def test_goodput_counts_requests_that_kept_every_limit() -> None:
         ({"enforce_eager": True}, True),
         ({}, True),  # 64 requests of 4 tokens, vLLM's ceiling is 512
         ({"compilation_config": {"max_cudagraph_capture_size": 128}}, False),
+        ({"compilation_config": {"cudagraph_mode": "NONE", "max_cudagraph_capture_size": 128}}, True),
         ({"compilation_config": {"cudagraph_capture_sizes": [1, 64, 256]}}, True),
         ({"compilation_config": {"max_cudagraph_capture_size": 128}, "max_num_seqs": 32}, True),
     ],
@@ -102,6 +103,8 @@ def test_the_widest_step_must_fit_the_captured_graphs(
     document = benchmark_document([(10.0, 12.0)], launcher={"engine": "vllm"})
     document["benchmark"]["concurrency"] = [1, 64]
     assert capture_sizes(document, args, tokens=3)["ok"] is ok
+    assert capture_sizes(document, {}, tokens=9)["ok"] is None  # 640 tokens: within one machine's ceiling
+    assert capture_sizes(document, {}, tokens=19)["ok"] is False
 
 
 def test_the_summary_holds_them_all(benchmark_document: Callable[..., dict[str, Any]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +54,23 @@ def test_words_blocks_and_dotted_names_are_read_alike(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("vllm bench", "no 'serve' in it"),
-        ("vllm serve 'm", "no closing quot"),
+        ("vllm serve 'm", "no closing quotation"),
         ("vllm serve m -sc {", "no JSON object"),
+        ("vllm serve m --max-num-seqs 256 --max-num-seqs.x 3", "--max-num-seqs is no JSON object"),
+        ("vllm serve m --max-num-seqs many", "--max-num-seqs is 'many'"),
+        ("vllm serve m --max-cudagraph-capture-size big", "--max-cudagraph-capture-size is 'big'"),
+        ("vllm serve m --cudagraph-capture-sizes 1 two", "--cudagraph-capture-sizes is [1, 'two']"),
+        ("""vllm serve m -cc '{"cudagraph_capture_sizes": []}'""", "--cudagraph-capture-sizes is []"),
+        ("vllm serve m --spec-model d --spec-tokens -1", "--num-speculative-tokens is True"),
+        ("vllm serve m --spec-model d --spec-tokens=-1", "--num-speculative-tokens is -1"),
+        (
+            """vllm serve m -sc '{"model": "d", "num_speculative_tokens": 0}'""",
+            "--num-speculative-tokens is 0",
+        ),
     ],
 )
 def test_what_is_no_command_is_refused(text: str, said: str) -> None:
-    with pytest.raises(RecipeError, match=said):
+    with pytest.raises(RecipeError, match=re.escape(said)):
         read_command(text)
 
 
@@ -80,12 +92,17 @@ CASES = {
     "nothing speculates": ("", "engine is given a draft"),
     "another method": ("--spec-model d --spec-method eagle", "method as the draft's"),
     "more tokens": ("--spec-model d --spec-tokens 5", "tokens as trained"),
-    "wide batches": ("--spec-model d --max-num-seqs 256", "graphs reach the widest step"),
+    "wide batches": ("--spec-model d --max-num-seqs 512", "graphs reach the widest step"),
     "few sizes": (
         "--spec-model d --max-num-seqs 8 --cudagraph-capture-sizes 1 2 16",
         "graphs reach the widest step",
     ),
     "no graphs": ("--spec-model d --enforce-eager", "graphs are captured"),
+    "no graphs by their mode": (
+        """--spec-model d --max-num-seqs 1000 -cc '{"cudagraph_mode": "NONE"}'""",
+        "graphs are captured",
+    ),
+    "no graphs by their level": ("--spec-model d --max-num-seqs 1000 -O0", "graphs are captured"),
     "long context": ("--spec-model d --max-model-len 8192", "draft reaches the context"),
 }
 
@@ -117,6 +134,17 @@ def test_without_a_limit_of_requests_it_is_said_where_graphs_end(tmp_path: Path)
     found = failed("vllm serve m --spec-model d", tmp_path, document())["graphs reach the widest step"]
     assert "128 requests of 3 + 1 tokens" in found.detail
     assert found.severity == "warning"
+
+
+def test_what_only_the_larger_ceiling_of_some_machines_holds_is_worth_a_look(tmp_path: Path) -> None:
+    severities = {
+        requests: failed(f"vllm serve m --spec-model d --max-num-seqs {requests}", tmp_path, document())
+        for requests in (128, 129, 256, 257)
+    }
+    assert not severities[128]
+    found = [severities[count]["graphs reach the widest step"] for count in (129, 256, 257)]
+    assert [check.severity for check in found] == ["warning", "warning", "error"]
+    assert "1024 on data-centre Blackwell" in found[0].detail
 
 
 def test_another_folder_is_another_draft(tmp_path: Path) -> None:
