@@ -18,6 +18,9 @@ FULL = "full_attention"
 #: A draft reads text only, which turns all sections by the same position.
 MULTIMODAL = {"mrope_section", "mrope_interleaved"}
 
+#: Older names of kinds: of text alone, every section of a multimodal one turns as the default does.
+OLD_KINDS = {"mrope": "default"}
+
 #: Values that a config leaves out because they change nothing.
 NEUTRAL = {"partial_rotary_factor": 1.0}
 
@@ -31,7 +34,8 @@ def rope_parameters(text: Mapping[str, Any]) -> dict[str, Any]:
     else:
         found = dict(text.get("rope_scaling") or {})
     old_name = found.pop("type", None)
-    found.setdefault("rope_type", old_name or "default")
+    kind = next((name for name in (found.get("rope_type"), old_name) if name is not None), "default")
+    found["rope_type"] = OLD_KINDS.get(kind, kind) if isinstance(kind, str) else kind
     found.setdefault("rope_theta", text.get("rope_theta", DEFAULT_THETA))
     part = text.get("partial_rotary_factor", text.get("rotary_pct"))
     if part is not None:

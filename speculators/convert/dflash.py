@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 import speculators
-from speculators.convert.account import Fate, accounted, derived, kept_or_renamed
-from speculators.convert.plan import NOT_TAKEN, Options, Plan, decoder_layer, speculators_block
-from speculators.convert.source import Source
-from speculators.errors import StageError
+from speculators.convert.account import account, accounted, kept_or_renamed
+from speculators.convert.plan import Options, Plan, decoder_layer, speculators_block
+from speculators.convert.source import Source, unfit
+from speculators.errors import RecipeError, StageError
 
 LEFT_OUT = {
     "embed_tokens.weight": "the verifier's, engines share it",
@@ -29,12 +29,12 @@ def plan(source: Source, options: Options) -> Plan:
     """
     config, own = source.config, source.config.get("dflash_config") or {}
     block = block_size(source)
-    hidden, _ = source.shape("fc.weight")
-    target_hidden = int(config.get("target_hidden_size") or hidden)
+    hidden, _ = source.sized("fc.weight", 2)
+    target_hidden = config.get("target_hidden_size") or hidden
     layers = target_layers(source, options, target_hidden)
     biased = "layers.0.self_attn.q_proj.bias" in source.tensors
-    layer, fates = decoder_layer(config, "qwen3", int(config["vocab_size"]), options, biased)
-    tokens = options.speculative_tokens or block - 1
+    layer, reasons = decoder_layer(source, "qwen3", config["vocab_size"], options, biased)
+    tokens = tokens_of(block, options, str(source.folder))
     document = {
         "architectures": ["DFlashDraftModel"],
         "speculators_model_type": "dflash",
@@ -52,21 +52,21 @@ def plan(source: Source, options: Options) -> Plan:
     }
     by = "as given" if options.aux_layers else "target_layer_ids, which count outputs from zero, plus one"
     counted = "as given" if options.speculative_tokens else "the block less its known token"
-    fates += [
-        Fate("block_size", "kept"),
-        Fate("dflash_config", "renamed", "keys of the format", "mask_token_id, layer ids, causal"),
-        derived("aux_hidden_state_layer_ids", list(layers), by),
-        Fate("architectures", "kept"),
-        derived("speculative_tokens", tokens, counted),
-    ]
+    reasons |= {
+        "aux_hidden_state_layer_ids": by,
+        "speculators_config.proposal_methods": counted,
+        "target_hidden_size": "the draft's own width",
+        "draft_vocab_size": "the verifier's: this draft says every token",
+        "sample_from_anchor": "the known token is none of the drafted ones",
+        "sliding_window_non_causal": "tokens of a block see each other, unless it says causal",
+    }
     left_out = [name for name in source.tensors if name in LEFT_OUT or "rotary_emb" in name]
     pieces = {name: piece for name, piece in source.tensors.items() if name not in left_out}
     moved = [kept_or_renamed(name, name) for name in pieces]
-    unread = {**NOT_TAKEN, "num_target_layers": "the verifier's config says it"}
     return Plan(
         document,
         pieces,
-        accounted(config, fates, unread, "no reader of the format has a use for it"),
+        account(config, document, reasons),
         accounted(source.tensors, moved, LEFT_OUT, "engines build it"),
     )
 
@@ -86,12 +86,28 @@ def block_size(source: Source) -> int:
         "vocab_size": config.get("vocab_size"),
     }
     if missing := [name for name, value in said.items() if not isinstance(value, int)]:
-        raise StageError(f"{place}: config.json does not say {', '.join(missing)}", rule="source-config")
+        raise unfit(place, f"config.json does not say {', '.join(missing)}", rule="source-config")
     if "fc.weight" not in source.tensors or "hidden_norm.weight" not in source.tensors:
-        raise StageError(
-            f"{place}: no fc.weight and hidden_norm.weight: no DFlash draft", rule="source-tensors"
-        )
+        raise unfit(place, "no fc.weight and hidden_norm.weight: no DFlash draft")
+    if block < 2:
+        raise unfit(place, f"a block of {block}, of which one token is known: nothing is drafted")
     return int(block)
+
+
+def tokens_of(block: int, options: Options, place: str) -> int:
+    """How many tokens are drafted at once: all of a block but the one that is known, or fewer as asked.
+
+    Raises:
+        RecipeError: more are asked for.
+    """
+    asked = options.speculative_tokens
+    if asked is not None and asked >= block:
+        raise RecipeError(
+            f"--tokens {asked}: {place} drafts blocks of {block}, of which one token is known",
+            hint=f"ask for at most {block - 1}, or leave --tokens out",
+            rule="usage",
+        )
+    return asked or block - 1
 
 
 def target_layers(source: Source, options: Options, target_hidden: int) -> tuple[int, ...]:
@@ -102,7 +118,7 @@ def target_layers(source: Source, options: Options, target_hidden: int) -> tuple
     """
     ids = (source.config.get("dflash_config") or {}).get("target_layer_ids")
     layers = options.aux_layers or (tuple(layer + 1 for layer in ids) if ids else ())
-    _, fused = source.shape("fc.weight")
+    _, fused = source.sized("fc.weight", 2)
     if len(layers) * target_hidden != fused or list(layers) != sorted(set(layers)):
         raise StageError(
             f"{source.folder}: layers {list(layers)} do not fit fc, which reads "

@@ -6,18 +6,23 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import NamedTuple
 
+from speculators.checkpoint.verifier_layout import text_config
 from speculators.convert.plan import Options, Plan
 from speculators.convert.source import Source
 from speculators.errors import RecipeError
 
 
 class Kind(NamedTuple):
-    """A layout: ``module`` has its ``plan``; ``told`` says by what a source is one, or None."""
+    """A layout: ``module`` has its ``plan``; ``told`` says by what a source is one, or None.
+
+    ``takes``: the fields of a request that mean something to it, beside the verifier.
+    """
 
     name: str
     label: str
     module: str
     told: Callable[[Source], str | None]
+    takes: frozenset[str]
 
     def plan(self, source: Source, options: Options) -> Plan:
         planned: Plan = import_module(self.module).plan(source, options)
@@ -75,26 +80,39 @@ def _eagle3(source: Source) -> str | None:
 def _eagle(source: Source) -> str | None:
     names = _names(source)
     if "fc.weight" in names and "layers.0.self_attn.q_proj.weight" in names and not _is_eagle3(source):
-        hidden, fused = next(source.shape(name) for name in source.tensors if name.endswith("fc.weight"))
-        return "its fc.weight is [H, 2H] and it has no hidden_norm" if fused == 2 * hidden else None
+        shape = next(source.shape(name) for name in source.tensors if name.endswith("fc.weight"))
+        joins = len(shape) == 2 and shape[1] == 2 * shape[0]
+        return "its fc.weight is [H, 2H] and it has no hidden_norm" if joins else None
+    return None
+
+
+def _by_name_only(source: Source) -> str | None:
+    """Of layouts that store nothing by which they differ from the one before."""
     return None
 
 
 EAGLE3, EAGLE1 = "speculators.convert.eagle.eagle3", "speculators.convert.eagle.eagle1"
 
+TOKENS = frozenset({"speculative_tokens"})
+LAYERED = TOKENS | {"aux_layers"}
+NORMED = LAYERED | {"flags"}
+
+#: Keys by which a config promises native prediction heads.
+PROMISES = ("mtp_num_hidden_layers", "num_nextn_predict_layers", "num_mtp_layers")
+
 #: Asked in this order: what is more particular comes first.
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind("mtp", "a verifier with a native MTP head", "speculators.convert.mtp", _mtp),
-        Kind("dflash", "z-lab DFlash", "speculators.convert.dflash", _dflash),
-        Kind("nvidia", "NVIDIA ModelOpt EAGLE-3", EAGLE3, _nvidia),
-        Kind("nemo", "NVIDIA NeMo Automodel EAGLE-3", EAGLE3, _nemo),
-        Kind("specforge", "SpecForge EAGLE-3", EAGLE3, _specforge),
-        Kind("torchspec", "TorchSpec EAGLE-3", EAGLE3, _specforge),
-        Kind("eagle3", "SafeAILab EAGLE-3", EAGLE3, _eagle3),
-        Kind("eagle", "SafeAILab EAGLE", EAGLE1, _eagle),
-        Kind("hass", "HASS", EAGLE1, _eagle),
+        Kind("mtp", "a verifier with a native MTP head", "speculators.convert.mtp", _mtp, TOKENS),
+        Kind("dflash", "z-lab DFlash", "speculators.convert.dflash", _dflash, LAYERED),
+        Kind("nvidia", "NVIDIA ModelOpt EAGLE-3", EAGLE3, _nvidia, NORMED),
+        Kind("nemo", "NVIDIA NeMo Automodel EAGLE-3", EAGLE3, _nemo, NORMED),
+        Kind("specforge", "SpecForge or TorchSpec EAGLE-3", EAGLE3, _specforge, NORMED),
+        Kind("torchspec", "TorchSpec EAGLE-3", EAGLE3, _by_name_only, NORMED),
+        Kind("eagle3", "SafeAILab EAGLE-3", EAGLE3, _eagle3, NORMED),
+        Kind("eagle", "SafeAILab EAGLE or HASS", EAGLE1, _eagle, TOKENS),
+        Kind("hass", "HASS", EAGLE1, _by_name_only, TOKENS),
     )
 }
 
@@ -120,16 +138,27 @@ def detect(source: Source, asked: str | None = None) -> tuple[Kind, str]:
         if by := kind.told(source):
             return kind, by
     if _is_whole(source):
-        raise RecipeError(
-            f"{source.folder}: a whole model, {_architecture(source) or 'unnamed'}, not a draft",
-            hint="name the draft's folder as SOURCE and this one as --verifier",
-            rule="not-a-draft",
-        )
+        raise whole_model(source)
     raise RecipeError(
         f"{source.folder}: of no layout that is known ({', '.join(KINDS)}): {_seen(source)}",
         hint="say which: --from KIND",
         rule="unknown-layout",
     )
+
+
+def whole_model(source: Source) -> RecipeError:
+    """The refusal of a verifier, whose native head may be of a family that is not taken out here."""
+    text = text_config(source.config)
+    promised = [f"{key} {text[key]}" for key in PROMISES if text.get(key)]
+    found = f"a whole model, {_architecture(source) or 'unnamed'}, not a draft"
+    hint = "name the draft's folder as SOURCE and this one as --verifier"
+    if promised:
+        found = f"{found}; its config promises native heads ({', '.join(promised)})"
+        hint = (
+            "only heads under mtp.* (Qwen3-Next, Qwen3.5) are taken out; vLLM serves others where they are, "
+            "with the speculative method mtp"
+        )
+    return RecipeError(f"{source.folder}: {found}", hint=hint, rule="not-a-draft")
 
 
 def _is_whole(source: Source) -> bool:

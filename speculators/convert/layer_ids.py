@@ -39,7 +39,7 @@ def read_layer_ids(ids: Sequence[int] | None, depth: int | None, count: int, pla
     Raises:
         StageError: they can be read both ways, or are missing and cannot be reckoned.
     """
-    if ids is None:
+    if not ids:
         assumed = default_ids(depth or 0)
         if assumed is None or count != len(assumed):
             raise undecided(

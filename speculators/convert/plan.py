@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from speculators.checkpoint.config_checks import strange_sizes
+from speculators.checkpoint.config import CONFIG_NAME
 from speculators.checkpoint.rope import rope_parameters
 from speculators.checkpoint.verifier_layout import text_config
-from speculators.convert.account import Fate
-from speculators.errors import RecipeError
+from speculators.convert.account import LAYER, ROPE, Fate
+from speculators.convert.source import Source, unfit
 
 DEFAULT_TOKENS = 3  # drafted at once where the source says nothing; serving can override it
 
@@ -20,16 +20,6 @@ LAYER_KEYS = (
     "head_dim", "hidden_act", "rms_norm_eps", "initializer_range", "attention_dropout", "sliding_window",
     "use_sliding_window", "layer_types", "bos_token_id", "eos_token_id", "pad_token_id",
 )  # fmt: skip
-
-#: Keys of a source's config that have no place in the target, and why.
-NOT_TAKEN = {
-    "auto_map": "it points at Python code, which engines do not run",
-    "use_cache": "serving decides",
-    "torch_dtype": "written as dtype",
-    "pretraining_tp": "a trainer's setting",
-    "_name_or_path": "a path of the machine that wrote it",
-    "transformers_version": "of the writer",
-}
 
 
 @dataclass(frozen=True)
@@ -66,28 +56,19 @@ class Plan(NamedTuple):
 
 
 def decoder_layer(
-    config: Mapping[str, Any], model_type: str, vocab_size: int, options: Options, biased: bool
-) -> tuple[dict[str, Any], list[Fate]]:
+    source: Source, model_type: str, vocab_size: int, options: Options, biased: bool
+) -> tuple[dict[str, Any], dict[str, str]]:
     """``transformer_layer_config`` from a source's decoder config, every value written out.
 
+    Returns it and the reasons of what the source does not say, for ``account``.
+
     Raises:
-        RecipeError: a size that nothing can replace is missing, or one is no size.
+        StageError: a size that nothing can replace is missing.
     """
+    config = source.config
     needed = ("hidden_size", "intermediate_size", "num_attention_heads", "rms_norm_eps")
     if missing := [key for key in needed if config.get(key) is None]:
-        raise RecipeError(
-            f"the source's config has no {', '.join(missing)}",
-            hint="this is not the config of a draft",
-            rule="source-config",
-        )
-    if strange := strange_sizes(config):
-        raise RecipeError(
-            f"the source's config says {', '.join(strange)}",
-            hint="no draft has such sizes; copy or download the checkpoint again",
-            rule="source-config",
-        )
-    fates = [Fate(key, "kept") for key in LAYER_KEYS if config.get(key) is not None]
-    layer = {key: config[key] for key in LAYER_KEYS if config.get(key) is not None}
+        raise unfit(f"{source.folder / CONFIG_NAME}", f"has no {', '.join(missing)}", rule="source-config")
     filled = {
         "num_hidden_layers": 1,
         "num_key_value_heads": config["num_attention_heads"],
@@ -95,43 +76,31 @@ def decoder_layer(
         "hidden_act": "silu",
         "attention_dropout": 0.0,
     }
-    for key, value in filled.items():
-        if key not in layer:
-            layer[key] = value
-            fates.append(Fate(key, "derived", str(value), "what readers take where it is not written"))
-    rope = rope_parameters(config)
-    spelled = [key for key in ("rope_parameters", "rope_theta", "rope_scaling", "partial_rotary_factor")
-               if config.get(key) is not None]  # fmt: skip
-    fates += [Fate(key, "renamed", "rope_parameters") for key in spelled] or [
-        Fate("rope_parameters", "derived", str(rope), "none written: base 10000, as readers take it")
-    ]
+    said = {key: config[key] for key in LAYER_KEYS if config.get(key) is not None}
     positions = max(
-        int(config.get("max_position_embeddings") or 0),
-        int(text_config(options.verifier_config).get("max_position_embeddings") or 0),
+        config.get("max_position_embeddings") or 0,
+        text_config(options.verifier_config).get("max_position_embeddings") or 0,
     )
-    changed = positions != config.get("max_position_embeddings")
-    why = "the verifier's: drafting ends where it is reached" if changed else ""
-    fates.append(
-        Fate(
-            "max_position_embeddings",
-            "derived" if changed else "kept",
-            str(positions) if changed else "",
-            why,
-        )
-    )
-    layer |= {
+    layer = {
+        **filled,
+        **said,
         "model_type": model_type,
         "vocab_size": vocab_size,
         "max_position_embeddings": positions,
-        "rope_parameters": rope,
+        "rope_parameters": rope_parameters(config),
         "attention_bias": biased,
         "mlp_bias": bool(config.get("mlp_bias", False)),
         "tie_word_embeddings": False,
     }
-    for key in ("model_type", "vocab_size", "attention_bias", "mlp_bias", "tie_word_embeddings"):
-        same = config.get(key) == layer[key]
-        fates.append(Fate(key, "kept" if same else "derived", "" if same else str(layer[key])))
-    return layer, fates
+    reasons = {
+        **dict.fromkeys((LAYER + key for key in filled), "what readers take where it is not written"),
+        f"{LAYER}vocab_size": "the verifier's",
+        f"{LAYER}max_position_embeddings": "the verifier's: drafting ends where it is reached",
+        f"{LAYER}attention_bias": "as the tensors of q, k and v are",
+        f"{LAYER}mlp_bias": "what readers take where it is not written",
+        ROPE: "not written: default RoPE of base 10000, as readers take it",
+    }
+    return layer, reasons
 
 
 def speculators_block(kind: str, tokens: int, options: Options) -> dict[str, Any]:

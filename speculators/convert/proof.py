@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,8 +16,8 @@ from speculators.checkpoint.weights_file import Stored, load_stored
 from speculators.convert import forward
 from speculators.convert.eagle.eagle3 import FLAGS, target_name
 from speculators.convert.forward_mtp import EXTRACTED, NATIVE, mtp_states
-from speculators.convert.source import Source
-from speculators.convert.vocabulary_map import read_map
+from speculators.convert.plan import Options
+from speculators.convert.source import Source, unfit
 from speculators.errors import StageError
 
 ROWS, STEPS = 24, 3  # enough to tell two drafts apart; forwards are dense
@@ -35,17 +36,22 @@ class Proof(NamedTuple):
         return self.largest <= TOLERANCE and self.tokens >= 1 - 1 / ROWS  # one near-tie may fall either way
 
 
-def prove(kind: str, source: Source, converted: Path, layers: Sequence[int] | None = None) -> Proof | None:
+def prove(kind: str, source: Source, converted: Path, asked: Options) -> Proof | None:
     """Run both forwards; None where this kind has no plain forward.
 
-    ``layers``: those that the user named in place of the source's own, as decoder layers before the state.
+    ``asked``: what the user said in place of the source.
 
     Raises:
-        StageError: they differ.
+        StageError: they differ, or the source's tensors do not fit together.
     """
-    source = corrected(source, layers)
-    proof = PROOFS[kind](source, SpeculatorModel.from_pretrained(converted)) if kind in PROOFS else None
-    if proof is not None and not proof.ok:
+    if kind not in PROOFS:
+        return None
+    try:
+        proof = PROOFS[kind](corrected(source, asked), SpeculatorModel.from_pretrained(converted))
+    except RuntimeError as error:  # torch's, of shapes that no check has compared with each other
+        first = str(error).split("\n", 1)[0]
+        raise unfit(source.folder, f"its tensors do not fit together: {first}") from error
+    if not proof.ok:
         raise StageError(
             f"{source.folder}: the converted draft differs by {proof.largest:.1e} of the largest value, "
             f"{proof.tokens:.0%} of tokens agree ({proof.compared})",
@@ -55,19 +61,30 @@ def prove(kind: str, source: Source, converted: Path, layers: Sequence[int] | No
     return proof
 
 
-def corrected(source: Source, layers: Sequence[int] | None) -> Source:
-    """The source with the user's ``layers``, counted as it counts; EAGLE-3 forwards know no layers."""
-    own = source.config.get("dflash_config")
-    if layers is None or own is None:
-        return source
-    said = {**own, "target_layer_ids": [layer - 1 for layer in layers]}
-    return source._replace(config={**source.config, "dflash_config": said})
+def corrected(source: Source, asked: Options) -> Source:
+    """The source with the user's flags, and his layers as it counts them; EAGLE-3 forwards know no layers."""
+    said = {name: dict(source.config.get(name) or {}) for name in ("eagle_config", "dflash_config")}
+    said["eagle_config"] |= asked.flags
+    if asked.aux_layers is not None:
+        said["dflash_config"]["target_layer_ids"] = [layer - 1 for layer in asked.aux_layers]
+    return source._replace(config={**source.config, **said})
 
 
 def difference(compared: str, one: list[torch.Tensor], other: list[torch.Tensor]) -> Proof:
-    """Of two lists of [T, V]."""
+    """Of two lists of [T, V].
+
+    Raises:
+        StageError: the first ones are all zero, or not finite: no comparison would tell anything.
+    """
     pairs = list(zip(one, other))
-    largest = max(float((a - b).abs().max()) for a, b in pairs) / max(float(a.abs().max()) for a in one)
+    size = max(float(a.abs().max()) for a in one)
+    if not 0 < size < math.inf or not all(bool(a.isfinite().all()) for a in one):
+        raise StageError(
+            f"the source's forward gives values up to {size}: nothing can be compared with them",
+            hint="a draft with such weights drafts nothing; copy it again, or look at how it was trained",
+            rule="source-tensors",
+        )
+    largest = max(float((a - b).abs().max()) for a, b in pairs) / size
     agreeing = torch.cat([a.argmax(-1) == b.argmax(-1) for a, b in pairs]).float().mean()
     return Proof(compared, largest, float(agreeing))
 
@@ -112,9 +129,12 @@ def prove_eagle3(source: Source, model: SpeculatorModel) -> Proof:
     aux = random(ROWS, source.shape(bare["fc.weight"])[1])
     embeddings = tuple(random(ROWS, hidden + step)[:, :hidden] for step in range(STEPS))
     first = "midlayer" if any(name.startswith("midlayer.") for name in bare) else "layers.0"
-    flags = {flag: config[flag] for flag in FLAGS}
-    was = forward.eagle3_logits(source_weights(source, bare), first, source.config, flags, aux, embeddings)
     ids = source_ids(source, bare, vocab_size)
+    shared = random(vocab_size, hidden) if "lm_head.weight" not in bare else None
+    was = forward.eagle3_logits(
+        headed(source_weights(source, bare), shared), first, source.config, source_flags(source, bare), aux,
+        embeddings,
+    )  # fmt: skip
     one = [scattered(logits, ids, vocab_size) for logits in was]
     assert model.folder is not None  # it was read from one
     ids = torch.arange(vocab_size)
@@ -124,10 +144,11 @@ def prove_eagle3(source: Source, model: SpeculatorModel) -> Proof:
     try:
         loaded = read_checkpoint(model.folder)
     except StageError:  # a family that our own draft does not compute: the same plain forward, new names
-        now = forward.eagle3_logits(model_weights(model), "layers.0", layer, flags, aux, embeddings)
+        flags, weights = {flag: config[flag] for flag in FLAGS}, headed(model_weights(model), shared)
+        now = forward.eagle3_logits(weights, "layers.0", layer, flags, aux, embeddings)
         by = "plain forward in both layouts"
     else:
-        now = stepped(loaded, aux, embeddings)
+        now = stepped(loaded if shared is None else loaded._replace(head=shared), aux, embeddings)
         by = "plain forward of the source against our EAGLE-3"
     return difference(by, one, [scattered(logits, ids, vocab_size) for logits in now])
 
@@ -144,16 +165,37 @@ def stepped(loaded: Any, aux: torch.Tensor, embeddings: tuple[torch.Tensor, ...]
     return found
 
 
+def headed(weights: forward.Weights, shared: torch.Tensor | None) -> forward.Weights:
+    """``weights`` with the head [V, H] that a draft without its own shares with its verifier: any will do."""
+    return weights if shared is None else lambda name: shared if name == "lm_head.weight" else weights(name)
+
+
+def source_flags(source: Source, bare: Mapping[str, str]) -> dict[str, bool]:
+    """The norms that a source computes, by its own words or else by its tensors."""
+    said = {**source.config, **source.config["eagle_config"]}
+    seen = {
+        "norm_before_fc": "input_norm.weight" in bare,
+        "fc_norm": any(name.startswith("fc_norm.") for name in bare),
+    }
+    return {flag: bool(seen.get(flag) if said.get(flag) is None else said[flag]) for flag in FLAGS}
+
+
 def source_ids(source: Source, bare: Mapping[str, str], vocab_size: int) -> torch.Tensor:
-    """Verifier token of each row of the source's head [Vd]."""
-    rows = source.shape(bare["lm_head.weight"])[0]
-    if rows == vocab_size:
+    """Verifier token of each row of the source's head [Vd], told without the converter's reading of the map.
+
+    Where no ``t2d`` tells whether ``d2t`` is absolute, what leads to as many tokens as there are rows is.
+    """
+    if "lm_head.weight" not in bare or source.shape(bare["lm_head.weight"])[0] == vocab_size:
         return torch.arange(vocab_size)
-    maps = [source.load(bare[name]) if name in bare else None for name in ("d2t", "t2d")]
-    vocabulary = read_map(maps[0], maps[1], vocab_size, str(source.folder))
-    if vocabulary.order is None:
-        return vocabulary.ids
-    return torch.empty_like(vocabulary.ids).index_copy(0, vocabulary.order, vocabulary.ids)
+    marked = torch.ones(vocab_size, dtype=torch.bool)
+    if "t2d" in bare:
+        marked = source.load(bare["t2d"]).bool()  # [V]
+    if "d2t" not in bare:
+        return torch.arange(vocab_size)[marked]
+    stored = source.load(bare["d2t"]).long()  # [Vd]
+    inside = bool(((stored >= 0) & (stored < vocab_size)).all())
+    absolute = inside and len(set(stored.tolist())) == len(stored) and bool(marked[stored].all())
+    return stored if absolute else torch.tensor([row + offset for row, offset in enumerate(stored.tolist())])
 
 
 def prove_eagle(source: Source, model: SpeculatorModel) -> Proof:
@@ -188,9 +230,12 @@ def prove_mtp(source: Source, model: SpeculatorModel) -> Proof:
     """The head's states inside its verifier against those outside, on random states.
 
     Raises:
-        StageError: the head lacks a tensor.
+        StageError: the head lacks a tensor, or its config a size.
     """
     config = text_config(source.config)
+    needed = ("hidden_size", "num_attention_heads", "head_dim", "rms_norm_eps")
+    if missing := [key for key in needed if config.get(key) is None]:
+        raise unfit(source.folder, f"its config does not say {', '.join(missing)}", rule="source-config")
     hidden = int(config["hidden_size"])
     states, embedded = random(ROWS, hidden), random(ROWS, hidden + 1)[:, :hidden]
     try:

@@ -8,16 +8,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from speculators.checkpoint.check import Check, failures, listed
-from speculators.checkpoint.config import CONFIG_NAME
+from speculators.checkpoint.config import CONFIG_NAME, stored_format
+from speculators.checkpoint.config_checks import fit_checks
 from speculators.checkpoint.folder import new_folder, read_object
 from speculators.checkpoint.location import local_folder
 from speculators.checkpoint.trained_as import TRAINED_AS, trained_as
 from speculators.checkpoint.validate import Watch, validate
+from speculators.checkpoint.verifier_layout import text_config
 from speculators.checkpoint.weights_file import WEIGHTS_NAME, write_weights
-from speculators.convert.kinds import detect
+from speculators.convert.kinds import Kind, detect
 from speculators.convert.plan import Options, Plan
 from speculators.convert.proof import Proof, prove
 from speculators.convert.source import open_source
+from speculators.convert.source_config import require_verifier
 from speculators.documents import write_json
 from speculators.errors import RecipeError, StageError
 
@@ -32,6 +35,11 @@ class Request:
     aux_layers: tuple[int, ...] | None = None
     flags: Mapping[str, bool] = field(default_factory=dict)
     speculative_tokens: int | None = None
+    kinds: Collection[str] | None = None  # layouts that are accepted; None: all
+
+
+#: What a request may leave out -> how it is asked for.
+OPTIONS = {"aux_layers": "--aux-layers", "flags": "--norm", "speculative_tokens": "--tokens"}
 
 
 class Conversion(NamedTuple):
@@ -56,7 +64,9 @@ def convert(request: Request, target: Path, *, checked: bool = True) -> Conversi
     """
     source = open_source(request.source)
     kind, by = detect(source, request.kind)
-    plan = kind.plan(source, options_of(request, source.config if kind.name == "mtp" else None))
+    require_meaning(request, kind)
+    asked = options_of(request, source.config if kind.name == "mtp" else None)
+    plan = kind.plan(source, asked)
     checks: list[Check] = []
     proof = None
     with new_folder(target) as partial:
@@ -65,9 +75,30 @@ def convert(request: Request, target: Path, *, checked: bool = True) -> Conversi
             write_weights(partial / WEIGHTS_NAME, plan.pieces, metadata, watch if checked else None)
         write_json(partial / CONFIG_NAME, plan.document)
         if checked:
-            checks = sound(partial, request.source, watch.broken)
-            proof = prove(plan.document["speculators_model_type"], source, partial, request.aux_layers)
+            checks = sound(partial, request, asked, watch.broken)
+            proof = prove(plan.document["speculators_model_type"], source, partial, asked)
     return Conversion(kind.name, kind.label, by, plan, checks, proof)
+
+
+def require_meaning(request: Request, kind: Kind) -> None:
+    """Refuse a layout that was not asked for, and an option that would change nothing.
+
+    Raises:
+        RecipeError: there is one.
+    """
+    if request.kinds is not None and kind.name not in request.kinds:
+        raise RecipeError(
+            f"{request.source}: {kind.label} ({kind.name}), not one of {', '.join(sorted(request.kinds))}",
+            hint="'speculators convert' and speculators.convert.run.convert take every layout",
+            rule="usage",
+        )
+    asked = [option for name, option in OPTIONS.items() if getattr(request, name) and name not in kind.takes]
+    if asked:
+        raise RecipeError(
+            f"{', '.join(asked)}: says nothing to {kind.label} ({kind.name})",
+            hint=f"leave it out; what it takes: {', '.join(OPTIONS[name] for name in sorted(kind.takes))}",
+            rule="usage",
+        )
 
 
 def options_of(request: Request, own_config: Mapping[str, Any] | None) -> Options:
@@ -75,6 +106,7 @@ def options_of(request: Request, own_config: Mapping[str, Any] | None) -> Option
 
     Raises:
         RecipeError: no verifier is named, and engines could not load the draft without.
+        StageError: its config does not say what a draft is fitted to.
     """
     name = request.verifier or (request.source if own_config is not None else None)
     if name is None:
@@ -85,25 +117,31 @@ def options_of(request: Request, own_config: Mapping[str, Any] | None) -> Option
         )
     folder = local_folder(name, wanted=(CONFIG_NAME,))
     config = read_object(folder / CONFIG_NAME)
+    require_verifier(config, str(folder / CONFIG_NAME))
     written = str(folder.resolve()) if Path(name).is_dir() else name
     return Options(written, config, request.aux_layers, request.flags, request.speculative_tokens)
 
 
-def sound(folder: Path, source: str, broken: Collection[str]) -> list[Check]:
-    """The validator's answers; kinds that it does not know have none.
+def sound(folder: Path, request: Request, asked: Options, broken: Collection[str]) -> list[Check]:
+    """The validator's answers, also as to the verifier's config; kinds that it does not know have none.
 
     ``broken``: tensors that were seen to hold values that are not finite.
 
     Raises:
         StageError: a check failed.
     """
-    checks = validate(folder, broken=broken)
-    if any(check.name == "algorithm" and not check.ok for check in checks):
+    document = read_object(folder / CONFIG_NAME)
+    known = stored_format(document)
+    if known is None:
         return []
+    checks = validate(folder, broken=broken)
+    if not failures(checks):
+        checks += fit_checks(known, document, text_config(asked.verifier_config))
     if failed := failures(checks):
         raise StageError(
-            f"{source}: the conversion fails {len(failed)} checks: {listed(failed)}",
-            hint="nothing was written; the source is incomplete or of another layout: --from KIND",
+            f"{request.source}: the conversion fails {len(failed)} checks: {listed(failed)}",
+            hint="nothing was written; the source is damaged, of another layout (--from KIND) or of another "
+            "verifier (--verifier)",
             rule="draft-invalid",
         )
     return checks

@@ -6,7 +6,7 @@ only, which builds tensors and runs no code, and its tensors are mapped, not rea
 
 from __future__ import annotations
 
-import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from speculators.checkpoint.config import CONFIG_NAME
 from speculators.checkpoint.folder import read_object
 from speculators.checkpoint.location import WANTED, local_folder
-from speculators.checkpoint.weights_file import Stored, load_stored, read_header
+from speculators.checkpoint.weights_file import Stored, load_stored, read_header, torch_names
+from speculators.convert.source_config import require_sound
 from speculators.errors import StageError
 
 if TYPE_CHECKING:
     import torch
 
 PICKLES = ("pytorch_model.bin", "model.pt")
-Piece = "Stored | torch.Tensor"
 
 
 class Source(NamedTuple):
@@ -34,6 +34,17 @@ class Source(NamedTuple):
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self.tensors[name].shape)
 
+    def sized(self, name: str, dimensions: int) -> tuple[int, ...]:
+        """The shape of a tensor that has so many dimensions, none of them empty.
+
+        Raises:
+            StageError: it has not.
+        """
+        shape = self.shape(name)
+        if len(shape) != dimensions or 0 in shape:
+            raise unfit(self.folder, f"{name} is {list(shape)}, not of {dimensions} dimensions")
+        return shape
+
     def load(self, name: str) -> torch.Tensor:
         """One tensor, in memory."""
         piece = self.tensors[name]
@@ -45,10 +56,13 @@ def open_source(name: str) -> Source:
 
     Raises:
         RecipeError, MachineError: there is no such checkpoint.
-        StageError: it has no readable config or weights, or its index leads elsewhere.
+        StageError: it has no readable config or weights, its index leads elsewhere, or its config says
+            what no config can mean.
     """
     folder = local_folder(name, wanted=(*WANTED, *PICKLES))
-    return Source(folder, read_object(folder / CONFIG_NAME), folder_tensors(folder))
+    config = read_object(folder / CONFIG_NAME)
+    require_sound(config, str(folder / CONFIG_NAME))
+    return Source(folder, config, folder_tensors(folder))
 
 
 def folder_tensors(folder: Path) -> dict[str, Any]:
@@ -72,22 +86,54 @@ def folder_tensors(folder: Path) -> dict[str, Any]:
 
 
 def read_pickle(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a ``torch.save`` file; nothing in it is run."""
+    """The tensors of a ``torch.save`` file; nothing in it is run.
+
+    Files of torch before 1.6 are no archives and cannot be mapped: they are read into memory.
+    """
     import torch
 
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError, OSError) as error:
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:  # a damaged pickle can make its reader raise anything
         first = str(error).split("\n", 1)[0]
         raise unreadable(path, f"no plain tensors in it: {first}") from error
     if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
         loaded = loaded["state_dict"]
-    if not isinstance(loaded, dict) or not all(isinstance(one, torch.Tensor) for one in loaded.values()):
+    if not isinstance(loaded, dict) or not all(isinstance(name, str) for name in loaded):
         raise unreadable(path, "not a mapping from names to tensors")
-    return {str(name): tensor for name, tensor in loaded.items()}
+    for name, tensor in loaded.items():
+        if problem := unplain(tensor):
+            raise unreadable(path, f"{name} is {problem}")
+    return loaded
+
+
+def unplain(tensor: Any) -> str | None:
+    """Why something is no tensor whose elements lie side by side in the file, each a plain number."""
+    import torch
+
+    if not isinstance(tensor, torch.Tensor):
+        return f"of type {type(tensor).__name__}, not a tensor"
+    if tensor.layout != torch.strided or tensor.device.type != "cpu":
+        return f"a tensor of layout {tensor.layout} on {tensor.device}, without plain elements"
+    if tensor.dtype not in torch_names():
+        return f"of {tensor.dtype}, which the format has no type for"
+    stored = tensor.untyped_storage().nbytes()
+    if tensor.numel() * tensor.element_size() > stored:  # a view that repeats what little there is
+        return f"{list(tensor.shape)}, more elements than its {stored} bytes hold"
+    return None
 
 
 def unreadable(path: Path, problem: str) -> StageError:
-    """The refusal of a source."""
+    """The refusal of a source that cannot be read."""
     hint = "copy or download the checkpoint again; weights must be safetensors or plain tensors"
     return StageError(f"{path}: {problem}", hint=hint, rule="source-unreadable")
+
+
+def unfit(
+    place: Path | str,
+    problem: str,
+    hint: str = "leave --from out to have the layout told; if it was, copy or download the checkpoint again",
+    rule: str = "source-tensors",
+) -> StageError:
+    """The refusal of a source that is not what its layout is."""
+    return StageError(f"{place}: {problem}", hint=hint, rule=rule)

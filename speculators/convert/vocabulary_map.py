@@ -26,18 +26,27 @@ class DraftVocabulary(NamedTuple):
 
 
 def read_map(
-    d2t: torch.Tensor | None, t2d: torch.Tensor | None, vocab_size: int, place: str
+    d2t: torch.Tensor | None, t2d: torch.Tensor | None, vocab_size: int, place: str, rows: int | None = None
 ) -> DraftVocabulary:
     """The draft's verifier ids from whatever is stored.
+
+    ``rows``: of the draft's head, where it is stored.
 
     Raises:
         StageError: the maps are missing, contradict each other or fit both readings.
     """
+    for name, found, size in (("d2t", d2t, rows), ("t2d", t2d, vocab_size)):
+        if found is not None and (found.dim() != 1 or len(found) != (size or len(found))):
+            raise _unclear(place, f"{name} is {list(found.shape)}, not [{size or 'tokens of the draft'}]")
     members = None if t2d is None else t2d.bool().nonzero().flatten()  # [Vd]
     if d2t is None:
         if members is None:
             raise _unclear(place, "neither d2t nor t2d, so nothing says which tokens the draft's are")
+        if len(members) != (rows or len(members)):
+            raise _unclear(place, f"t2d marks {len(members)} tokens, and the head has {rows} rows")
         return DraftVocabulary(members, None, "t2d: its marked tokens, ascending")
+    if not torch.equal(d2t.to(torch.int64).to(d2t.dtype), d2t):
+        raise _unclear(place, f"d2t holds {d2t.dtype} values that are no whole numbers")
     sound = sound_readings(d2t, members, vocab_size)
     if not sound:
         raise _unclear(

@@ -16,7 +16,7 @@ import torch
 from speculators.checkpoint.check import Check
 from speculators.checkpoint.folder import read_object
 from speculators.checkpoint.verifier_layout import text_config
-from speculators.convert.kinds import Kind, detect
+from speculators.convert.kinds import PROMISES, Kind, detect
 from speculators.convert.plan import Options, Plan
 from speculators.convert.source import Source, open_source
 from speculators.errors import RecipeError, StageError
@@ -44,9 +44,6 @@ STOPS = {
 }
 
 LAYERS_KEY = "eagle_aux_hidden_state_layer_ids"
-
-#: Keys by which a config promises native prediction heads.
-PROMISES = ("mtp_num_hidden_layers", "num_nextn_predict_layers", "num_mtp_layers")
 
 
 class Foreign(NamedTuple):
@@ -115,10 +112,9 @@ def as_it_stands(kind: Kind, source: Source, plan: Plan) -> Iterator[Check]:
         prefixed = [name for name in source.tensors if name.startswith(("model.", "draft_model."))]
         yield Check("names as engines read them", not prefixed, ", ".join(prefixed[:3]) or "no prefix")
     for fate in plan.fields:
-        if fate.name == LAYERS_KEY and "one was added" in fate.why:
-            yield Check(
-                "layer ids as vLLM reads them", False, f"{fate.target} are meant: {fate.why}", "warning"
-            )
+        if fate.name.endswith(LAYERS_KEY) and "one was added" in fate.why:
+            meant = f"{plan.document[LAYERS_KEY]} are meant: {fate.why}"
+            yield Check("layer ids as vLLM reads them", False, meant, "warning")
     stored = next((source.load(name) for name in source.tensors if name.split(".")[-1] == "d2t"), None)
     if stored is not None and "d2t" in plan.pieces:
         (by,) = [fate.why for fate in plan.tensors if fate.target == "d2t"]

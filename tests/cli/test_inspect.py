@@ -49,7 +49,7 @@ def test_convert_accounts_and_proves(tmp_path: Path, capsys: pytest.CaptureFixtu
     asked = ["convert", str(source), "--to", str(tmp_path / "new"), "--verifier", str(verifier)]
     assert main(asked) == 0
     said = capsys.readouterr().out
-    assert "SpecForge EAGLE-3 (specforge): its architecture is LlamaForCausalLMEagle3" in said
+    assert "SpecForge or TorchSpec EAGLE-3 (specforge): its architecture is LlamaForCausalLMEagle3" in said
     assert "renamed  midlayer.hidden_norm.weight -> layers.0.hidden_norm.weight" in said
     assert "dropped  somebody_elses  (no reader of the format has a use for it)" in said
     assert "100% of tokens agree" in said

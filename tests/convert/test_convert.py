@@ -11,7 +11,9 @@ from safetensors.torch import load_file, save_file
 from speculators.convert import proof as proofs
 from speculators.convert.eagle.eagle3_converter import Eagle3Converter
 from speculators.convert.mtp import stitch
+from speculators.convert.plan import Options
 from speculators.convert.run import Conversion, Request, convert
+from speculators.convert.source import open_source
 from speculators.errors import RecipeError, StageError
 from tests.convert import sources
 from tests.models import tiny
@@ -62,7 +64,7 @@ def test_every_key_and_tensor_of_the_source_is_accounted_for(kind, tmp_path, ver
     source = LAYOUTS[kind](tmp_path / "source")
     done = run(source, verifier)
     config = json.loads((source / "config.json").read_text())
-    assert config.keys() <= {fate.name for fate in done.plan.fields}
+    assert config.keys() <= {fate.name.partition(".")[0] for fate in done.plan.fields}
     assert load_file(source / "model.safetensors").keys() <= {fate.name for fate in done.plan.tensors}
     assert all(fate.why for fate in (*done.plan.fields, *done.plan.tensors) if fate.fate == "dropped")
     (unknown,) = [fate for fate in done.plan.fields if fate.name == "somebody_elses"]
@@ -304,3 +306,73 @@ def test_a_number_that_is_not_finite_is_seen_on_the_way(value: float, tmp_path: 
     with pytest.raises(StageError, match=r"finite weights \(fc.weight\)"):
         run(source, verifier)
     assert not (tmp_path / "converted").exists()
+
+
+@pytest.mark.parametrize(
+    ("layout", "asked", "option"),
+    [
+        (sources.eagle1, {"aux_layers": (1, 2)}, "--aux-layers"),
+        (sources.eagle1, {"flags": {"norm_output": True}}, "--norm"),
+        (sources.dflash, {"flags": {"norm_output": True}}, "--norm"),
+        (sources.mtp, {"aux_layers": (1, 2), "flags": {"fc_norm": True}}, "--aux-layers, --norm"),
+        (sources.dflash, {"speculative_tokens": 4}, "--tokens 4"),
+    ],
+)
+def test_an_option_that_would_change_nothing_is_refused(layout, asked, option, tmp_path, verifier) -> None:
+    with pytest.raises(RecipeError, match=option) as refused:
+        run(layout(tmp_path / "source"), verifier, **asked)
+    assert refused.value.hint
+    assert not (tmp_path / "converted").exists()
+
+
+def test_the_class_interface_converts_eagle3_only(tmp_path: Path, verifier: Path) -> None:
+    source = sources.dflash(tmp_path / "source")
+    with pytest.raises(RecipeError, match="z-lab DFlash"):
+        Eagle3Converter().convert(source, tmp_path / "converted", str(verifier))
+    assert not (tmp_path / "converted").exists()
+
+
+def test_a_draft_that_shares_its_verifier_s_head_is_proved_with_any(tmp_path: Path, verifier: Path) -> None:
+    source = sources.safeailab(tmp_path / "source")
+    edit(source, lambda tensors: [tensors.pop(name) for name in ("lm_head.weight", "d2t", "t2d")])
+    done = run(source, verifier)
+    assert "lm_head.weight" not in written(source)[1]
+    assert done.plan.document["draft_vocab_size"] == sources.VOCAB
+    assert done.proof is not None
+    assert done.proof.tokens == 1.0
+
+
+@pytest.mark.parametrize("lost", ["norm_output", "norm_before_residual", "d2t"])
+def test_the_proof_reads_flags_and_map_from_the_source(lost: str, tmp_path: Path, verifier: Path) -> None:
+    source = sources.safeailab(tmp_path / "source")
+    run(source, verifier, flags={"norm_output": True})
+    document, tensors = written(source)
+    asked = Options(str(verifier), {}, flags={"norm_output": True})
+    proof = proofs.prove("eagle3", open_source(str(source)), tmp_path / "converted", asked)
+    assert proof is not None
+    assert proof.tokens == 1.0
+    if lost == "d2t":
+        tensors["d2t"][-1] += 1
+        save_file(tensors, tmp_path / "converted" / "model.safetensors")
+    else:
+        document[lost] = not document[lost]
+        (tmp_path / "converted" / "config.json").write_text(json.dumps(document))
+    with pytest.raises(StageError, match="differs by"):
+        proofs.prove("eagle3", open_source(str(source)), tmp_path / "converted", asked)
+
+
+def test_a_native_head_of_another_family_is_said_to_stay_where_it_is(tmp_path: Path, verifier: Path) -> None:
+    names = ("model.embed_tokens", "model.layers.2.eh_proj", "model.layers.2.self_attn.q_proj")
+    config = {**sources.LLAMA, "architectures": ["DeepseekV3ForCausalLM"], "num_nextn_predict_layers": 1}
+    source = sources.write(
+        tmp_path / "source", config, {f"{name}.weight": torch.ones(2, 2) for name in names}
+    )
+    with pytest.raises(RecipeError, match=r"promises native heads \(num_nextn_predict_layers 1\)") as refused:
+        run(source, verifier)
+    assert "vLLM serves others where they are" in refused.value.hint
+
+
+def test_a_layout_that_two_trainers_share_is_called_by_both(tmp_path: Path, verifier: Path) -> None:
+    assert run(sources.eagle1(tmp_path / "source"), verifier).label == "SafeAILab EAGLE or HASS"
+    named = convert(Request(str(tmp_path / "source"), str(verifier), "hass"), tmp_path / "again")
+    assert (named.kind, named.label) == ("hass", "HASS")

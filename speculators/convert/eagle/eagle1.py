@@ -8,17 +8,16 @@ kinds of readers find what they look for.
 from __future__ import annotations
 
 import speculators
-from speculators.convert.account import Fate, accounted, derived, kept_or_renamed
+from speculators.convert.account import Fate, account, accounted, kept_or_renamed
 from speculators.convert.eagle.eagle3 import refuse_bias, target_name, vocabulary_size
 from speculators.convert.plan import (
     DEFAULT_TOKENS,
-    NOT_TAKEN,
     Options,
     Plan,
     decoder_layer,
     speculators_block,
 )
-from speculators.convert.source import Source
+from speculators.convert.source import Source, unfit
 from speculators.errors import StageError
 
 LEFT_OUT = {"lm_head.weight": "EAGLE drafts by its verifier's head, which engines share"}
@@ -33,11 +32,11 @@ def plan(source: Source, options: Options) -> Plan:
     """
     place = str(source.folder)
     names = {target_name(name): name for name in source.tensors}
-    if (
-        "fc.weight" not in names
-        or source.shape(names["fc.weight"])[1] != 2 * source.shape(names["fc.weight"])[0]
-    ):
-        raise StageError(f"{place}: no fc.weight [H, 2H]: not an EAGLE draft", rule="source-tensors")
+    if "fc.weight" not in names:
+        raise unfit(place, "no fc.weight [H, 2H]: not an EAGLE draft")
+    hidden, joined = source.sized(names["fc.weight"], 2)
+    if joined != 2 * hidden:
+        raise unfit(place, f"fc.weight is {[hidden, joined]}, not [H, 2H]: not an EAGLE draft")
     refuse_bias(source, names)
     normed = [name for name in names if name in ("layers.0.input_layernorm.weight", "norm.weight")
               or name.startswith("embed_layernorm") or "pre_lm_head" in name]  # fmt: skip
@@ -49,7 +48,7 @@ def plan(source: Source, options: Options) -> Plan:
         )
     vocab_size = vocabulary_size(source, names, options, place)
     biased = "layers.0.self_attn.q_proj.bias" in names
-    layer, fates = decoder_layer(source.config, "llama", vocab_size, options, biased)
+    layer, reasons = decoder_layer(source, "llama", vocab_size, options, biased)
     document = {
         **layer,
         "architectures": ["LlamaForCausalLM"],
@@ -61,16 +60,15 @@ def plan(source: Source, options: Options) -> Plan:
         ),
         "transformer_layer_config": layer,
     }
-    fates += [derived("draft_vocab_size", vocab_size, "the verifier's"), Fate("architectures", "kept")]
+    reasons["draft_vocab_size"] = "the verifier's"
     kept = {target: name for target, name in names.items()
             if target not in LEFT_OUT and target != "fc.bias" and "rotary_emb" not in target}  # fmt: skip
     moved = [kept_or_renamed(name, target) for target, name in kept.items()]
     if "fc.bias" in names:
         moved.append(Fate(names["fc.bias"], "dropped", "", "all zero"))
-    unread = {**NOT_TAKEN, "bias": "the bias after fc; its tensor decides"}
     return Plan(
         document,
         {target: source.tensors[name] for target, name in kept.items()},
-        accounted(source.config, fates, unread, "no reader of the format has a use for it"),
+        account(source.config, document, reasons),
         accounted(source.tensors, moved, LEFT_OUT, "no reader of the format has a place for it"),
     )

@@ -14,17 +14,16 @@ import torch
 import speculators
 from speculators.checkpoint.eagle3 import FORMAT
 from speculators.checkpoint.weights_file import reordered
-from speculators.convert.account import Fate, accounted, derived, kept_or_renamed
+from speculators.convert.account import LAYER, Fate, account, accounted, kept_or_renamed
 from speculators.convert.layer_ids import Reading, read_layer_ids
 from speculators.convert.plan import (
     DEFAULT_TOKENS,
-    NOT_TAKEN,
     Options,
     Plan,
     decoder_layer,
     speculators_block,
 )
-from speculators.convert.source import Source
+from speculators.convert.source import Source, unfit
 from speculators.convert.vocabulary_map import DraftVocabulary, offsets, read_map
 from speculators.errors import StageError
 
@@ -60,18 +59,18 @@ def plan(source: Source, options: Options) -> Plan:
     config, place = source.config, str(source.folder)
     nested = {**config, **(config.get("eagle_config") or {})}
     names = require_eagle3(source, nested)
-    hidden, fused = source.shape(names["fc.weight"])
-    target_hidden = int(nested.get("target_hidden_size") or hidden)
+    hidden, fused = source.sized(names["fc.weight"], 2)
+    target_hidden = nested.get("target_hidden_size") or hidden
     layers = aux_layers(nested, options, fused // target_hidden, place)
     vocab_size = vocabulary_size(source, names, options, place)
-    draft_vocab = source.shape(names["lm_head.weight"])[0] if "lm_head.weight" in names else vocab_size
+    draft_vocab = draft_vocabulary_size(source, names, vocab_size)
     vocabulary = None
     if draft_vocab != vocab_size:
         maps = [source.load(names[name]) if name in names else None for name in ("d2t", "t2d")]
-        vocabulary = read_map(maps[0], maps[1], vocab_size, place)
-    flags, flag_fates = norm_flags(nested, names, options, place)
-    layer, fates = decoder_layer(
-        config,
+        vocabulary = read_map(maps[0], maps[1], vocab_size, place, draft_vocab)
+    flags, flag_reasons = norm_flags(nested, names, options, place)
+    layer, reasons = decoder_layer(
+        source,
         "qwen3" if "layers.0.self_attn.q_norm.weight" in names else "llama",
         vocab_size,
         options,
@@ -94,19 +93,17 @@ def plan(source: Source, options: Options) -> Plan:
         ),
         "transformer_layer_config": layer,
     }
-    written = list(nested[IDS_KEY]) if nested.get(IDS_KEY) else None
-    fates += flag_fates
-    same = written == list(layers.ids)
-    fates.append(Fate(IDS_KEY, "kept" if same else "derived", str(list(layers.ids)), layers.by))
-    fates.append(derived("draft_vocab_size", draft_vocab, "rows of lm_head"))
-    if "eagle_config" in config:
-        fates.append(Fate("eagle_config", "renamed", "keys of the format", "its flags and layer ids"))
-    fates.append(Fate("architectures", "derived", "Eagle3DraftModel"))
+    reasons |= {
+        "draft_vocab_size": "rows of the head, or the verifier's where it is shared",
+        "target_hidden_size": "the draft's own width",
+        "embed_requires_grad": "the embedding is taken as it is stored",
+        f"{LAYER}num_aux_hidden_states": "as many layers as fc reads",
+    }
     pieces, tensor_fates = tensors(source, names, vocabulary, vocab_size)
     return Plan(
         document,
         pieces,
-        accounted(config, fates, NOT_TAKEN, "no reader of the format has a use for it"),
+        account(config, document, reasons, {**flag_reasons, IDS_KEY: layers.by}),
         accounted(source.tensors, tensor_fates, LEFT_OUT, "no reader of the format has a place for it"),
     )
 
@@ -120,9 +117,9 @@ def require_eagle3(source: Source, nested: Mapping[str, Any]) -> dict[str, str]:
     place = str(source.folder)
     names = {target_name(name): name for name in source.tensors}
     if len(names) != len(source.tensors):
-        raise StageError(f"{place}: two tensors mean the same after renaming", rule="source-tensors")
+        raise unfit(place, "two tensors mean the same after renaming")
     if missing := [name for name in NEEDED if name not in names]:
-        raise StageError(f"{place}: no tensor {missing[0]}: not an EAGLE-3 draft", rule="source-tensors")
+        raise unfit(place, f"no tensor {missing[0]}: not an EAGLE-3 draft")
     if nested.get("use_aux_hidden_state") is False:
         raise StageError(
             f"{place}: use_aux_hidden_state is false: this head reads the last layer only",
@@ -166,7 +163,10 @@ def aux_layers(nested: Mapping[str, Any], options: Options, count: int, place: s
 
 def vocabulary_size(source: Source, names: Mapping[str, str], options: Options, place: str) -> int:
     """The verifier's vocabulary: the width that the draft's map and embedding were made for."""
-    stored = {name: source.shape(names[name])[0] for name in ("t2d", "embed_tokens.weight") if name in names}
+    dimensions = {"t2d": 1, "embed_tokens.weight": 2}
+    stored = {
+        name: source.sized(names[name], count)[0] for name, count in dimensions.items() if name in names
+    }
     said = options.vocab_size or source.config.get("vocab_size")
     sizes = set(stored.values()) | ({said} if said else set())
     if len(sizes) != 1:
@@ -179,33 +179,36 @@ def vocabulary_size(source: Source, names: Mapping[str, str], options: Options, 
     return int(sizes.pop())
 
 
+def draft_vocabulary_size(source: Source, names: Mapping[str, str], vocab_size: int) -> int:
+    """Tokens that the draft speaks: its head's rows, or those of the map where the head is missing."""
+    dimensions = {"lm_head.weight": 2, "d2t": 1}
+    rows = [source.sized(names[name], count)[0] for name, count in dimensions.items() if name in names]
+    return rows[0] if rows else vocab_size
+
+
 def norm_flags(
     nested: Mapping[str, Any], names: Mapping[str, str], options: Options, place: str
-) -> tuple[dict[str, bool], list[Fate]]:
-    """All four flags: as given, as the source says, as its tensors show, or off."""
+) -> tuple[dict[str, bool], dict[str, str]]:
+    """All four flags, as given, as the source says, as its tensors show, or off; and by what."""
     shown = FORMAT.shown_flags(names)
-    flags, fates = {}, []
+    flags, reasons = {}, {}
     for flag, default in FLAGS.items():
         if flag in options.flags:
-            value, fate = options.flags[flag], derived(flag, options.flags[flag], "as given")
-        elif isinstance(nested.get(flag), bool):
-            value, fate = nested[flag], Fate(flag, "kept")
+            value, by = options.flags[flag], "as given"
+        elif nested.get(flag) is not None:
+            value, by = nested[flag], "as the source says"
         elif flag in shown:
-            value, fate = (
-                shown[flag],
-                derived(flag, shown[flag], "its tensor is there" if shown[flag] else "no tensor"),
-            )
+            value, by = shown[flag], "its tensor is there" if shown[flag] else "no tensor"
         else:
-            value, fate = default, derived(flag, default, "not written: these trainers leave it off")
+            value, by = default, "not written: these trainers leave it off"
         if value != shown.get(flag, value):
             raise StageError(
                 f"{place}: {flag} is {value}, but its tensor is {'there' if shown[flag] else 'missing'}",
                 hint="the flag and the tensors come from different drafts",
                 rule="norm-flags",
             )
-        flags[flag] = value
-        fates.append(fate)
-    return flags, fates
+        flags[flag], reasons[flag] = value, by
+    return flags, reasons
 
 
 def tensors(

@@ -29,8 +29,10 @@ class Eagle3Converter:
         ``eagle_aux_hidden_state_layer_ids``: decoder layers before each state, as vLLM counts them.
 
         Raises:
+            RecipeError: ``input_path`` is of another architecture.
             RecipeError, StageError, MachineError: as ``speculators.convert.run.convert``.
         """
+        from speculators.convert.kinds import EAGLE3, KINDS
         from speculators.convert.run import Request, convert
 
         flags = {
@@ -45,5 +47,6 @@ class Eagle3Converter:
             verifier=base_model,
             aux_layers=None if ids is None else tuple(ids),
             flags={flag: value for flag, value in flags.items() if value is not None},
+            kinds=[name for name, kind in KINDS.items() if kind.module == EAGLE3],
         )
         convert(request, Path(output_path), checked=validate)
