@@ -6,9 +6,11 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import NamedTuple
 
+from speculators.checkpoint.config import CONFIG_NAME
 from speculators.checkpoint.verifier_layout import text_config
 from speculators.convert.plan import Options, Plan
 from speculators.convert.source import Source
+from speculators.convert.source_config import require_sound
 from speculators.errors import RecipeError
 
 
@@ -25,6 +27,13 @@ class Kind(NamedTuple):
     takes: frozenset[str]
 
     def plan(self, source: Source, options: Options) -> Plan:
+        """What to write for ``source``, of this layout.
+
+        Raises:
+            StageError: its config says what it cannot mean, or it cannot be converted without loss or a guess.
+            RecipeError: ``options`` ask for what it cannot do.
+        """
+        require_sound(source.config, str(source.folder / CONFIG_NAME))
         planned: Plan = import_module(self.module).plan(source, options)
         return planned
 
@@ -34,7 +43,8 @@ def _names(source: Source) -> set[str]:
 
 
 def _architecture(source: Source) -> str:
-    return str((source.config.get("architectures") or [""])[0])
+    said = source.config.get("architectures")
+    return str(said[0]) if isinstance(said, list) and said else ""
 
 
 def _mtp(source: Source) -> str | None:

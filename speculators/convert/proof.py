@@ -70,8 +70,8 @@ def corrected(source: Source, asked: Options) -> Source:
     return source._replace(config={**source.config, **said})
 
 
-def difference(compared: str, one: list[torch.Tensor], other: list[torch.Tensor]) -> Proof:
-    """Of two lists of [T, V].
+def difference(source: Source, compared: str, one: list[torch.Tensor], other: list[torch.Tensor]) -> Proof:
+    """Of two lists of [T, V], the first one by ``source``.
 
     Raises:
         StageError: the first ones are all zero, or not finite: no comparison would tell anything.
@@ -80,7 +80,7 @@ def difference(compared: str, one: list[torch.Tensor], other: list[torch.Tensor]
     size = max(float(a.abs().max()) for a in one)
     if not 0 < size < math.inf or not all(bool(a.isfinite().all()) for a in one):
         raise StageError(
-            f"the source's forward gives values up to {size}: nothing can be compared with them",
+            f"{source.folder}: its forward gives values up to {size}: nothing can be compared with them",
             hint="a draft with such weights drafts nothing; copy it again, or look at how it was trained",
             rule="source-tensors",
         )
@@ -150,7 +150,7 @@ def prove_eagle3(source: Source, model: SpeculatorModel) -> Proof:
     else:
         now = stepped(loaded if shared is None else loaded._replace(head=shared), aux, embeddings)
         by = "plain forward of the source against our EAGLE-3"
-    return difference(by, one, [scattered(logits, ids, vocab_size) for logits in now])
+    return difference(source, by, one, [scattered(logits, ids, vocab_size) for logits in now])
 
 
 def stepped(loaded: Any, aux: torch.Tensor, embeddings: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
@@ -206,7 +206,7 @@ def prove_eagle(source: Source, model: SpeculatorModel) -> Proof:
     spelled = {target_name(name): name for name in source.tensors}
     was = forward.eagle_states(source_weights(source, spelled), source.config, states, embedded)
     now = forward.eagle_states(model_weights(model), layer, states, embedded)
-    return difference("plain EAGLE forward in both layouts", [was], [now])
+    return difference(source, "plain EAGLE forward in both layouts", [was], [now])
 
 
 def prove_dflash(source: Source, model: SpeculatorModel) -> Proof:
@@ -223,7 +223,7 @@ def prove_dflash(source: Source, model: SpeculatorModel) -> Proof:
     now = forward.dflash_states(
         model_weights(model), layer, torch.cat([residual[one] for one in ids], dim=-1), block
     )
-    return difference("plain DFlash forward in both layouts", [was], [now])
+    return difference(source, "plain DFlash forward in both layouts", [was], [now])
 
 
 def prove_mtp(source: Source, model: SpeculatorModel) -> Proof:
@@ -247,7 +247,7 @@ def prove_mtp(source: Source, model: SpeculatorModel) -> Proof:
             hint="it is incomplete, or of a family other than Qwen3-Next and Qwen3.5",
             rule="source-tensors",
         ) from error
-    return difference("plain MTP forward in both layouts", [was], [now])
+    return difference(source, "plain MTP forward in both layouts", [was], [now])
 
 
 PROOFS = {"eagle3": prove_eagle3, "eagle": prove_eagle, "dflash": prove_dflash, "mtp": prove_mtp}

@@ -15,7 +15,6 @@ from speculators.checkpoint.config import CONFIG_NAME
 from speculators.checkpoint.folder import read_object
 from speculators.checkpoint.location import WANTED, local_folder
 from speculators.checkpoint.weights_file import Stored, load_stored, read_header, torch_names
-from speculators.convert.source_config import require_sound
 from speculators.errors import StageError
 
 if TYPE_CHECKING:
@@ -56,13 +55,10 @@ def open_source(name: str) -> Source:
 
     Raises:
         RecipeError, MachineError: there is no such checkpoint.
-        StageError: it has no readable config or weights, its index leads elsewhere, or its config says
-            what no config can mean.
+        StageError: it has no readable config or weights, or its index leads elsewhere.
     """
     folder = local_folder(name, wanted=(*WANTED, *PICKLES))
-    config = read_object(folder / CONFIG_NAME)
-    require_sound(config, str(folder / CONFIG_NAME))
-    return Source(folder, config, folder_tensors(folder))
+    return Source(folder, read_object(folder / CONFIG_NAME), folder_tensors(folder))
 
 
 def folder_tensors(folder: Path) -> dict[str, Any]:
