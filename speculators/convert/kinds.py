@@ -30,7 +30,7 @@ class Kind(NamedTuple):
         """What to write for ``source``, of this layout.
 
         Raises:
-            StageError: its config says what it cannot mean, or it cannot be converted without loss or a guess.
+            StageError: its config says what it cannot mean, or converting it would lose or guess something.
             RecipeError: ``options`` ask for what it cannot do.
         """
         require_sound(source.config, str(source.folder / CONFIG_NAME))

@@ -98,7 +98,8 @@ def decoder_layer(
         f"{LAYER}max_position_embeddings": "the verifier's: drafting ends where it is reached",
         f"{LAYER}attention_bias": "as the tensors of q, k and v are",
         f"{LAYER}mlp_bias": "what readers take where it is not written",
-        ROPE: "not written: default RoPE of base 10000, as readers take it",
+        ROPE: "not written: readers take default RoPE, of base 10000",
+        f"{ROPE}rope_type": "what readers take for it",
     }
     return layer, reasons
 
