@@ -41,7 +41,9 @@ class Source(NamedTuple):
         """
         shape = self.shape(name)
         if len(shape) != dimensions or 0 in shape:
-            raise unfit(self.folder, f"{name} is {list(shape)}, not of {dimensions} dimensions")
+            raise unfit(
+                self.folder, f"{name} is {list(shape)}, wanted are {dimensions} dimensions, none empty"
+            )
         return shape
 
     def load(self, name: str) -> torch.Tensor:

@@ -61,6 +61,8 @@ def plan(source: Source, options: Options) -> Plan:
     names = require_eagle3(source, nested)
     hidden, fused = source.sized(names["fc.weight"], 2)
     target_hidden = nested.get("target_hidden_size") or hidden
+    if fused % target_hidden:
+        raise unfit(place, f"fc reads {fused} columns, no multiple of target_hidden_size {target_hidden}")
     layers = aux_layers(nested, options, fused // target_hidden, place)
     vocab_size = vocabulary_size(source, names, options, place)
     draft_vocab = draft_vocabulary_size(source, names, vocab_size)
