@@ -9,6 +9,7 @@ itself generated.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -127,7 +128,11 @@ def references(
 
 
 def reference_model(model_dir: Path, *, trust_remote_code: bool = False) -> Any:
-    """The verifier by transformers, in float32 and not to be trained."""
+    """The verifier by transformers, in float32 and not to be trained.
+
+    Raises:
+        StageError: the files lack some of its weights, which transformers would fill at random.
+    """
     import transformers
     from transformers.models.auto import modeling_auto
 
@@ -136,7 +141,33 @@ def reference_model(model_dir: Path, *, trust_remote_code: bool = False) -> Any:
     alone = kind in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING
     whole = not alone and kind in modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     auto = transformers.AutoModelForImageTextToText if whole else transformers.AutoModelForCausalLM
-    return auto.from_pretrained(model_dir, dtype=torch.float32, trust_remote_code=trust_remote_code).eval()
+    with silenced():
+        model, loaded = auto.from_pretrained(
+            model_dir, dtype=torch.float32, trust_remote_code=trust_remote_code, output_loading_info=True
+        )
+    if missing := sorted(loaded["missing_keys"]):
+        raise StageError(
+            f"{model_dir}: the files lack {len(missing)} of its weights: {', '.join(missing[:3])}",
+            hint="copy or download the verifier again, with all of its weight files",
+            rule="probe",
+        )
+    return model.eval()
+
+
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Keep transformers from reporting and drawing on the user's terminal what it loads."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def states_of(model: Any, documents: Sequence[Document]) -> Iterator[Reference]:

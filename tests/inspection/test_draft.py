@@ -13,12 +13,14 @@ from safetensors.torch import load_file, save_file
 from speculators.cli.app import main
 from speculators.convert.retarget import retarget
 from speculators.convert.run import Request, convert
+from speculators.datagen.probe import reference_model
 from speculators.inspection.draft import Inspection, inspect_draft
 from tests.convert import sources
 from tests.convert.test_retarget import write_tokenizer
 from tests.inspection.faults import Subject, config, draft_ids, forget, good, random_like, tensors
 from tests.inspection.incidents import dflash
 from tests.models import tiny
+from tests.models.words import write_words_model
 
 
 def names(found: Inspection) -> list[str]:
@@ -238,3 +240,17 @@ def test_what_no_file_shows_is_said_where_there_is_no_record(tmp_path: Path, cap
     foreign = sources.safeailab(tmp_path / "foreign")
     assert main(["inspect", str(foreign), "--json"]) == 0
     assert "layer ids one off" in json.loads(capsys.readouterr().out)["unseen"]
+
+
+def test_a_probe_wants_a_whole_verifier_and_says_nothing_while_it_loads(tmp_path: Path, capfd: Any) -> None:
+    subject = good(tmp_path, 41)  # of the verifier the files hold the ends only
+    command = ["inspect", str(subject.folder), "--verifier", str(subject.verifier), "--probe"]
+    assert main(command) == 3
+    said = capfd.readouterr().err
+    assert "the files lack 54 of its weights: model.layers.0." in said
+    assert "it/s" not in said
+    assert "MISSING" not in said
+    write_words_model(tmp_path / "words")
+    capfd.readouterr()
+    assert reference_model(tmp_path / "words").config.num_hidden_layers == 4
+    assert capfd.readouterr() == ("", "")
