@@ -45,6 +45,23 @@ def read_object(path: Path) -> dict[str, Any]:
     return document
 
 
+@contextmanager
+def config_of(folder: Path) -> Iterator[None]:
+    """What is read in the ``with`` block is the config in ``folder``, whose values can be anything.
+
+    Raises:
+        StageError: one is of a kind that nobody who reads it expects.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+        raise StageError(
+            f"{folder / 'config.json'}: a value is not what is read there: {type(error).__name__} {error}",
+            hint="correct the config, or copy or download it again",
+            rule="checkpoint-config",
+        ) from error
+
+
 def weights_of(folder: Path) -> Path:
     """The one weight file of a checkpoint folder.
 

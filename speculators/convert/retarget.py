@@ -11,14 +11,13 @@ from __future__ import annotations
 import copy
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from speculators.checkpoint.check import Check, failures, listed
 from speculators.checkpoint.config import CONFIG_NAME, compared_format, stored_format
 from speculators.checkpoint.config_checks import config_checks, fit_checks, strange_sizes
-from speculators.checkpoint.folder import new_folder, read_object, weights_of
+from speculators.checkpoint.folder import config_of, new_folder, read_object, weights_of
 from speculators.checkpoint.format import Format
 from speculators.checkpoint.location import WANTED, local_folder
 from speculators.checkpoint.model import read_config
@@ -101,23 +100,6 @@ def retarget(draft: Path, verifier: str, target: Path, trained_for: str | None =
         write_weights(partial / WEIGHTS_NAME, tensors, metadata)
         write_json(partial / CONFIG_NAME, named)
     return Retargeted(named["speculators_config"]["verifier"], before, checks)
-
-
-@contextmanager
-def config_of(folder: Path) -> Iterator[None]:
-    """What is read in the ``with`` block is the config in ``folder``, whose values can be anything.
-
-    Raises:
-        StageError: one is of a kind that nobody who reads it expects.
-    """
-    try:
-        yield
-    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
-        raise StageError(
-            f"{folder / CONFIG_NAME}: a value is not what engines read there: {type(error).__name__} {error}",
-            hint="correct the config, or copy or download it again",
-            rule="checkpoint-config",
-        ) from error
 
 
 def compared_as(draft: Path, document: Mapping[str, Any]) -> Format:

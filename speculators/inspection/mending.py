@@ -73,7 +73,9 @@ def put_back(patient: Patient) -> list[str]:
     notes = []
     for change in changes(patient.metadata, patient.document):
         inner = change.key.startswith("transformer_layer_config.")
-        place = patient.document.setdefault("transformer_layer_config", {}) if inner else patient.document
+        if inner and not isinstance(patient.document.get("transformer_layer_config"), dict):
+            patient.document["transformer_layer_config"] = {}  # all of its keys are in the record
+        place = patient.document["transformer_layer_config"] if inner else patient.document
         key = change.key.rpartition(".")[2]
         if change.trained is None:
             place.pop(key, None)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from speculators.checkpoint.config import CONFIG_NAME
 from speculators.checkpoint.dequantise import PARTS
-from speculators.checkpoint.folder import read_object
+from speculators.checkpoint.folder import config_of, read_object
 from speculators.checkpoint.location import WANTED, local_folder
 from speculators.checkpoint.rope import rope_parameters
 from speculators.checkpoint.tokenizer import SMALL_FILES, tokenizer_of
@@ -144,7 +144,8 @@ def inspect_verifier(folder: Path) -> VerifierReport:
         StageError: ``config.json`` or a weight file's header is damaged.
     """
     config = read_object(folder / CONFIG_NAME)
-    known = facts_from_config(config, CONFIG_NAME)
+    with config_of(folder):
+        known = facts_from_config(config, CONFIG_NAME)
     if known is None:
         raise RecipeError(
             f"{folder}: neither a draft in the speculators format nor a language model",

@@ -11,7 +11,7 @@ from speculators.checkpoint.folder import read_object
 from speculators.inspection.draft import inspect_draft
 from speculators.inspection.findings import CAUSES
 from speculators.inspection.mending import mend
-from tests.inspection.faults import FAULTS, IDS, forget, good, named
+from tests.inspection.faults import FAULTS, IDS, edit_config, forget, good, named
 
 SEED = random.SystemRandom().randrange(1 << 20)  # another one each time: nothing is tuned to it
 
@@ -64,6 +64,16 @@ def test_layers_that_a_shallow_verifier_does_not_have_are_not_made_up(tmp_path: 
     mend(subject.folder, tmp_path / "mended", subject.verifier)
     assert read_object(tmp_path / "mended" / "config.json")[IDS] is None
     assert "aux layers written" in {one.name for one in inspect_draft(tmp_path / "mended").findings}
+
+
+def test_a_layer_that_is_no_object_is_put_back_from_the_weights_record(tmp_path: Path) -> None:
+    subject = good(tmp_path, SEED)
+    whole = read_object(subject.folder / "config.json")["transformer_layer_config"]
+    edit_config(subject, lambda document: document.update(transformer_layer_config="x"))
+    mend(subject.folder, tmp_path / "mended", subject.verifier)
+    again = read_object(tmp_path / "mended" / "config.json")["transformer_layer_config"]
+    assert again.items() <= whole.items()
+    assert inspect_draft(tmp_path / "mended", subject.verifier).defects == []
 
 
 def test_every_cause_that_a_fault_names_is_explained() -> None:

@@ -142,6 +142,19 @@ def test_a_draft_with_pickled_weights_is_no_model(layout: str, model: Path, tmp_
     assert is_model(pickled(model))
 
 
+def test_a_value_that_no_model_has_is_said_of_the_models_config(
+    model: Path, capsys: pytest.CaptureFixture
+) -> None:
+    document = json.loads((model / "config.json").read_text()) | {
+        "rope_parameters": None,
+        "rope_scaling": [3],
+    }
+    (model / "config.json").write_text(json.dumps(document))
+    assert main(["inspect", str(model)]) == 3
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"{model / 'config.json'}: a value is not what is read there" in said
+
+
 def test_without_weights_keys_and_names_tell_drafts_from_models(model: Path, tmp_path: Path) -> None:
     for layout in (sources.safeailab, sources.nvidia, sources.nemo, sources.dflash):
         folder = layout(tmp_path / layout.__name__)
