@@ -82,7 +82,7 @@ def served(stand_in: StandIn, arm: str) -> Answer:
     missing = []
     if (by_module.model, by_command.model_tag) != (model, model):
         missing.append("the model's place on the command line has changed")
-    config = _engine_config(by_module)
+    config = _config(by_module)
     facts = _facts(config)
     if arm != "plain":
         asked = stand_in.speculation.config()
@@ -184,7 +184,7 @@ def counters(stand_in: StandIn) -> Answer:
 
     tokens = stand_in.speculative_tokens
     line = server_arguments(PORT, stand_in.engine_args, Speculation(stand_in.draft, "eagle3", tokens))
-    config = _engine_config(_module_parser().parse_args(["--model", str(stand_in.verifier), *line]))
+    config = engine_config(["--model", str(stand_in.verifier), *line])
     logger = PrometheusStatLogger(config, [0])
     for accepted in (2, 0):
         stats = SpecDecodingStats.new(tokens)
@@ -222,7 +222,12 @@ def _reader(parser: Any, name: str) -> str:
     return getattr(action.type, "__name__", str(action.type)) if action else GONE
 
 
-def _engine_config(arguments: argparse.Namespace) -> Any:
+def engine_config(line: list[str]) -> Any:
+    """What the server's module makes of its command line."""
+    return _config(_module_parser().parse_args(line))
+
+
+def _config(arguments: argparse.Namespace) -> Any:
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.usage.usage_lib import UsageContext
 

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.contracts import asked_code, asked_configs
+from tests.contracts import asked_chat, asked_code, asked_configs
 from tests.contracts.stand_ins import StandIn, recipes
 
 
@@ -51,16 +51,18 @@ def _of_recipe(stand_in: StandIn) -> list[Question]:
     ]
     if stand_in.free:  # nothing is generated, captured or packaged
         return arms
+    generation = Question(
+        f"{name}: generation",
+        "vllm.LLM takes the arguments of generation",
+        "serving/offline.py, stages/responses.py",
+        partial(configs.generation, stand_in),
+    )
     return [
         *arms,
         # vLLM has no reader of the speculators format for kinds that are stored flat.
         *([] if stand_in.format.flat else [alone]),
-        Question(
-            f"{name}: generation",
-            "vllm.LLM takes the arguments of generation",
-            "serving/offline.py, stages/responses.py",
-            partial(configs.generation, stand_in),
-        ),
+        # For a ready-made draft nothing is generated; its predicted acceptance is captured.
+        *([] if stand_in.brought else [generation]),
         Question(
             f"{name}: capture",
             "vllm.LLM takes extract_hidden_states and the connector, and captures the layers we name",
@@ -84,6 +86,12 @@ def _of_engine(stand_in: StandIn) -> list[Question]:
             "vLLM's own Prometheus page, read by our reader, gives the counts that it was told",
             "serving/metrics.py",
             partial(configs.counters, stand_in),
+        ),
+        Question(
+            "chat",
+            "a template gets from the chat endpoint what it gets from us: calls, tools, thoughts, the switch",
+            "datagen/chat.py, datagen/responses.py",
+            partial(asked_chat.chat, stand_in),
         ),
         Question(
             "sizes and owned arguments",
