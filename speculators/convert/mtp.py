@@ -28,11 +28,11 @@ from speculators.checkpoint.weights_file import (
     rows_of,
     write_weights,
 )
-from speculators.convert.account import Fate, accounted, kept_or_renamed
+from speculators.convert.account import Fate, account, accounted, kept_or_renamed
 from speculators.convert.plan import DEFAULT_TOKENS, Options, Plan, speculators_block
-from speculators.convert.source import Source, folder_tensors
+from speculators.convert.source import Source, folder_tensors, unfit
 from speculators.documents import write_json
-from speculators.errors import RecipeError, StageError
+from speculators.errors import RecipeError
 
 #: Native prefix -> the format's.  One of the format's begins the others; native ones do not.
 PREFIXES = {
@@ -46,6 +46,7 @@ PREFIXES = {
 EXPERT = re.compile(
     r"(?P<experts>.+\.mlp\.experts)\.(?P<index>\d+)\.(?P<part>gate_proj|up_proj|down_proj)\.weight"
 )
+STITCH_HINT = "nothing was written; name a whole head, and the verifier that it was taken out of"
 STITCHED_NAME = "model-mtp.safetensors"
 PLAIN = ("F64", "F32", "F16", "BF16")
 
@@ -58,6 +59,13 @@ NEEDED = {f"{_ONE}{name}.weight" for name in (
     "self_attn.o_proj", "self_attn.q_norm", "self_attn.k_norm")}  # fmt: skip
 DENSE = {f"{_ONE}mlp.{part}_proj.weight" for part in ("gate", "up", "down")}
 MIXED = {f"{_ONE}mlp.gate.weight", f"{_ONE}mlp.experts.gate_up_proj", f"{_ONE}mlp.experts.down_proj"}
+
+#: Target's path -> where a value comes from that no verifier's config says.
+REASONS = {
+    "architectures": "the format's class of heads; vLLM serves one inside its verifier",
+    "num_nextn_predict_layers": "layers of the head that was taken out",
+    "tie_word_embeddings": "a head has neither embedding nor output of its own",
+}
 
 #: How many layers a native head has, by families (vLLM 0.32, ``config/speculative.py``).
 PROMISES = {"qwen3_next": "num_nextn_predict_layers"}
@@ -74,18 +82,13 @@ def plan(source: Source, options: Options) -> Plan:
     native = [name for name in source.tensors if name.startswith("mtp.")]
     renamed = {name: extracted_name(name) for name in native}
     if not native or "mtp.fc.weight" not in renamed:
-        raise StageError(
-            f"{place}: no tensor mtp.fc.weight: no native head of a kind that is known", rule="source-tensors"
-        )
+        raise unfit(place, "no tensor mtp.fc.weight: no native head of a kind that is known")
     if unknown := [name for name, target in renamed.items() if target is None]:
-        raise StageError(
-            f"{place}: {unknown[0]} has no place in the format, which has one layer", rule="source-tensors"
-        )
+        raise unfit(place, f"{unknown[0]} has no place in the format, which has one layer")
     if packed := [name for name in native if described(source.tensors[name])[0] not in PLAIN]:
-        raise StageError(
-            f"{place}: {packed[0]} is {described(source.tensors[packed[0]])[0]}: a quantised head",
-            hint="the format has no quantised heads: take it out of the model that is not quantised",
-            rule="source-tensors",
+        hint = "the format has no quantised heads: take it out of the model that is not quantised"
+        raise unfit(
+            place, f"{packed[0]} is {described(source.tensors[packed[0]])[0]}: a quantised head", hint
         )
     targets = {name: target for name, target in renamed.items() if target is not None}
     experts = {name: match for name, target in targets.items() if (match := EXPERT.fullmatch(target))}
@@ -106,7 +109,7 @@ def plan(source: Source, options: Options) -> Plan:
         "speculators_config": speculators_block("mtp", options.speculative_tokens or DEFAULT_TOKENS, options),
         "transformer_layer_config": text,
     }
-    fields = [Fate(name, "kept", "transformer_layer_config") for name in text]
+    fields = account(source.config, document, REASONS)
     return Plan(document, pieces, fields, accounted(native, fates, {}, ""))
 
 
@@ -138,8 +141,8 @@ def fused_experts(source: Source, experts: Mapping[str, re.Match[str]], place: s
     for module, found in parts.items():
         count = 1 + max(index for index, _ in found)
         if len(found) != 3 * count:
-            raise StageError(f"{place}: {module} lacks parts of its {count} experts", rule="source-tensors")
-        inner, hidden = sizes_of(found, f"{place}: {module}")
+            raise unfit(place, f"{module} lacks parts of its {count} experts")
+        inner, hidden = sizes_of(found, module, place)
         rows = [found[index, part] for index in range(count) for part in ("gate_proj", "up_proj")]
         down = [found[index, "down_proj"] for index in range(count)]
         fused[f"{module}.gate_up_proj"] = joined((count, 2 * inner, hidden), rows)
@@ -147,7 +150,7 @@ def fused_experts(source: Source, experts: Mapping[str, re.Match[str]], place: s
     return fused
 
 
-def sizes_of(experts: Mapping[tuple[int, str], Any], place: str) -> tuple[int, int]:
+def sizes_of(experts: Mapping[tuple[int, str], Any], module: str, place: str) -> tuple[int, int]:
     """Inner and hidden width of experts that are all alike.
 
     Raises:
@@ -157,11 +160,8 @@ def sizes_of(experts: Mapping[tuple[int, str], Any], place: str) -> tuple[int, i
     for (index, part), piece in experts.items():
         wanted = shape[::-1] if part == "down_proj" else shape
         if len(shape) != 2 or described(piece) != (dtype, wanted):
-            raise StageError(
-                f"{place}.{index}.{part} is {described(piece)}, the first's gate_proj {(dtype, shape)}",
-                hint="copy or download the checkpoint again",
-                rule="source-tensors",
-            )
+            first = f"the first's gate_proj {(dtype, shape)}"
+            raise unfit(place, f"{module}.{index}.{part} is {described(piece)}, {first}")
     return shape[0], shape[1]
 
 
@@ -197,7 +197,11 @@ def stitch(head: Path, verifier: Path, target: Path) -> list[str]:
         pieces |= native_pieces(name, piece, own)
     for name, piece in pieces.items():
         if name in own and own[name].shape != tuple(piece.shape):
-            raise unfit(head, f"{name} is {list(piece.shape)}, the verifier's own {list(own[name].shape)}")
+            raise unfit(
+                head,
+                f"{name} is {list(piece.shape)}, the verifier's own {list(own[name].shape)}",
+                STITCH_HINT,
+            )
     weight_map = {name: piece.path.name for name, piece in own.items() if not name.startswith("mtp.")}
     weight_map |= dict.fromkeys(pieces, STITCHED_NAME)
     with new_folder(target) as partial:
@@ -233,10 +237,10 @@ def require_fit(head: Path, stored: Mapping[str, Stored], verifier: Mapping[str,
         StageError: it is not.
     """
     if missing := sorted(NEEDED - stored.keys()):
-        raise unfit(head, f"lacks {', '.join(missing)}")
+        raise unfit(head, f"lacks {', '.join(missing)}", STITCH_HINT)
     moe = "mtp_layers.0.mlp.experts.gate_up_proj" in stored
     if missing := sorted((MIXED if moe else DENSE) - stored.keys()):
-        raise unfit(head, f"lacks {', '.join(missing)}")
+        raise unfit(head, f"lacks {', '.join(missing)}", STITCH_HINT)
     hidden = text_config(verifier).get("hidden_size")
     wanted = {
         "mtp_layers.0.input_proj.weight": (hidden, 2 * hidden if isinstance(hidden, int) else None),
@@ -245,24 +249,18 @@ def require_fit(head: Path, stored: Mapping[str, Stored], verifier: Mapping[str,
     }
     for name, shape in wanted.items():
         if stored[name].shape != shape:
-            raise unfit(head, f"{name} is {list(stored[name].shape)}, the verifier's hidden_size {hidden!r}")
-
-
-def unfit(head: Path, problem: str) -> StageError:
-    return StageError(
-        f"{head}: {problem}",
-        hint="nothing was written; name a whole head, and the verifier that it was taken out of",
-        rule="source-tensors",
-    )
+            raise unfit(
+                head,
+                f"{name} is {list(stored[name].shape)}, the verifier's hidden_size {hidden!r}",
+                STITCH_HINT,
+            )
 
 
 def native_pieces(name: str, piece: Stored, own: Mapping[str, Any]) -> dict[str, Any]:
     """One tensor of the head under its native name, experts apart where the verifier keeps them so."""
     native = native_name(name)
     if native is None:
-        raise StageError(
-            f"{name} has no native name", hint="stitch takes what convert made", rule="source-tensors"
-        )
+        raise unfit(piece.path, f"{name} has no native name", STITCH_HINT)
     module, _, part = native.rpartition(".")
     if part not in ("gate_up_proj", "down_proj") or not apart(module, own):
         return {native: piece}

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from speculators.checkpoint.weights_file import Joined, Stored, read_header
 from speculators.cli.app import main
+from speculators.convert.account import Fate, flattened
 from speculators.convert.mtp import plan, stitch
 from speculators.convert.run import Request, convert, options_of
 from speculators.convert.source import open_source
@@ -57,6 +58,36 @@ def test_experts_are_laid_side_by_side_without_being_loaded(tmp_path: Path, veri
         part for piece in pieces.values() for part in (piece.parts if isinstance(piece, Joined) else (piece,))
     ]
     assert all(isinstance(part, Stored) for part in lying)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_every_key_of_the_verifiers_config_is_accounted_for(
+    nested: bool, tmp_path: Path, verifier: Path
+) -> None:
+    config = json.loads((verifier / "config.json").read_text())
+    config |= {"quantization_config": {"quant_method": "fp8"}, "use_cache": True}
+    config = {"text_config": config, "vision_config": {"depth": 2}, "image_token_id": 9} if nested else config
+    (verifier / "config.json").write_text(json.dumps(config))
+    source = open_source(str(verifier))
+    made = plan(source, options_of(Request(str(verifier)), source.config))
+    fates = {fate.name: fate for fate in made.fields}
+    start = "text_config." if nested else ""
+    unsaid = [path for path in flattened(config) if path not in fates and path.partition(".")[0] not in fates]
+    assert unsaid == []
+    assert fates[f"{start}hidden_size"].fate == "kept"
+    assert (
+        fates[f"{start}quantization_config.quant_method" if nested else "quantization_config"].fate
+        == "dropped"
+    )
+    assert fates["num_nextn_predict_layers"] == Fate(
+        "num_nextn_predict_layers", "derived", "1", "layers of the head that was taken out"
+    )
+    assert {fate.name for fate in made.fields if fate.fate == "derived"} >= {
+        "architectures",
+        "speculators_version",
+    }
+    if nested:
+        assert fates["vision_config"].fate == fates["image_token_id"].fate == "dropped"
 
 
 MEASURE = """
