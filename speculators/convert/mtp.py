@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import re
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -168,8 +168,8 @@ def sizes_of(experts: Mapping[tuple[int, str], Any], module: str, place: str) ->
 def stitch(head: Path, verifier: Path, target: Path) -> list[str]:
     """Write into ``target`` the verifier with the head of ``head`` as its native one.
 
-    The verifier's files are copied, its config with the key by which engines know of a head; its own
-    head, if it has one, is left out of the index.  Returns the names of the head's tensors.
+    The verifier's files are copied, its config with the key by which engines know of a head, and without
+    its own head, if it has one.  Returns the names of the head's tensors.
 
     Raises:
         StageError: the head is not whole, or does not fit the verifier.
@@ -205,7 +205,7 @@ def stitch(head: Path, verifier: Path, target: Path) -> list[str]:
     weight_map = {name: piece.path.name for name, piece in own.items() if not name.startswith("mtp.")}
     weight_map |= dict.fromkeys(pieces, STITCHED_NAME)
     with new_folder(target) as partial:
-        copy_beside(verifier, partial, set(weight_map.values()))
+        copy_beside(verifier, partial, weight_map)
         write_json(partial / CONFIG_NAME, promised(document))
         write_weights(partial / STITCHED_NAME, pieces)
         total = sum(path.stat().st_size for path in partial.glob("*.safetensors"))
@@ -213,12 +213,31 @@ def stitch(head: Path, verifier: Path, target: Path) -> list[str]:
     return sorted(pieces)
 
 
-def copy_beside(verifier: Path, target: Path, weights: Collection[str]) -> None:
-    """The verifier's files: all but its index, its config and weight files that nothing is left of."""
+def copy_beside(verifier: Path, target: Path, weight_map: Mapping[str, str]) -> None:
+    """The verifier's files, but its index and config, and without the tensors of its own head.
+
+    An index does not hide a tensor: vLLM loads all that a listed file has, the last of a name wins, and
+    ``model.safetensors`` comes after the head's file (``model_loader/weight_utils.py``).
+
+    Raises:
+        StageError: its file of the new head's name holds more than a head.
+    """
     for path in sorted(verifier.iterdir()):
-        left_out = path.name in (INDEX_NAME, CONFIG_NAME, STITCHED_NAME)
-        if path.is_file() and not left_out and (path.suffix != ".safetensors" or path.name in weights):
+        if not path.is_file() or path.name in (INDEX_NAME, CONFIG_NAME):
+            continue
+        if path.suffix != ".safetensors":
             shutil.copyfile(path, target / path.name)
+            continue
+        tensors, metadata = read_header(path)
+        kept = {name: piece for name, piece in tensors.items() if weight_map.get(name) == path.name}
+        if path.name == STITCHED_NAME and kept.keys() - {name for name in kept if name.startswith("mtp.")}:
+            raise unfit(path, "holds more than a head", "rename that file, in the index too")
+        if path.name == STITCHED_NAME or not kept:
+            continue
+        if len(kept) == len(tensors):
+            shutil.copyfile(path, target / path.name)
+        else:
+            write_weights(target / path.name, kept, metadata)
 
 
 def promised(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -179,6 +179,29 @@ def test_a_verifier_without_a_head_promises_the_one_that_was_put_in(
     assert all(torch.equal(put_in[name], original[name]) for name in put_in)
 
 
+@pytest.mark.parametrize("shards", [1, 2])
+def test_the_verifiers_own_head_is_in_no_file_of_the_whole(
+    shards: int, tmp_path: Path, verifier: Path, head: Path
+) -> None:
+    """Whatever the index says, vLLM loads every tensor of a file, and of two of one name the last."""
+    retensored(
+        verifier, lambda t: t.update({name: one + 1 for name, one in t.items() if name.startswith("mtp.")})
+    )
+    own, new = load_file(verifier / "model.safetensors"), load_file(head / "model.safetensors")
+    if shards == 2:
+        (verifier / "model.safetensors").unlink()
+        files = {name: "b.safetensors" if name > "mtp.layers.0.mlp" else "a.safetensors" for name in own}
+        for file in ("a.safetensors", "b.safetensors"):
+            save_file({name: own[name] for name in own if files[name] == file}, verifier / file)
+        (verifier / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
+    names = stitch(head, verifier, tmp_path / "whole")
+    stored = [load_file(path) for path in sorted((tmp_path / "whole").glob("*.safetensors"))]
+    assert sorted(name for file in stored for name in file) == sorted(own)
+    whole = {name: tensor for file in stored for name, tensor in file.items()}
+    assert torch.equal(whole["mtp.fc.weight"], new["mtp_layers.0.input_proj.weight"])
+    assert all(torch.equal(whole[name], own[name]) for name in own if name not in names)
+
+
 def test_experts_stay_side_by_side_where_the_verifier_keeps_them_so(
     tmp_path: Path, verifier: Path, head: Path
 ) -> None:
