@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from safetensors.torch import save_file
 
-from speculators.checkpoint.config import completed, stored_format
+from speculators.checkpoint.config import compared_format, completed
 from speculators.checkpoint.tensors import layer_shapes, within
 from speculators.inspection.draft import Inspection, inspect_draft
 
@@ -296,7 +296,121 @@ PUBLIC = {
          "num_target_layers": 36, "tie_word_embeddings": True},
         QWEN3_8B, files=("dflash.py",),
     ),
+    "Qwen3-8B dflash2, as speculators 0.9.0 writes it": Public(
+        "https://github.com/vllm-project/speculators (train --speculator-type dflash2)", "speculators",
+        native("dflash2", 7, "Qwen/Qwen3-8B", "Qwen3ForCausalLM",
+               {**QWEN3_FAMILY, "layer_types": ["sliding_attention"] * 5, "sliding_window": 2048},
+               architectures=["DFlash2DraftModel"], draft_vocab_size=151936, block_size=8,
+               aux_hidden_state_layer_ids=[2, 10, 18, 26, 34], mask_token_id=151669, sample_from_anchor=False,
+               sliding_window_non_causal=True, conv_kernel_size=2, conv_group_size=16, selector_rank=256,
+               selector_top_k=16, dtype="bfloat16"),
+        QWEN3_8B, files=("config.py",),
+    ),
+    "Qwen3-8B dspark, as speculators 0.9.0 writes it": Public(
+        "https://github.com/vllm-project/speculators (train --speculator-type dspark)", "speculators",
+        native("dspark", 8, "Qwen/Qwen3-8B", "Qwen3ForCausalLM", QWEN3_FAMILY,
+               architectures=["DSparkDraftModel"], draft_vocab_size=32000, block_size=8,
+               aux_hidden_state_layer_ids=[2, 18, 33], mask_token_id=151669, sample_from_anchor=True,
+               sliding_window_non_causal=False, markov_rank=256, markov_head_type="vanilla",
+               enable_confidence_head=True, confidence_head_with_markov=True),
+        QWEN3_8B,
+    ),
+    "RedHatAI's dspark draft of GLM-5.2": Public(
+        HUB + "RedHatAI (sizes and keys as engines that load it keep them in their tests)", "speculators",
+        native("dspark", 15, "zai-org/GLM-5.2", "GlmMoeDsaForCausalLM",
+               decoder(6144, 12288, 64, 64, 154880, 202752, 1e-5, head_dim=64, model_type="qwen3",
+                       num_hidden_layers=5,
+                       rope_parameters={"rope_theta": 8000000, "rope_type": "default"}),
+               architectures=["DSparkDraftModel"], draft_vocab_size=154880, block_size=16,
+               aux_hidden_state_layer_ids=[8, 23, 39, 55, 70], mask_token_id=154856, max_anchors=1024,
+               markov_rank=256, markov_head_type="vanilla", enable_confidence_head=True,
+               confidence_head_with_markov=True, tie_word_embeddings=False),
+        verifier("GlmMoeDsaForCausalLM", 78, 202752, 8000000),
+    ),
+    "Qwen3.5-27B mtp, as speculators 0.9.0 takes it out": Public(
+        "https://github.com/vllm-project/speculators (convert --algorithm mtp)", "speculators",
+        native("mtp", 3, "Qwen/Qwen3.5-27B", "Qwen3_5ForConditionalGeneration",
+               decoder(5120, 17408, 24, 4, 248320, 262144, 1e-6, head_dim=256, model_type="qwen3_5_text",
+                       num_hidden_layers=64, mtp_num_hidden_layers=1, partial_rotary_factor=0.25,
+                       rope_parameters={"rope_theta": 10000000, "rope_type": "default",
+                                        "mrope_interleaved": True, "mrope_section": [11, 11, 10],
+                                        "partial_rotary_factor": 0.25}),
+               architectures=["MTPDraftModel"], num_nextn_predict_layers=1),
+        verifier("Qwen3_5ForConditionalGeneration", 64, 262144, 10000000, partial_rotary_factor=0.25),
+    ),
+    "nvidia/Llama-4-Maverick-17B-128E-Eagle3": Public(
+        "https://github.com/vllm-project/vllm/pull/25961 (its layers), NVIDIA/Model-Optimizer (its keys)",
+        "nvidia",
+        {**decoder(5120, 32768, 40, 8, 202048, 1048576, 1e-5, head_dim=128, mlp_bias=False,
+                   rope_theta=500000.0, rope_scaling=LLAMA3),
+         "architectures": ["LlamaForCausalLMEagle3"], "draft_vocab_size": 64000, "parallel_draft_step": 1,
+         "eagle_config": {"eagle_aux_hidden_state_layer_ids": [1, 23, 44], "use_aux_hidden_state": True,
+                          "use_input_layernorm_in_first_layer": True, "use_last_layernorm": True,
+                          "use_mtp_layernorm": False}},
+        verifier("Llama4ForConditionalGeneration", 48, 1048576, 500000.0, **LLAMA3), frozen_head=False,
+    ),
+    "Model-Optimizer's default EAGLE-3 of Llama-3.1-8B": Public(
+        "https://github.com/NVIDIA/Model-Optimizer (speculative/eagle/default_config.py)", "nvidia",
+        {**decoder(4096, 14336, 32, 8, 128256, 131072, 1e-5, head_dim=128, mlp_bias=False,
+                   rope_theta=500000.0, rope_scaling=LLAMA3, initializer_range=0.01),
+         "architectures": ["LlamaForCausalLMEagle3"], "draft_vocab_size": 32000, "torch_dtype": "bfloat16",
+         "eagle_config": {"eagle_aux_hidden_state_layer_ids": [], "use_aux_hidden_state": True,
+                          "use_input_layernorm_in_first_layer": True, "use_last_layernorm": False,
+                          "use_mtp_layernorm": False, "parallel_draft_step": 1, "has_lm_head": True},
+         "producer": {"name": "modelopt"}},
+        LLAMA_31_8B, frozen_head=False,
+    ),
+    "NeMo Automodel's EAGLE-3 of Llama-3.1-8B, exported for vLLM": Public(
+        "https://github.com/NVIDIA-NeMo/Automodel (speculative/eagle, and its export for vLLM)", "nemo",
+        {**decoder(4096, 14336, 32, 8, 128256, 131072, 1e-5, head_dim=128, mlp_bias=False,
+                   rope_theta=500000.0, rope_scaling=LLAMA3),
+         "architectures": ["LlamaForCausalLMEagle3"], "draft_vocab_size": 32000, "target_hidden_size": 4096},
+        LLAMA_31_8B, frozen_head=False,
+    ),
+    "TorchSpec Kimi-K2.5": Public(
+        "https://github.com/torchspec-project/TorchSpec/blob/main/configs/draft_models/kimi_k25_eagle3.json",
+        "torchspec",
+        {**decoder(7168, 12288, 64, 64, 163840, 262144, 1e-6, head_dim=128, rope_scaling=None,
+                   rope_theta=1000000, sliding_window=None, use_sliding_window=False),
+         "architectures": ["LlamaForCausalLMEagle3"], "max_window_layers": 36, "torch_dtype": "bfloat16"},
+        {**KIMI_K2, "max_position_embeddings": 262144}, frozen_head=False,
+    ),
 }  # fmt: skip
+RANK = 8
+
+
+def own_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """What drafts that only others train have beside the tensors of their kin, as speculators 0.9.0 writes
+    them."""
+    layers = range(config["transformer_layer_config"]["num_hidden_layers"])
+    if config["speculators_model_type"] == "dspark":
+        return {"markov_head.markov_w1.weight": (VOCAB, RANK),
+                "markov_head.markov_w2.weight": (config["draft_vocab_size"], RANK),
+                "confidence_head.proj.weight": (1, HIDDEN + RANK),
+                "confidence_head.proj.bias": (1,)}  # fmt: skip
+    if config["speculators_model_type"] == "dflash2":
+        taps, group = config["conv_kernel_size"], config["conv_group_size"]
+        convolutions = [f"layers.{index}.{part}_conv" for index in layers for part in ("attention", "mlp")]
+        shapes = {f"{name}.base_kernel": (2, taps, HIDDEN) for name in convolutions}
+        shapes |= {f"{name}.kernel_projection.weight": (2 * taps * HIDDEN // group, HIDDEN)
+                   for name in convolutions}  # fmt: skip
+        books = {
+            f"candidate_selector.{part}_codebook": (VOCAB, RANK) for part in ("predecessor", "successor")
+        }
+        return {**shapes, **books, "candidate_selector.hidden_projection.weight": (RANK, HIDDEN)}
+    return {}
+
+
+def head_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """A native head, apart from its verifier."""
+    layer = layer_shapes({**config["transformer_layer_config"], "model_type": "qwen3"}, HIDDEN)
+    norms = ("hidden_layernorm", "token_layernorm", "final_layernorm")
+    shapes = {
+        **layer,
+        "input_proj.weight": (HIDDEN, 2 * HIDDEN),
+        **{f"{name}.weight": (HIDDEN,) for name in norms},
+    }
+    return {f"mtp_layers.0.{name}": shape for name, shape in shapes.items()}
 
 
 def shrunk(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -307,6 +421,7 @@ def shrunk(config: Mapping[str, Any]) -> dict[str, Any]:
     vocab = config.get("vocab_size") or config.get("transformer_layer_config", {}).get("vocab_size")
     sizes = {
         "hidden_size": HIDDEN,
+        "target_hidden_size": HIDDEN,
         "intermediate_size": 96,
         "num_attention_heads": 4,
         "num_key_value_heads": 4
@@ -342,9 +457,10 @@ def shapes_of(public: Public, config: dict[str, Any]) -> dict[str, tuple[int, ..
     """The tensors that such a draft has."""
     if public.layout == "speculators":
         full, _ = completed(config, public.verifier["num_hidden_layers"])
-        known = stored_format(full)
-        assert known is not None
-        return {**known.tensors(full).required, **known.tensors(full).optional}
+        known = compared_format(full)
+        if known is None:
+            return head_shapes(full)
+        return {**known.tensors(full).required, **known.tensors(full).optional, **own_shapes(full)}
     depth = config["num_hidden_layers"]
     if public.layout == "eagle":
         shapes = {"fc.weight": (HIDDEN, 2 * HIDDEN), "embed_tokens.weight": (VOCAB, HIDDEN)}
@@ -361,10 +477,14 @@ def shapes_of(public: Public, config: dict[str, Any]) -> dict[str, tuple[int, ..
         return shapes | {name: shape for index in range(depth)
                          for name, shape in within(index, layer_shapes(config, HIDDEN)).items()}  # fmt: skip
     one = {**layer_shapes({**config, "model_type": "llama"}, 2 * HIDDEN), "hidden_norm.weight": (HIDDEN,)}
-    shapes = {f"midlayer.{name}": shape for name, shape in one.items()}
+    first = "layers.0" if public.layout in ("nvidia", "nemo") else "midlayer"
+    shapes = {f"{first}.{name}": shape for name, shape in one.items()}
     shapes |= {"fc.weight": (HIDDEN, 3 * HIDDEN), "norm.weight": (HIDDEN,), "d2t": (DRAFT_VOCAB,),
                "t2d": (VOCAB,),
                "lm_head.weight": (DRAFT_VOCAB, HIDDEN), "embed_tokens.weight": (VOCAB, HIDDEN)}  # fmt: skip
+    if "draft_vocab_size" not in config:  # the verifier's own vocabulary
+        del shapes["d2t"], shapes["t2d"]
+        shapes["lm_head.weight"] = (VOCAB, HIDDEN)
     if config.get("fc_norm"):
         shapes |= {f"fc_norm.{index}.weight": (HIDDEN,) for index in range(3)}
     return shapes
