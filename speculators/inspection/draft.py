@@ -185,7 +185,8 @@ def _findings(failed: Iterable[Check]) -> list[Finding]:
     known: dict[str, Finding] = {}
     failed = list(failed)
     consequences = {name for check in failures(failed) for name in CONSEQUENCES.get(check.name, ())}
-    for check in (one for one in failed if one.name not in consequences):
+    named = (check for check in failed if check.name not in consequences)
+    for check in sorted(named, key=lambda check: check.severity != "error"):
         one = finding(check.name, check.detail, severity=check.severity)
         known.setdefault(check.name, one)
     return sorted(known.values(), key=lambda one: not one.is_defect)

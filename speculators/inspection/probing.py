@@ -16,7 +16,7 @@ from speculators.checkpoint.verifier_weights import load_verifier_weights
 from speculators.checkpoint.weights_file import mapped, read_header
 from speculators.errors import RecipeError, StageError
 from speculators.inspection.blame import EXPORT, Blame, blame
-from speculators.inspection.draft import FORMAT_KEYS
+from speculators.inspection.draft import FORMAT_KEYS, require_model
 from speculators.inspection.foreign import read_foreign
 from speculators.inspection.neighbours import layer_ids
 from speculators.inspection.probe import Probe, Texts, Tried, probe, resembling
@@ -130,13 +130,15 @@ def named_verifier(folder: Path, given: Path | None) -> Path:
     """The verifier to probe with: the given one, or the folder that the config names.
 
     Raises:
-        RecipeError: there is neither.
+        RecipeError: there is neither, or it is no language model whose config can be read.
     """
     if given is not None:
+        require_model(given)
         return given
     block = read_object(folder / CONFIG_NAME).get("speculators_config")
     name = (block.get("verifier") or {}).get("name_or_path") if isinstance(block, dict) else None
     if isinstance(name, str) and Path(name).is_dir():
+        require_model(Path(name))
         return Path(name)
     raise RecipeError(
         f"{folder}: the probe needs the verifier, and {CONFIG_NAME} names {name!r}, which is no folder here",

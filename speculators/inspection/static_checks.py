@@ -122,7 +122,7 @@ def unrecorded(document: Mapping[str, Any], metadata: Mapping[str, str]) -> list
     config = ["layer ids one off"] if known.layers_key else []
     config += [f"a flipped {flag}" for flag in known.flags if flag not in known.flag_tensors]
     config += ["another RoPE or norm epsilon"]
-    weights = ["another fc, or its columns in another order"]
+    weights = ["another fc or head", "fc's columns in another order"]
     return [*([] if TRAINED_AS in metadata else config), *([] if DIGESTS in metadata else weights)]
 
 
@@ -199,26 +199,30 @@ def ends_together(checks: Sequence[Check], folder_tensors: Mapping[str, Stored],
         detail = "rows of embedding and head are not this verifier's: " + wrong[0].detail
         return [*rest, Check("verifier is the one meant", False, detail)]
     if wrong and wrong[0].name == ENDS[1] and is_reduced(document):
-        strangers = head_of_other_tokens(folder_tensors, verifier_dir)
-        if strangers:
-            return [*rest, Check("d2t fits the head", False, strangers)]
+        told = map_of_head(folder_tensors, verifier_dir)
+        if told is not None:
+            return [*rest, told]
     may_be_trained = {ENDS[0]: False, ENDS[1]: not recorded}
     return [*rest, *(one._replace(severity="warning") if may_be_trained[one.name] else one for one in wrong)]
 
 
-def head_of_other_tokens(tensors: Mapping[str, Stored], verifier_dir: Path) -> str:
-    """Says so if every row of the draft's head is the verifier's row of some token; else empty."""
+def map_of_head(tensors: Mapping[str, Stored], verifier_dir: Path) -> Check | None:
+    """What is wrong with the map where every row of the draft's head is the verifier's row of some token."""
     try:
         verifier = load_verifier_weights(verifier_dir).head
     except StageError:
-        return ""
+        return None
     head = load_stored(tensors["lm_head.weight"]).to(verifier.dtype)
     tokens = {row.float().numpy().tobytes(): token for token, row in enumerate(verifier)}
     found = [tokens.get(row.float().numpy().tobytes()) for row in head]
     if None in found:
-        return ""
-    ids = from_offsets(load_stored(tensors["d2t"]))
+        return None
+    stored = load_stored(tensors["d2t"])
+    if torch.equal(torch.tensor(found), stored):
+        detail = f"d2t holds absolute ids {found[:3]}...: the head's rows are those of these tokens"
+        return Check(HOLDS_OFFSETS, False, detail)
+    ids = from_offsets(stored)
     off = torch.tensor(found) != ids
     first = int(off.nonzero()[0])
     row = f"row {first} is token {found[first]}'s, d2t says {int(ids[first])}"
-    return f"{int(off.sum())} of {len(off)} rows; {row}"
+    return Check("d2t fits the head", False, f"{int(off.sum())} of {len(off)} rows; {row}")
