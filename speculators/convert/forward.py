@@ -69,6 +69,12 @@ def rotary(config: Mapping[str, Any]) -> Any:
     keys = ("hidden_size", "num_attention_heads", "head_dim", "max_position_embeddings", "rope_theta",
             "rope_scaling", "rope_parameters", "partial_rotary_factor")  # fmt: skip
     known = {key: config[key] for key in keys if config.get(key) is not None}
+    for key in ("rope_scaling", "rope_parameters"):
+        block = known.get(key, {})
+        if "mrope" in (block.get("type"), block.get("rope_type")):  # text alone: all sections turn alike
+            known[key] = {name: value for name, value in block.items() if name != "type"} | {
+                "rope_type": "default"
+            }
     return LlamaRotaryEmbedding(LlamaConfig(**known))
 
 

@@ -48,9 +48,10 @@ def prove(kind: str, source: Source, converted: Path, asked: Options) -> Proof |
         return None
     try:
         proof = PROOFS[kind](corrected(source, asked), SpeculatorModel.from_pretrained(converted))
-    except RuntimeError as error:  # torch's, of shapes that no check has compared with each other
+    except (RuntimeError, ArithmeticError, ValueError) as error:
+        # Of shapes that no check has compared, and of numbers of a RoPE that lead to no angle.
         first = str(error).split("\n", 1)[0]
-        raise unfit(source.folder, f"its tensors do not fit together: {first}") from error
+        raise unfit(source.folder, f"its forward cannot be computed: {first}") from error
     if not proof.ok:
         raise StageError(
             f"{source.folder}: the converted draft differs by {proof.largest:.1e} of the largest value, "

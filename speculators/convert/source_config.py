@@ -47,6 +47,7 @@ PLACE = Wanted("a whole number, zero or more", lambda value: is_whole(value) and
 TRUTH = Wanted("true or false", lambda value: isinstance(value, bool))
 TEXT = Wanted("text", is_text)
 TEXTS = Wanted("a list of texts", list_of(is_text))
+NUMBERS = Wanted("a list of finite numbers", list_of(is_finite))
 LAYERS = Wanted("a list of whole numbers", list_of(is_whole))
 TOKENS = Wanted("a token or a list of tokens", lambda value: is_whole(value) or list_of(is_whole)(value))
 BLOCK = Wanted("an object", lambda value: isinstance(value, Mapping))
@@ -79,6 +80,9 @@ ROPE_NUMBERS: dict[str, tuple[str, ...]] = {
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
     "longrope": ("original_max_position_embeddings",),
 }
+
+#: The same of lists, one number for each pair of features.
+ROPE_LISTS = {"longrope": ("short_factor", "long_factor")}
 
 #: What plans and checks take from a verifier.
 OF_VERIFIERS = ("hidden_size", "num_hidden_layers", "vocab_size")
@@ -139,15 +143,20 @@ def strange_values(start: str, block: Mapping[str, Any]) -> Iterator[str]:
 
 def strange_shape(text: Mapping[str, Any]) -> Iterator[str]:
     """Sizes, each one plausible, that make no attention together."""
-    heads, hidden = text.get("num_attention_heads"), text.get("hidden_size")
+    heads, dim = text.get("num_attention_heads"), head_dim(text)
     if heads is None:
         return
     key_heads = text.get("num_key_value_heads") or heads
     if heads % key_heads:
         yield f"num_attention_heads {heads}, not a multiple of num_key_value_heads {key_heads}"
-    dim = text.get("head_dim") or (hidden or 2 * heads) // heads
-    if dim % 2 or not dim:
+    if dim is not None and (dim % 2 or not dim):
         yield f"head_dim {dim}, and RoPE turns pairs"
+
+
+def head_dim(text: Mapping[str, Any]) -> int | None:
+    """Features of one head, as readers reckon them where they are not written; None where nothing tells."""
+    heads, hidden = text.get("num_attention_heads"), text.get("hidden_size")
+    return text.get("head_dim") or (hidden // heads if heads and hidden else None)
 
 
 def strange_rope(text: Mapping[str, Any]) -> Iterator[str]:
@@ -157,9 +166,23 @@ def strange_rope(text: Mapping[str, Any]) -> Iterator[str]:
     if not isinstance(kind, str) or kind not in ROPE_NUMBERS:
         yield f"rope_type {reprlib.repr(kind)}, known: {', '.join(ROPE_NUMBERS)}"
         return
-    for key in ("rope_theta", *ROPE_NUMBERS[kind]):
-        if not POSITIVE.holds(rope.get(key)):
-            yield f"{key} {reprlib.repr(rope.get(key))} of its {kind} RoPE, not {POSITIVE.said}"
-    part = rope.get("partial_rotary_factor", 1.0)
+    wanted = {
+        **dict.fromkeys((key for key, value in rope.items() if not isinstance(value, bool)), NUMBER),
+        **{key: NUMBERS for key, value in rope.items() if isinstance(value, list)},
+        **dict.fromkeys(("rope_theta", *ROPE_NUMBERS[kind]), POSITIVE),
+        **dict.fromkeys(ROPE_LISTS.get(kind, ()), NUMBERS),
+        "rope_type": TEXT,
+    }
+    for key, what in wanted.items():
+        value = rope.get(key)
+        if not what.holds(value) and (value is not None or what in (POSITIVE, NUMBERS)):
+            yield f"{key} {reprlib.repr(value)} of its {kind} RoPE, not {what.said}"
+    part = rope.get("partial_rotary_factor")
+    part = 1.0 if part is None else part
     if not POSITIVE.holds(part) or part > 1:
         yield f"partial_rotary_factor {reprlib.repr(part)}, not a part of one"
+        return
+    for key in ROPE_LISTS.get(kind, ()):
+        pairs = int((head_dim(text) or 0) * part) // 2
+        if NUMBERS.holds(rope.get(key)) and len(rope[key]) != pairs:
+            yield f"{key} of {len(rope[key])} numbers, and a head turns {pairs} pairs"

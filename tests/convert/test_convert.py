@@ -376,3 +376,27 @@ def test_a_layout_that_two_trainers_share_is_called_by_both(tmp_path: Path, veri
     assert run(sources.eagle1(tmp_path / "source"), verifier).label == "SafeAILab EAGLE or HASS"
     named = convert(Request(str(tmp_path / "source"), str(verifier), "hass"), tmp_path / "again")
     assert (named.kind, named.label) == ("hass", "HASS")
+
+
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        {"type": "mrope", "mrope_section": [1, 1, 2]},
+        {"type": "linear", "factor": 4.0},
+        {"type": "dynamic", "factor": 2.0},
+        {"type": "yarn", "factor": 2.0, "original_max_position_embeddings": 32},
+        {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+         "original_max_position_embeddings": 32},
+    ],
+)  # fmt: skip
+def test_every_kind_of_rope_is_carried_over_and_proved(scaling: dict, tmp_path: Path, verifier: Path) -> None:
+    source = sources.safeailab(tmp_path / "source")
+    document = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**document, "rope_scaling": scaling}))
+    done = run(source, verifier)
+    rope = done.plan.document["transformer_layer_config"]["rope_parameters"]
+    kind = scaling.get("type") or scaling["rope_type"]
+    assert rope["rope_type"] == ("default" if kind == "mrope" else kind)
+    assert rope.items() >= {key: value for key, value in scaling.items() if "type" not in key}.items()
+    assert done.proof is not None
+    assert done.proof.tokens == 1.0

@@ -51,6 +51,21 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "RoPE: a type nobody knows": ("eagle3", {"rope_scaling": {"type": "swirl"}}),
     "RoPE: a type that is a list": ("eagle3", {"rope_scaling": {"type": []}}),
     "RoPE: yarn from nowhere": ("eagle3", {"rope_scaling": {"type": "yarn", "factor": 2.0}}),
+    "RoPE: long without factors": (
+        "eagle", {"rope_scaling": {"type": "longrope", "original_max_position_embeddings": 8}},
+    ),
+    "RoPE: too few factors": (
+        "eagle", {"rope_scaling": {"type": "longrope", "short_factor": [1.0], "long_factor": [1.0],
+                                   "original_max_position_embeddings": 8}},
+    ),
+    "RoPE: a bound of text": (
+        "eagle", {"rope_scaling": {"type": "yarn", "factor": 2.0, "original_max_position_embeddings": 8,
+                                   "beta_fast": "x"}},
+    ),
+    "RoPE: a base without logarithm": (
+        "eagle", {"rope_theta": 1.0, "rope_scaling": {"type": "yarn", "factor": 2.0,
+                                                      "original_max_position_embeddings": 8}},
+    ),
     "RoPE: a factor of text": ("eagle", {"rope_scaling": {"type": "linear", "factor": "2"}}),
     "RoPE: a base of text": ("eagle3", {"rope_theta": "abc"}),
     "RoPE: half of each head and more": ("mtp", {"rope_parameters": {"partial_rotary_factor": 1.5}}),
