@@ -122,10 +122,11 @@ def test_a_language_model_is_found_where_it_is_nested(tmp_path: Path) -> None:
     assert torch.equal(load_verifier_weights(folder).head, tensors["lm_head.weight"])
 
 
-def test_an_integer_head_without_a_scale_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stored_as", [torch.int8, torch.uint32])
+def test_an_integer_head_without_a_scale_is_refused(tmp_path: Path, stored_as: torch.dtype) -> None:
     folder = tiny.write_verifier(tmp_path / "v")
     tensors = load_file(folder / "model.safetensors")
-    tensors["lm_head.weight"] = tensors["lm_head.weight"].to(torch.int8)
+    tensors["lm_head.weight"] = tensors["lm_head.weight"].to(stored_as)
     save_file(tensors, folder / "model.safetensors")
     with pytest.raises(
         StageError, match=r"lm_head\.weight is stored in a way that is not known: weight torch"

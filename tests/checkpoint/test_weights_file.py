@@ -30,6 +30,7 @@ TENSORS = {
     "mask": torch.tensor([True, False, True]),
     "half": torch.randn(4).half(),
     "small": torch.randn(2, 2).to(torch.float8_e4m3fn),
+    "words": torch.tensor([1, 2**31], dtype=torch.uint32),
     "powers": torch.tensor([127, 130], dtype=torch.uint8).view(torch.float8_e8m0fnu),
     "empty": torch.zeros(0, 4),
     "one": torch.tensor(3.5, dtype=torch.float64),
