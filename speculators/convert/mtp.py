@@ -230,7 +230,7 @@ def copy_beside(verifier: Path, target: Path, weight_map: Mapping[str, str]) -> 
             continue
         tensors, metadata = read_header(path)
         kept = {name: piece for name, piece in tensors.items() if weight_map.get(name) == path.name}
-        if path.name == STITCHED_NAME and kept.keys() - {name for name in kept if name.startswith("mtp.")}:
+        if path.name == STITCHED_NAME and any(not name.startswith("mtp.") for name in kept):
             raise unfit(path, "holds more than a head", "rename that file, in the index too")
         if path.name == STITCHED_NAME or not kept:
             continue

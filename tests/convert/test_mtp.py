@@ -217,6 +217,10 @@ def test_experts_stay_side_by_side_where_the_verifier_keeps_them_so(
     assert not [name for name in names if ".experts.0." in name]
 
 
+def misnamed(head: Path, verifier: Path) -> None:
+    (verifier / "model.safetensors").rename(verifier / "model-mtp.safetensors")
+
+
 def pickled(head: Path, verifier: Path) -> None:
     torch.save(load_file(verifier / "model.safetensors"), verifier / "pytorch_model.bin")
     (verifier / "model.safetensors").unlink()
@@ -253,6 +257,7 @@ UNFIT: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
         ),
         "the verifier's own",
     ),
+    "a verifier whose layers lie in the file of a head": (misnamed, "holds more than a head"),
     "a pickled verifier": (pickled, "its weights are a pickle"),
 }
 
