@@ -30,13 +30,8 @@ ALIASES = {
 }
 BLOCKS = ("speculative_config", "compilation_config")
 LISTS = ("cudagraph_capture_sizes",)
-#: What is reckoned with, and its least value; of the rest vLLM itself says what is wrong.
-NUMBERS = {
-    "max_num_seqs": 1,
-    "max_cudagraph_capture_size": 1,
-    "cudagraph_capture_sizes": 1,
-    "num_speculative_tokens": 1,
-}
+#: What is reckoned with, whole numbers from 1 on; of the rest vLLM itself says what is wrong.
+NUMBERS = ("max_num_seqs", "max_cudagraph_capture_size", "cudagraph_capture_sizes", "num_speculative_tokens")
 
 
 class ServeCommand(NamedTuple):
@@ -118,13 +113,11 @@ def _put(args: dict[str, Any], name: str, values: list[str]) -> None:
 
 def _require_numbers(block: Mapping[str, Any]) -> None:
     """Refuse values of ``NUMBERS`` that are none."""
-    for name in NUMBERS.keys() & block.keys():
-        said, least = block[name], NUMBERS[name]
-        wrong = [
-            one for one in (said if isinstance(said, list) else [said]) if type(one) is not int or one < least
-        ]
-        if wrong or said == []:
-            raise _unusable(name, f"{said!r}", f"a whole number from {least} on")
+    for name in NUMBERS:
+        said = block.get(name, 1)
+        numbers = said if isinstance(said, list) else [said]
+        if not numbers or any(type(one) is not int or one < 1 for one in numbers):
+            raise _unusable(name, f"{said!r}", "a whole number from 1 on")
 
 
 def _unusable(name: str, said: str, wanted: str) -> RecipeError:

@@ -42,6 +42,8 @@ DRAFT_KEYS = {
     "speculators_config", "speculators_model_type", "draft_vocab_size", "eagle_config", "dflash_config",
     "eagle_aux_hidden_state_layer_ids", "eagle_architecture_config", "parallel_draft_step",
 }  # fmt: skip
+#: What joins a draft's inputs, as no language model has it.
+JOINING = {"fc.weight", "model.fc.weight", "draft_model.fc.weight"}
 #: How classes of drafts are named; NVIDIA's Eagle 2.5 is a language model that sees.
 DRAFT_CLASS = re.compile(
     r"Eagle3|Eagle(Llama|Mistral|MiniCPM|DeepSeek)|ForCausalLMEagle|DFlash|DSpark|DraftModel"
@@ -79,11 +81,14 @@ def is_model(folder: Path) -> bool:
     if names_a_draft(config):
         return False
     if not has_weights(folder):
-        return not any(name.endswith("fc.weight") and not name.startswith("mtp.") for name in indexed(folder))
+        return not JOINING & indexed(folder).keys()
     try:
-        kind, _ = detect(open_source(str(folder)))
-    except (RecipeError, StageError):
+        source = open_source(str(folder))
+        kind, _ = detect(source)
+    except StageError:
         return True
+    except RecipeError:  # of no layout that can be read
+        return not JOINING & source.tensors.keys()
     return kind.name == "mtp"  # the layout of a model with a head of its own
 
 

@@ -172,6 +172,7 @@ def test_a_flat_fc_is_the_weights_fault(tmp_path: Path) -> None:
         flat(subject)
         found = {one.name for one in inspect_draft(subject.folder, subject.verifier).defects}
         assert found == {"tensor shapes"}
+        assert main(["inspect", str(subject.folder)]) == 6
 
 
 def absolute(subject: Subject, marked: bool, ids: torch.Tensor) -> None:

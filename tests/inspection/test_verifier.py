@@ -165,6 +165,9 @@ def test_without_weights_keys_and_names_tell_drafts_from_models(model: Path, tmp
     assert is_model(model)
     (model / "model.safetensors.index.json").write_text(json.dumps(index))
     assert not is_model(model)
+    index = {"weight_map": {"h.0.mlp.c_fc.weight": "a.safetensors", "mtp.fc.weight": "b.safetensors"}}
+    (model / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert is_model(model)
     assert not [name for name in AUX_STATES if names_a_draft({"architectures": [name]})]
 
 
