@@ -14,7 +14,8 @@ from speculators.checkpoint.trained_as import DIGESTS
 from speculators.checkpoint.validate import content_checks, file_checks
 from speculators.checkpoint.verifier_layout import output_rule, text_config
 from speculators.checkpoint.weights_file import Stored, read_header
-from speculators.errors import RecipeError, StageError
+from speculators.convert.source_config import require_verifier, strange
+from speculators.errors import StageError
 from speculators.inspection.findings import Finding, finding
 from speculators.inspection.foreign import read_foreign
 from speculators.inspection.serve_command import ServeCommand, command_checks
@@ -37,8 +38,6 @@ CONSEQUENCES = {
         "t2d agrees", "d2t in range", "d2t ascends", "d2t fits the head", "lm_head.weight is the verifier's",
     ),
 }  # fmt: skip
-#: What a draft is compared by.
-SIZES = ("num_hidden_layers", "hidden_size", "vocab_size")
 #: Where nothing says how deep the verifier is, the ids that it would settle are not looked at either.
 STAND_IN_DEPTH = 12
 
@@ -66,7 +65,7 @@ def inspect_draft(
     ``command``: what serves it.  A folder that cannot be read is a finding, not an error.
 
     Raises:
-        RecipeError: the verifier is no language model whose config can be read.
+        StageError: the verifier's config cannot be read.
     """
     if verifier_dir is not None:
         require_model(verifier_dir)
@@ -81,29 +80,15 @@ def require_model(folder: Path) -> None:
     """Refuse a verifier that nothing can be compared with, before its faults are taken for the draft's.
 
     Raises:
-        RecipeError: its config lacks what a language model's has, or says it in no way that can be read.
-        StageError: it has no config.
+        StageError: it has no config, or one that does not say what a draft is compared by.
     """
-    config = read_object(folder / CONFIG_NAME)
-    text, architectures = text_config(config), config.get("architectures") or []
-    wrong = [f"{name} {text.get(name)!r}" for name in SIZES if not is_count(text.get(name))]
+    config, place = read_object(folder / CONFIG_NAME), str(folder / CONFIG_NAME)
+    require_verifier(config, place)
     try:
-        rope_parameters(text)
-        output_rule(text, centred=False)
-        if not all(isinstance(name, str) for name in list(architectures)):
-            wrong.append(f"architectures {architectures!r}")
-    except (TypeError, ValueError, AttributeError, KeyError) as error:
-        wrong.append(str(error))
-    if wrong:
-        raise RecipeError(
-            f"{folder / CONFIG_NAME}: not the config of a language model: {', '.join(wrong)}",
-            hint="--verifier names the model that the draft was trained for, config.json as released",
-            rule="not-a-model",
-        )
-
-
-def is_count(value: Any) -> bool:
-    return type(value) is int and value > 0
+        rope_parameters(text_config(config))
+        output_rule(text_config(config), centred=False)
+    except UNEXPECTED as error:
+        raise strange(place, [f"RoPE, norm or logits in a way that cannot be read ({error})"]) from error
 
 
 class Looked(NamedTuple):

@@ -130,7 +130,8 @@ def named_verifier(folder: Path, given: Path | None) -> Path:
     """The verifier to probe with: the given one, or the folder that the config names.
 
     Raises:
-        RecipeError: there is neither, or it is no language model whose config can be read.
+        RecipeError: there is neither.
+        StageError: its config cannot be read.
     """
     if given is not None:
         require_model(given)

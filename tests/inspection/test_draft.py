@@ -156,8 +156,8 @@ def test_what_is_wrong_with_the_verifier_is_not_the_drafts_fault(
     native, foreign = good(tmp_path / "native", 34).folder, sources.safeailab(tmp_path / "foreign")
     verifier = sources.verifier(tmp_path / "verifier", **changes)
     for folder in (native, foreign):
-        assert main(["inspect", str(folder), "--verifier", str(verifier)]) == 2
-        assert "verifier/config.json: not the config of a language model" in capsys.readouterr().err
+        assert main(["inspect", str(folder), "--verifier", str(verifier)]) == 3
+        assert "verifier/config.json: the config says " in capsys.readouterr().err
 
 
 def test_a_flat_fc_is_the_weights_fault(tmp_path: Path) -> None:
