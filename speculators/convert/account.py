@@ -40,6 +40,7 @@ MOVED = {
 UNREAD = {
     "auto_map": "it points at Python code, which engines do not run",
     "use_cache": "serving decides",
+    "use_aux_hidden_state": "the format has no draft that reads the last state only",
     "torch_dtype": "each tensor says its own type",
     "dtype": "each tensor says its own type",
     "pretraining_tp": "a trainer's setting",
