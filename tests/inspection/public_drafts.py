@@ -315,6 +315,7 @@ PUBLIC = {
                enable_confidence_head=True, confidence_head_with_markov=True),
         QWEN3_8B,
     ),
+    # Of its page's config the keys and sizes that engines quote, of which positions are none.
     "RedHatAI's dspark draft of GLM-5.2": Public(
         HUB + "RedHatAI (sizes and keys as engines that load it keep them in their tests)", "speculators",
         native("dspark", 15, "zai-org/GLM-5.2", "GlmMoeDsaForCausalLM",
@@ -338,12 +339,13 @@ PUBLIC = {
                architectures=["MTPDraftModel"], num_nextn_predict_layers=1),
         verifier("Qwen3_5ForConditionalGeneration", 64, 262144, 10000000, partial_rotary_factor=0.25),
     ),
+    # Public are its layers and the keys of its writer; sizes and vocabulary are those of its verifier.
     "nvidia/Llama-4-Maverick-17B-128E-Eagle3": Public(
         "https://github.com/vllm-project/vllm/pull/25961 (its layers), NVIDIA/Model-Optimizer (its keys)",
         "nvidia",
-        {**decoder(5120, 32768, 40, 8, 202048, 1048576, 1e-5, head_dim=128, mlp_bias=False,
+        {**decoder(5120, 16384, 40, 8, 202048, 1048576, 1e-5, head_dim=128, mlp_bias=False,
                    rope_theta=500000.0, rope_scaling=LLAMA3),
-         "architectures": ["LlamaForCausalLMEagle3"], "draft_vocab_size": 64000, "parallel_draft_step": 1,
+         "architectures": ["LlamaForCausalLMEagle3"], "parallel_draft_step": 1,
          "eagle_config": {"eagle_aux_hidden_state_layer_ids": [1, 23, 44], "use_aux_hidden_state": True,
                           "use_input_layernorm_in_first_layer": True, "use_last_layernorm": True,
                           "use_mtp_layernorm": False}},
