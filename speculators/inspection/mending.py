@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 import torch
 
 from speculators.checkpoint.config import CONFIG_NAME, DEFAULT_AUX_LAYERS, stored_format
-from speculators.checkpoint.folder import new_folder, read_object
+from speculators.checkpoint.folder import config_of, new_folder, read_object
 from speculators.checkpoint.tensors import canonical_name
 from speculators.checkpoint.trained_as import FUSED, block_order, changes
 from speculators.checkpoint.verifier_layout import text_config
 from speculators.checkpoint.weights_file import WEIGHTS_NAME, load_stored, read_header, write_weights
 from speculators.convert.layer_ids import default_ids
+from speculators.convert.source_config import LAYERS
 from speculators.convert.vocabulary_map import offsets, read_map
 from speculators.documents import write_json
 from speculators.errors import RecipeError, StageError
@@ -42,7 +43,8 @@ def mend(folder: Path, target: Path, verifier_dir: Path | None = None) -> list[s
 
     Raises:
         RecipeError: it is in another trainer's layout, whose keys have rules of their own.
-        StageError: config or weights cannot be read: there is nothing to mend.
+        StageError: config or weights cannot be read, or the config says what no reader expects or what no
+            JSON can hold, and no record in the weights knows better.
     """
     document = copy.deepcopy(read_object(folder / CONFIG_NAME))
     if not FORMAT_KEYS & document.keys():
@@ -58,11 +60,12 @@ def mend(folder: Path, target: Path, verifier_dir: Path | None = None) -> list[s
     depth = None
     if verifier_dir is not None:
         depth = text_config(read_object(verifier_dir / CONFIG_NAME)).get("num_hidden_layers")
-    patient = Patient(document, dict(tensors), metadata, depth)
-    done = [note for cure in CURES for note in cure(patient)]
+    patient = Patient(document, dict(tensors), metadata, depth if isinstance(depth, int) else None)
+    with config_of(folder):
+        done = [note for cure in CURES for note in cure(patient)]
     strays = sorted(path.name for path in folder.iterdir() if path.suffix in (".py", ".safetensors"))
     done += [f"{name} left out" for name in strays if name != WEIGHTS_NAME]
-    with new_folder(target) as partial:
+    with config_of(folder), new_folder(target) as partial:
         write_weights(partial / WEIGHTS_NAME, patient.tensors, metadata)
         write_json(partial / CONFIG_NAME, patient.document)
     return done
@@ -126,6 +129,9 @@ def write_layers(patient: Patient) -> list[str]:
     if known is None or not known.layers_key or not known.layers_assumed:
         return []
     notes, key = [], known.layers_key
+    said = patient.document.get(key)
+    if said is not None and not LAYERS.holds(said):  # which layers are meant nothing tells
+        return []
     assumed = default_ids(patient.depth or 0)
     if not patient.document.get(key) and assumed is not None:
         patient.document[key] = assumed

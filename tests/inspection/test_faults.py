@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from speculators.checkpoint.folder import read_object
+from speculators.errors import StageError
 from speculators.inspection.draft import inspect_draft
 from speculators.inspection.findings import CAUSES
 from speculators.inspection.mending import mend
-from tests.inspection.faults import FAULTS, IDS, edit_config, forget, good, named
+from tests.inspection.faults import FAULTS, IDS, edit_config, forget, good, layer, named
 
 SEED = random.SystemRandom().randrange(1 << 20)  # another one each time: nothing is tuned to it
 
@@ -64,6 +65,25 @@ def test_layers_that_a_shallow_verifier_does_not_have_are_not_made_up(tmp_path: 
     mend(subject.folder, tmp_path / "mended", subject.verifier)
     assert read_object(tmp_path / "mended" / "config.json")[IDS] is None
     assert "aux layers written" in {one.name for one in inspect_draft(tmp_path / "mended").findings}
+
+
+@pytest.mark.parametrize("ids", [5, "2,6,9", {"a": 1}, [2, "4", 5], [True, 2, 3], 0])
+def test_ids_that_are_no_list_of_numbers_are_not_counted(ids: object, tmp_path: Path) -> None:
+    subject = good(tmp_path, SEED)
+    forget(subject)
+    edit_config(subject, lambda document: document.update({IDS: ids}))
+    before = read_object(subject.folder / "config.json")
+    mend(subject.folder, tmp_path / "mended", subject.verifier)
+    assert read_object(tmp_path / "mended" / "config.json") == before
+
+
+def test_a_number_that_no_json_holds_is_refused_by_its_place(tmp_path: Path) -> None:
+    subject = good(tmp_path, SEED)
+    forget(subject)
+    layer(attention_dropout=float("inf"))(subject)
+    with pytest.raises(StageError, match=r"draft/config\.json: a value is not what is read there"):
+        mend(subject.folder, tmp_path / "mended", subject.verifier)
+    assert not (tmp_path / "mended").exists()
 
 
 def test_a_layer_that_is_no_object_is_put_back_from_the_weights_record(tmp_path: Path) -> None:
