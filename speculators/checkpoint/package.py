@@ -25,10 +25,12 @@ from speculators.checkpoint.tensors import EMBED_TOKENS, LM_HEAD, target_width
 from speculators.checkpoint.trained_as import (
     BLOCKS,
     DIGESTS,
+    DTYPES,
     FUSED,
     TRAINED_AS,
     block_digests,
     digests,
+    dtypes,
     trained_as,
 )
 from speculators.checkpoint.verifier_weights import VerifierWeights
@@ -63,7 +65,7 @@ def assemble(
 def write_checkpoint(folder: Path, document: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
     """Write ``config.json`` and the one weight file into ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
-    metadata = {TRAINED_AS: trained_as(document), DIGESTS: digests(tensors)}
+    metadata = {TRAINED_AS: trained_as(document), DIGESTS: digests(tensors), DTYPES: dtypes(tensors)}
     if FUSED in tensors:
         metadata[BLOCKS] = canonical_json(block_digests(tensors[FUSED], target_width(document)))
     write_weights(folder / WEIGHTS_NAME, tensors, metadata)

@@ -18,6 +18,7 @@ from speculators.documents import canonical_json
 #: Names in the weight file's metadata.
 TRAINED_AS = "speculators.trained_as"
 DIGESTS = "speculators.digests"
+DTYPES = "speculators.dtypes"
 BLOCKS = "speculators.fc_blocks"
 
 #: Joins the states that a draft reads; its columns are as many blocks as there are states.
@@ -33,7 +34,7 @@ CHANGE_NOTHING = {
 
 
 class Change(NamedTuple):
-    """A key that no longer says what the weights were trained under; None where it is absent."""
+    """A key, or a tensor's type, that is not what the weights were trained under; None where absent."""
 
     key: str
     trained: Any
@@ -48,6 +49,13 @@ def trained_as(document: Mapping[str, Any]) -> str:
 def digests(pieces: Mapping[str, Any]) -> str:
     """The metadata's value for a file with these tensors (``weights_file.Stored`` or torch's)."""
     return canonical_json({name: tensor_digest(piece) for name, piece in pieces.items()})
+
+
+def dtypes(pieces: Mapping[str, Any]) -> str:
+    """The metadata's value for a file with tensors of these types: a cast is told from other numbers."""
+    from speculators.checkpoint.weights_file import described
+
+    return canonical_json({name: described(piece)[0] for name, piece in pieces.items()})
 
 
 def tensor_digest(piece: Any) -> str:
@@ -70,20 +78,49 @@ def block_digests(piece: Any, width: int) -> list[str]:
 def block_order(metadata: Mapping[str, str], piece: Any) -> list[int | None]:
     """For each column block of ``FUSED`` which one of the trained it is, None for none of them.
 
-    Empty where the metadata says nothing, or of a tensor of another shape.
+    Of equal blocks each is taken once, in its own place where it can be.  Empty where the metadata says
+    nothing, or of a tensor of another shape or type.
     """
     trained = _read(metadata, BLOCKS)
     shape = tuple(piece.shape)
-    if not isinstance(trained, list) or not trained or len(shape) != 2 or shape[1] % len(trained):
+    if not isinstance(trained, list) or not all(isinstance(digest, str) for digest in trained):
         return []
-    places = {digest: place for place, digest in enumerate(trained)}
-    return [places.get(digest) for digest in block_digests(piece, shape[1] // len(trained))]
+    if not trained or len(shape) != 2 or shape[1] % len(trained) or retyped(metadata, {FUSED: piece}):
+        return []
+    found = block_digests(piece, shape[1] // len(trained))
+    own = {place for place, digest in enumerate(found) if digest == trained[place]}
+    free: dict[str, list[int]] = {}
+    for place, digest in enumerate(trained):
+        if place not in own:
+            free.setdefault(digest, []).append(place)
+    order: list[int | None] = []
+    for place, digest in enumerate(found):
+        if place in own:
+            order.append(place)
+        elif free.get(digest):
+            order.append(free[digest].pop(0))
+        else:  # more copies of a block than were trained, or a block of no training
+            order.append(trained.index(digest) if digest in trained else None)
+    return order
 
 
 def changed_tensors(metadata: Mapping[str, str], pieces: Mapping[str, Any]) -> list[str]:
-    """Tensors that are not those the metadata knows; none where it says nothing."""
+    """Tensors that are not those the metadata knows; none where it says nothing.
+
+    Of one in another type (``retyped``) a digest tells nothing: rounding changes every one.
+    """
     known = _object(metadata, DIGESTS)
-    return [name for name, piece in pieces.items() if name in known and tensor_digest(piece) != known[name]]
+    told = known.keys() - {change.key for change in retyped(metadata, pieces)}
+    return [name for name, piece in pieces.items() if name in told and tensor_digest(piece) != known[name]]
+
+
+def retyped(metadata: Mapping[str, str], pieces: Mapping[str, Any]) -> list[Change]:
+    """Tensors of another type than the metadata's; none where it says nothing."""
+    from speculators.checkpoint.weights_file import described
+
+    known = _object(metadata, DTYPES)
+    types = {name: described(piece)[0] for name, piece in pieces.items() if name in known}
+    return [Change(name, known[name], now) for name, now in types.items() if now != known[name]]
 
 
 def _object(metadata: Mapping[str, str], name: str) -> dict[str, Any]:

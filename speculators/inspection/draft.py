@@ -117,7 +117,7 @@ def _checked(folder: Path, verifier_dir: Path | None) -> Looked:
         checks += _guarded(lambda: list(verifier_config_checks(document, verifier_dir)))
         depth = text_config(read_object(verifier_dir / CONFIG_NAME)).get("num_hidden_layers")
     checks += _guarded(lambda: _content(folder, document, tensors, metadata, verifier_dir, depth))
-    return Looked(checks, unrecorded(document, metadata))
+    return Looked(checks, unrecorded(document, metadata, tensors))
 
 
 def _content(
@@ -150,7 +150,7 @@ def _foreign(folder: Path, verifier_dir: Path | None) -> Looked:
     checks = _guarded(lambda: content_checks(folder, document, pieces, verifier_dir, "warning"))
     if verifier_dir is not None:
         checks += _guarded(lambda: list(layer_config_checks(document, verifier_dir)))
-    return Looked(foreign.checks + checks, unrecorded(document, {}))
+    return Looked(foreign.checks + checks, unrecorded(document, {}, pieces))
 
 
 def _guarded(run: Callable[[], list[Check]]) -> list[Check]:

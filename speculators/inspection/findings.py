@@ -292,11 +292,15 @@ CAUSES = {
     ),
     "fc is the trained one": Cause(
         "D4", "the states are joined by other weights than those that learnt to: re-initialised, of another "
-        "training, or rounded", "take it from the packaged checkpoint, or export again",
+        "training", "take it from the packaged checkpoint, or export again",
     ),
     "tensors are as written": Cause(
-        "D4", "not the tensor that was packaged: overwritten, reordered, re-initialised or rounded",
+        "D4", "not the tensor that was packaged: overwritten, reordered or re-initialised",
         "take it from the packaged checkpoint, or export again",
+    ),
+    "tensors of the written type": Cause(
+        "D4", "rounding costs a draft little, but no record tells any more if something else was changed",
+        "take it from the packaged checkpoint, or look with --probe", POSSIBLE,
     ),
 }  # fmt: skip
 

@@ -25,6 +25,7 @@ from speculators.checkpoint.trained_as import (
     block_order,
     changed_tensors,
     changes,
+    retyped,
 )
 from speculators.checkpoint.verifier_layout import text_config
 from speculators.checkpoint.verifier_weights import load_verifier_weights
@@ -51,7 +52,7 @@ def own_checks(
     """What config and weights say of each other and of themselves."""
     changed = changes(metadata, document)
     told = "; ".join(
-        f"{one.key} is {one.now}, the weights were trained with {one.trained}" for one in changed
+        f"{one.key} is {one.now!r}, the weights were trained with {one.trained!r}" for one in changed
     )
     yield Check("config is as trained", not changed, told or "nothing says otherwise")
     particular = [*map_check(document, tensors), *fused_checks(document, tensors, metadata)]
@@ -59,6 +60,8 @@ def own_checks(
     explained = {EXPLAINED[check.name] for check in failures(particular)}
     altered = [name for name in changed_tensors(metadata, tensors) if name not in explained]
     yield Check("tensors are as written", not altered, ", ".join(altered) or "nothing says otherwise")
+    cast = "; ".join(f"{one.key} is {one.now}, was {one.trained}" for one in retyped(metadata, tensors))
+    yield Check("tensors of the written type", not cast, cast or "nothing says otherwise", "warning")
     yield from open_flag_checks(document, tensors, recorded=bool(metadata.get(TRAINED_AS)))
     code = "auto_map" in document
     yield Check("no code named", not code, "auto_map" if code else "none", "warning")
@@ -102,7 +105,7 @@ def fused_checks(
     if not order:
         return
     others = order.count(None)
-    shown = f"{others} of {len(order)} column blocks are none of the trained ones, or rounded to another type"
+    shown = f"{others} of {len(order)} column blocks are none of the trained ones"
     yield Check(IS_TRAINED, not others, shown if others else f"{len(order)} column blocks")
     known = compared_format(document)
     ids = known.aux_layers(document) if known is not None and document.get(known.layers_key or "") else ()
@@ -114,8 +117,13 @@ def fused_checks(
         )
 
 
-def unrecorded(document: Mapping[str, Any], metadata: Mapping[str, str]) -> list[str]:
-    """Mistakes that config and tensors cannot show, where no record of the training does, and a probe can."""
+def unrecorded(
+    document: Mapping[str, Any], metadata: Mapping[str, str], tensors: Mapping[str, Stored]
+) -> list[str]:
+    """Mistakes that config and tensors cannot show, where no record of the training does, and a probe can.
+
+    A record tells nothing of the numbers in a tensor that is stored in another type.
+    """
     known = stored_format(document)
     if known is None:
         return []
@@ -123,7 +131,8 @@ def unrecorded(document: Mapping[str, Any], metadata: Mapping[str, str]) -> list
     config += [f"a flipped {flag}" for flag in known.flags if flag not in known.flag_tensors]
     config += ["another RoPE or norm epsilon"]
     weights = ["another fc or head", "fc's columns in another order"]
-    return [*([] if TRAINED_AS in metadata else config), *([] if DIGESTS in metadata else weights)]
+    told = DIGESTS in metadata and not retyped(metadata, tensors)
+    return [*([] if TRAINED_AS in metadata else config), *([] if told else weights)]
 
 
 def open_flag_checks(

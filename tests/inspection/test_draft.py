@@ -10,14 +10,28 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from speculators.checkpoint.package import write_checkpoint
+from speculators.checkpoint.trained_as import BLOCKS
+from speculators.checkpoint.weights_file import load_stored, read_header, write_weights
 from speculators.cli.app import main
 from speculators.convert.retarget import retarget
 from speculators.convert.run import Request, convert
 from speculators.datagen.probe import reference_model
 from speculators.inspection.draft import Inspection, inspect_draft
+from speculators.inspection.mending import mend
 from tests.convert import sources
 from tests.convert.test_retarget import write_tokenizer
-from tests.inspection.faults import Subject, config, draft_ids, forget, good, random_like, tensors
+from tests.inspection.faults import (
+    Subject,
+    config,
+    draft_ids,
+    forget,
+    good,
+    layer,
+    permuted_fc,
+    random_like,
+    tensors,
+)
 from tests.inspection.incidents import dflash
 from tests.models import tiny
 from tests.models.words import write_words_model
@@ -226,6 +240,61 @@ def test_some_new_columns_are_told_from_all_in_another_order(tmp_path: Path) -> 
     (one,) = inspect_draft(subject.folder, subject.verifier).defects
     assert one.name == "fc is the trained one"
     assert one.what.startswith("1 of 3 column blocks")
+
+
+def packaged_with(subject: Subject, fused: torch.Tensor) -> None:
+    """The same draft as the package stage writes it with these columns."""
+    path = subject.folder / "model.safetensors"
+    whole = load_file(path) | {"fc.weight": fused}
+    write_checkpoint(subject.folder, json.loads((subject.folder / "config.json").read_text()), whole)
+
+
+def test_equal_columns_are_each_in_their_own_place(tmp_path: Path) -> None:
+    subject = good(tmp_path, 41)
+    fused = load_file(subject.folder / "model.safetensors")["fc.weight"]
+    fused[:, H : 2 * H] = fused[:, 2 * H :]  # as of layers that are not read
+    packaged_with(subject, fused)
+    assert inspect_draft(subject.folder, subject.verifier).findings == []
+    tensors(permuted_fc)(subject)
+    (one,) = inspect_draft(subject.folder, subject.verifier).defects
+    assert one.name == "fc reads its states in order"
+    mend(subject.folder, tmp_path / "mended", subject.verifier)
+    assert inspect_draft(tmp_path / "mended", subject.verifier).findings == []
+
+
+@pytest.mark.parametrize("record", ["[[1], 2, 3]", "[1, 2, 3]", "{}", "[]", "5"])
+def test_a_record_of_columns_that_is_none_says_nothing(record: str, tmp_path: Path) -> None:
+    subject = good(tmp_path, 42)
+    path = subject.folder / "model.safetensors"
+    stored, metadata = read_header(path)
+    whole = {name: load_stored(piece) for name, piece in stored.items()}
+    write_weights(path, whole, {**metadata, BLOCKS: record})
+    assert inspect_draft(subject.folder, subject.verifier).findings == []
+
+
+def test_a_cast_is_worth_a_look_and_another_fc_in_the_same_type_is_a_defect(
+    tmp_path: Path, capsys: Any
+) -> None:
+    def cast(found: dict[str, torch.Tensor]) -> None:
+        found.update({name: x.bfloat16() for name, x in found.items() if x.dtype == torch.float32})
+
+    subject = good(tmp_path, 43)
+    tensors(cast)(subject)
+    (one,) = inspect_draft(subject.folder, subject.verifier).findings
+    assert (one.name, one.is_defect) == ("tensors of the written type", False)
+    assert "fc.weight is BF16, was F32" in one.what
+    assert main(["inspect", str(subject.folder)]) == 0
+    assert "only --probe sees another fc or head" in capsys.readouterr().out
+    other = good(tmp_path / "other", 43)
+    random_like("fc.weight")(other)
+    assert [one.name for one in inspect_draft(other.folder).defects] == ["fc is the trained one"]
+
+
+def test_a_value_of_another_kind_is_told_from_the_trained_one(tmp_path: Path) -> None:
+    subject = good(tmp_path, 44)
+    layer(vocab_size="50")(subject)
+    found = {one.name: one.what for one in inspect_draft(subject.folder).defects}
+    assert "vocab_size is '50', the weights were trained with 50" in found["config is as trained"]
 
 
 def test_what_no_file_shows_is_said_where_there_is_no_record(tmp_path: Path, capsys: Any) -> None:
