@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import speculators
 from speculators.checkpoint.format import Format
+from speculators.checkpoint.rope import rope_parameters
 from speculators.checkpoint.shape import ROPE_KINDS, DraftConfig
 from speculators.checkpoint.tensors import Layout
 from speculators.errors import StageError
@@ -230,10 +231,9 @@ def from_document(document: Mapping[str, Any]) -> DraftConfig:
 
 def _rope(layer: Mapping[str, Any]) -> tuple[str, float, dict[str, Any]]:
     """Kind, base and whatever else turns the angles."""
-    rope = layer.get("rope_parameters") or layer.get("rope_scaling") or {}
-    scaling = {name: value for name, value in rope.items() if name not in ("rope_theta", "rope_type", "type")}
-    theta = float(rope.get("rope_theta", layer.get("rope_theta", 10000.0)))
-    return rope.get("rope_type") or rope.get("type") or "default", theta, scaling
+    rope = rope_parameters(layer)
+    scaling = {name: value for name, value in rope.items() if name not in ("rope_theta", "rope_type")}
+    return rope["rope_type"], float(rope["rope_theta"]), scaling
 
 
 def _sliding(layer: Mapping[str, Any]) -> list[bool]:

@@ -19,28 +19,47 @@ FULL = "full_attention"
 MULTIMODAL = {"mrope_section", "mrope_interleaved"}
 
 #: Older names of kinds: of text alone, every section of a multimodal one turns as the default does.
-OLD_KINDS = {"mrope": "default"}
+OLD_KINDS = {"mrope": "default", "su": "longrope"}
+
+#: Kinds that stretch the length a model was trained at, and where that length is written.
+STRETCHING = ("llama3", "yarn", "longrope")
+ORIGINAL = "original_max_position_embeddings"
 
 #: Values that a config leaves out because they change nothing.
 NEUTRAL = {"partial_rotary_factor": 1.0}
 
 
 def rope_parameters(text: Mapping[str, Any]) -> dict[str, Any]:
-    """``rope_type``, ``rope_theta`` and whatever else turns the angles, of a decoder's config."""
-    written = text.get("rope_parameters")
+    """``rope_type``, ``rope_theta`` and whatever else turns the angles, of a decoder's config.
+
+    What is null is unsaid.  The original length of a stretching kind is taken as vLLM takes it
+    (``patch_rope_parameters``, by transformers' ``standardize_rope_params``): beside the block before inside
+    it, else ``max_position_embeddings``; where each kind of layer has its block, not from beside them.
+    """
+    said = without_nulls(text)
+    written, nested = said.get("rope_parameters"), {}
     if isinstance(written, Mapping) and written:
         nested = {kind: one for kind, one in written.items() if isinstance(one, Mapping)}
-        found = dict(nested.get(FULL) or next(iter(nested.values()))) if nested else dict(written)
+        found = nested.get(FULL) or next(iter(nested.values())) if nested else written
     else:
-        found = dict(text.get("rope_scaling") or {})
-    old_name = found.pop("type", None)
-    kind = next((name for name in (found.get("rope_type"), old_name) if name is not None), "default")
+        found = dict(said.get("rope_scaling") or {})
+    found = without_nulls(found)
+    old_name = found.pop("type", "default")
+    kind = found.get("rope_type", old_name)
     found["rope_type"] = OLD_KINDS.get(kind, kind) if isinstance(kind, str) else kind
-    found.setdefault("rope_theta", text.get("rope_theta", DEFAULT_THETA))
-    part = text.get("partial_rotary_factor", text.get("rotary_pct"))
-    if part is not None:
-        found.setdefault("partial_rotary_factor", part)
+    found.setdefault("rope_theta", said.get("rope_theta", DEFAULT_THETA))
+    for name in ("partial_rotary_factor", "rotary_pct"):
+        if name in said:
+            found.setdefault("partial_rotary_factor", said[name])
+    if found["rope_type"] in STRETCHING:
+        beside = {} if nested else said
+        length = beside.get(ORIGINAL, found.get(ORIGINAL, said.get("max_position_embeddings")))
+        found |= without_nulls({ORIGINAL: length})
     return found
+
+
+def without_nulls(block: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in block.items() if value is not None}
 
 
 def rope_differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from speculators.checkpoint.rope import FULL
+from speculators.checkpoint.rope import FULL, ORIGINAL
 from speculators.checkpoint.verifier_layout import TEXT_CONFIGS
 
 KEPT, RENAMED, DERIVED, DROPPED = "kept", "renamed", "derived", "dropped"
@@ -31,6 +31,7 @@ MOVED = {
     "rope_theta": f"{ROPE}rope_theta",
     "partial_rotary_factor": f"{ROPE}partial_rotary_factor",
     "rotary_pct": f"{ROPE}partial_rotary_factor",
+    ORIGINAL: f"{ROPE}{ORIGINAL}",
     "rope_scaling.type": f"{ROPE}rope_type",
     "dflash_config.target_layer_ids": "aux_hidden_state_layer_ids",
     "dflash_config.causal": "sliding_window_non_causal",
@@ -58,6 +59,7 @@ REASONS = {
     "speculators_version": "of the writer",
     "speculators_config.": "by what the format is recognised",
     "speculators_config.verifier.": "as named, and as its config says",
+    f"{ROPE}{ORIGINAL}": "as vLLM takes it: beside the block before inside it, else max_position_embeddings",
     f"{LAYER}model_type": "the decoder that these tensors are of",
     f"{LAYER}tie_word_embeddings": "an own head is stored, or the verifier's is shared",
     "tie_word_embeddings": "an own head is stored, or the verifier's is shared",

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from speculators.checkpoint.config_checks import strange_sizes
-from speculators.checkpoint.rope import rope_parameters
+from speculators.checkpoint.rope import ORIGINAL, rope_parameters
 from speculators.checkpoint.verifier_layout import TEXT_CONFIGS, text_config
 from speculators.errors import StageError
 
@@ -62,7 +62,7 @@ KEYS = {
     **dict.fromkeys(("eagle_aux_hidden_state_layer_ids", "target_layer_ids"), LAYERS),
     **dict.fromkeys(("rms_norm_eps", "rope_theta", "partial_rotary_factor"), POSITIVE),
     **dict.fromkeys(("initializer_range", "attention_dropout"), NUMBER),
-    **dict.fromkeys(("max_position_embeddings", "target_hidden_size", "draft_vocab_size"), COUNT),
+    **dict.fromkeys(("max_position_embeddings", ORIGINAL, "target_hidden_size", "draft_vocab_size"), COUNT),
     **dict.fromkeys(("block_size", "num_aux_hidden_states"), COUNT),
     **dict.fromkeys(("mask_token_id", "sliding_window"), PLACE),
     **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), TOKENS),
@@ -76,9 +76,9 @@ ROPE_NUMBERS: dict[str, tuple[str, ...]] = {
     "default": (),
     "linear": ("factor",),
     "dynamic": ("factor",),
-    "yarn": ("factor", "original_max_position_embeddings"),
-    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
-    "longrope": ("original_max_position_embeddings",),
+    "yarn": ("factor", ORIGINAL),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", ORIGINAL),
+    "longrope": (ORIGINAL,),
 }
 
 #: The same of lists, one number for each pair of features.

@@ -104,6 +104,7 @@ def test_layers_and_vocabulary_that_are_null_become_what_vllm_takes_them_to_be()
         ({"attention_bias": True}, "bias"),
         ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 5e5, "factor": 2.0}}, "dynamic"),
         ({"rope_parameters": {"rope_theta": 5e5, "partial_rotary_factor": 0.5}}, "some features"),
+        ({"rope_parameters": {"rope_theta": 5e5}, "partial_rotary_factor": 0.5}, "some features"),
         ({"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 8}, "some layers"),
     ],
 )

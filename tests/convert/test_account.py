@@ -13,6 +13,7 @@ from speculators.convert.plan import Options, Plan
 from speculators.convert.source import open_source
 from tests.convert import sources
 
+ORIGINAL = "original_max_position_embeddings"
 LAYOUTS = {
     "eagle3": sources.safeailab, "specforge": sources.specforge, "nvidia": sources.nvidia,
     "nemo": sources.nemo, "eagle": sources.eagle1, "dflash": sources.dflash,
@@ -73,6 +74,16 @@ def test_scaling_that_moves_is_renamed_key_by_key(tmp_path: Path) -> None:
     rope = "transformer_layer_config.rope_parameters"
     assert ("rope_scaling.type", "renamed", f"{rope}.rope_type", "") in plan.fields
     assert ("rope_scaling.factor", "kept", f"{rope}.factor", "") in plan.fields
+
+
+def test_a_length_beside_its_block_is_kept_and_the_one_inside_is_said_to_give_way(tmp_path: Path) -> None:
+    scaling = {"type": "yarn", "factor": 4.0, ORIGINAL: 16}
+    _, plan = planned("eagle3", tmp_path / "source", rope_scaling=scaling, **{ORIGINAL: 32})
+    target = f"transformer_layer_config.rope_parameters.{ORIGINAL}"
+    assert (ORIGINAL, "kept", target, "") in plan.fields
+    (inside,) = (fate for fate in plan.fields if fate.name == f"rope_scaling.{ORIGINAL}")
+    assert inside[1:3] == ("derived", f"{target} = 32")
+    assert "as vLLM takes it" in inside.why
 
 
 VALUES = st.one_of(st.none(), st.booleans(), st.integers(0, 2), st.sampled_from(["a", "b"]), st.just([1]))

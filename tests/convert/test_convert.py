@@ -385,6 +385,7 @@ def test_a_layout_that_two_trainers_share_is_called_by_both(tmp_path: Path, veri
         {"type": "linear", "factor": 4.0},
         {"type": "dynamic", "factor": 2.0},
         {"type": "yarn", "factor": 2.0, "original_max_position_embeddings": 32},
+        {"type": "yarn", "factor": 2.0},
         {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
          "original_max_position_embeddings": 32},
     ],

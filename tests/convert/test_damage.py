@@ -50,7 +50,12 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "RoPE: a list": ("eagle3", {"rope_scaling": [1]}),
     "RoPE: a type nobody knows": ("eagle3", {"rope_scaling": {"type": "swirl"}}),
     "RoPE: a type that is a list": ("eagle3", {"rope_scaling": {"type": []}}),
-    "RoPE: yarn from nowhere": ("eagle3", {"rope_scaling": {"type": "yarn", "factor": 2.0}}),
+    "RoPE: yarn from nowhere": (
+        "eagle3", {"rope_scaling": {"type": "yarn", "factor": 2.0}, "max_position_embeddings": None},
+    ),
+    "RoPE: an original length of text": (
+        "eagle3", {"rope_scaling": {"type": "yarn", "factor": 2.0}, "original_max_position_embeddings": "8"},
+    ),
     "RoPE: long without factors": (
         "eagle", {"rope_scaling": {"type": "longrope", "original_max_position_embeddings": 8}},
     ),
