@@ -29,6 +29,7 @@ from speculators.checkpoint.weights_file import (
     write_weights,
 )
 from speculators.convert.account import Fate, account, accounted, kept_or_renamed
+from speculators.convert.left_plain import require_plain
 from speculators.convert.plan import DEFAULT_TOKENS, Options, Plan, speculators_block
 from speculators.convert.source import Source, folder_tensors, unfit
 from speculators.documents import write_json
@@ -172,7 +173,7 @@ def stitch(head: Path, verifier: Path, target: Path) -> list[str]:
     its own head, if it has one.  Returns the names of the head's tensors.
 
     Raises:
-        StageError: the head is not whole, or does not fit the verifier.
+        StageError: the head is not whole, does not fit the verifier, or is quantised in its place.
         RecipeError: ``head`` and ``target`` are no such folders, or the verifier is no safetensors model.
     """
     from speculators.checkpoint.model import read_config
@@ -195,6 +196,7 @@ def stitch(head: Path, verifier: Path, target: Path) -> list[str]:
     pieces: dict[str, Any] = {}
     for name, piece in stored.items():
         pieces |= native_pieces(name, piece, own)
+    require_plain((name for name, piece in pieces.items() if len(piece.shape) > 1), verifier, document)
     for name, piece in pieces.items():
         if name in own and own[name].shape != tuple(piece.shape):
             raise unfit(

@@ -226,6 +226,21 @@ def pickled(head: Path, verifier: Path) -> None:
     (verifier / "model.safetensors").unlink()
 
 
+def quantised(method: str, **said: Any) -> Callable[[Path, Path], None]:
+    block = {"quant_method": method, **said}
+    return lambda head, verifier: configured(verifier, quantization_config=block)
+
+
+LINEAR = [
+    "mtp.fc", *(f"mtp.layers.0.self_attn.{name}_proj" for name in "qkvo"),
+    *(f"mtp.layers.0.mlp.shared_expert.{name}_proj" for name in ("gate", "up", "down")),
+]  # fmt: skip
+EXPERTS_APART = [
+    f"mtp.layers.0.mlp.experts.{index}.{name}_proj"
+    for index in range(EXPERTS)
+    for name in ("gate", "up", "down")
+]
+
 UNFIT: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
     "an empty head": (
         lambda head, _: retensored(head, lambda t: t.clear()),
@@ -259,6 +274,25 @@ UNFIT: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
     ),
     "a verifier whose layers lie in the file of a head": (misnamed, "holds more than a head"),
     "a pickled verifier": (pickled, "its weights are a pickle"),
+    "a verifier in FP8": (quantised("fp8"), r"quantised \(fp8\), in mtp.fc and 16 more modules too"),
+    "a verifier in FP8 but for a part of the head": (
+        quantised("fp8", modules_to_not_convert=[*LINEAR, *EXPERTS_APART[1:]]),
+        r"in mtp.layers.0.mlp.experts.0.gate_proj too",
+    ),
+    "a verifier in FP8 but for names like these": (quantised("fp8", ignored_layers=["mtp"]), "in mtp.fc"),
+    "a verifier with an expression that is none": (
+        quantised("compressed-tensors", ignore=["re:mtp(", 5]),
+        "in mtp.fc and",
+    ),
+    "a GPTQ verifier with the head in other bits": (
+        quantised("gptq", dynamic={"+:mtp.*": {"bits": 8}}),
+        "in mtp.fc",
+    ),
+    "a verifier quantised in a way nobody knows": (quantised("swirl", ignore=["re:mtp.*"]), r"\(swirl\)"),
+    "a quantised verifier that does not say how": (
+        lambda _, verifier: configured(verifier, quantization_config="fp8"),
+        r"\(fp8\), in mtp.fc",
+    ),
 }
 
 
@@ -273,6 +307,39 @@ def test_a_head_that_does_not_fit_is_not_put_in(
     assert isinstance(refused.value, SpeculatorsError)
     assert refused.value.hint
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"quant_method": "fp8", "modules_to_not_convert": [*LINEAR, *EXPERTS_APART]},
+        {"quant_method": "fp8", "ignored_layers": [*LINEAR, "mtp.layers.0.mlp.experts"]},
+        {"quant_method": "compressed-tensors", "ignore": ["lm_head", "re:^mtp.*"]},
+        {"quant_method": "awq", "modules_to_not_convert": ["mtp"]},
+        {"quant_method": "gptq", "dynamic": {"-:.*mtp.*": {}}},
+        {"quant_method": "modelopt", "quant_algo": "NVFP4", "ignore": ["mtp.layers.0*"]},
+    ],
+)
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_head_is_put_where_a_quantised_verifier_leaves_it_plain(
+    nested: bool, block: dict, tmp_path: Path, verifier: Path, head: Path
+) -> None:
+    document = json.loads((verifier / "config.json").read_text()) | {"quantization_config": block}
+    (verifier / "config.json").write_text(json.dumps({"text_config": document} if nested else document))
+    stitch(head, verifier, tmp_path / "whole")
+    assert (tmp_path / "whole" / "model-mtp.safetensors").is_file()
+
+
+def test_modelopts_own_file_is_read_where_the_config_says_nothing(
+    tmp_path: Path, verifier: Path, head: Path
+) -> None:
+    said = {"quantization": {"quant_algo": "FP8", "exclude_modules": ["lm_head"]}}
+    (verifier / "hf_quant_config.json").write_text(json.dumps(said))
+    with pytest.raises(StageError, match=r"hf_quant_config.json: the verifier is quantised .* in mtp.fc"):
+        stitch(head, verifier, tmp_path / "new")
+    said["quantization"]["exclude_modules"] += ["mtp*"]
+    (verifier / "hf_quant_config.json").write_text(json.dumps(said))
+    stitch(head, verifier, tmp_path / "whole")
 
 
 def test_stitching_says_what_it_did_as_json_and_takes_no_option_of_converting(
