@@ -11,7 +11,7 @@ from typing import Any
 import speculators
 from speculators.convert.account import account, accounted, kept_or_renamed
 from speculators.convert.plan import Options, Plan, decoder_layer, speculators_block
-from speculators.convert.source import Source, unfit
+from speculators.convert.source import Source, unfit, unsaid
 from speculators.errors import RecipeError, StageError
 
 LEFT_OUT = {
@@ -86,7 +86,7 @@ def block_size(source: Source) -> int:
         "vocab_size": config.get("vocab_size"),
     }
     if missing := [name for name, value in said.items() if not isinstance(value, int)]:
-        raise unfit(place, f"config.json does not say {', '.join(missing)}", rule="source-config")
+        raise unsaid(source, missing)
     if "fc.weight" not in source.tensors or "hidden_norm.weight" not in source.tensors:
         raise unfit(place, "no fc.weight and hidden_norm.weight: no DFlash draft")
     if block < 2:

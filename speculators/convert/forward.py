@@ -67,10 +67,14 @@ def rotary(config: Mapping[str, Any]) -> Any:
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
     keys = ("hidden_size", "num_attention_heads", "head_dim", "max_position_embeddings", "rope_theta",
-            "rope_scaling", "rope_parameters", "partial_rotary_factor")  # fmt: skip
+            "rope_scaling", "rope_parameters", "partial_rotary_factor",
+            "original_max_position_embeddings")  # fmt: skip
     known = {key: config[key] for key in keys if config.get(key) is not None}
     for key in ("rope_scaling", "rope_parameters"):
         block = known.get(key, {})
+        kinds = [one for one in block.values() if isinstance(one, Mapping)]
+        if kinds:  # one for each kind of attention layer; a draft attends to everything
+            block = known[key] = block.get("full_attention") or kinds[0]
         if "mrope" in (block.get("type"), block.get("rope_type")):  # text alone: all sections turn alike
             known[key] = {name: value for name, value in block.items() if name != "type"} | {
                 "rope_type": "default"

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from speculators.checkpoint.config import CONFIG_NAME
 from speculators.checkpoint.rope import rope_parameters
 from speculators.checkpoint.verifier_layout import text_config
 from speculators.convert.account import LAYER, ROPE, Fate
-from speculators.convert.source import Source, unfit
+from speculators.convert.source import Source, unsaid
 
 DEFAULT_TOKENS = 3  # drafted at once where the source says nothing; serving can override it
 
@@ -68,7 +67,7 @@ def decoder_layer(
     config = source.config
     needed = ("hidden_size", "intermediate_size", "num_attention_heads", "rms_norm_eps")
     if missing := [key for key in needed if config.get(key) is None]:
-        raise unfit(f"{source.folder / CONFIG_NAME}", f"has no {', '.join(missing)}", rule="source-config")
+        raise unsaid(source, missing)
     filled = {
         "num_hidden_layers": 1,
         "num_key_value_heads": config["num_attention_heads"],
@@ -77,17 +76,19 @@ def decoder_layer(
         "attention_dropout": 0.0,
     }
     said = {key: config[key] for key in LAYER_KEYS if config.get(key) is not None}
-    positions = max(
-        config.get("max_position_embeddings") or 0,
-        text_config(options.verifier_config).get("max_position_embeddings") or 0,
+    rope = rope_parameters(config)
+    own, whole = (
+        one.get("max_position_embeddings") or 0 for one in (config, text_config(options.verifier_config))
     )
+    # LongRoPE's attention factor is reckoned from it (vLLM reads no other); a farther reach changes it.
+    positions = own if own and rope["rope_type"] == "longrope" else max(own, whole)
     layer = {
         **filled,
         **said,
         "model_type": model_type,
         "vocab_size": vocab_size,
         "max_position_embeddings": positions,
-        "rope_parameters": rope_parameters(config),
+        "rope_parameters": rope,
         "attention_bias": biased,
         "mlp_bias": bool(config.get("mlp_bias", False)),
         "tie_word_embeddings": False,

@@ -17,7 +17,7 @@ from speculators.convert import forward
 from speculators.convert.eagle.eagle3 import FLAGS, target_name
 from speculators.convert.forward_mtp import EXTRACTED, NATIVE, mtp_states
 from speculators.convert.plan import Options
-from speculators.convert.source import Source, unfit
+from speculators.convert.source import Source, unfit, unsaid
 from speculators.errors import StageError
 
 ROWS, STEPS = 24, 3  # enough to tell two drafts apart; forwards are dense
@@ -173,12 +173,13 @@ def headed(weights: forward.Weights, shared: torch.Tensor | None) -> forward.Wei
 
 def source_flags(source: Source, bare: Mapping[str, str]) -> dict[str, bool]:
     """The norms that a source computes, by its own words or else by its tensors."""
-    said = {**source.config, **source.config["eagle_config"]}
+    nested = source.config["eagle_config"]
+    said = {flag: source.config.get(flag) if nested.get(flag) is None else nested[flag] for flag in FLAGS}
     seen = {
         "norm_before_fc": "input_norm.weight" in bare,
         "fc_norm": any(name.startswith("fc_norm.") for name in bare),
     }
-    return {flag: bool(seen.get(flag) if said.get(flag) is None else said[flag]) for flag in FLAGS}
+    return {flag: bool(seen.get(flag) if said[flag] is None else said[flag]) for flag in FLAGS}
 
 
 def source_ids(source: Source, bare: Mapping[str, str], vocab_size: int) -> torch.Tensor:
@@ -236,7 +237,7 @@ def prove_mtp(source: Source, model: SpeculatorModel) -> Proof:
     config = text_config(source.config)
     needed = ("hidden_size", "num_attention_heads", "head_dim", "rms_norm_eps")
     if missing := [key for key in needed if config.get(key) is None]:
-        raise unfit(source.folder, f"its config does not say {', '.join(missing)}", rule="source-config")
+        raise unsaid(source, missing)
     hidden = int(config["hidden_size"])
     states, embedded = random(ROWS, hidden), random(ROWS, hidden + 1)[:, :hidden]
     try:

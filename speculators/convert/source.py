@@ -135,3 +135,14 @@ def unfit(
 ) -> StageError:
     """The refusal of a source that is not what its layout is."""
     return StageError(f"{place}: {problem}", hint=hint, rule=rule)
+
+
+def unsaid(source: Source, keys: list[str]) -> StageError:
+    """The refusal of a source whose config lacks what nothing can replace."""
+    return unfit(
+        source.folder / CONFIG_NAME,
+        f"does not say {', '.join(keys)}",
+        "write it there, as the draft's trainer or model card says it; if another layout was asked for "
+        "(--from), leave that out",
+        "source-config",
+    )

@@ -116,6 +116,12 @@ def require_verifier(config: Mapping[str, Any], place: str) -> None:
         raise strange(place, faults)
 
 
+def with_block(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The config, with what its block ``name`` says of the same keys; what is null there is unsaid."""
+    block = config.get(name) or {}
+    return {**config, **{key: value for key, value in block.items() if value is not None}}
+
+
 def strange(place: str, faults: list[str]) -> StageError:
     """The refusal of a config."""
     return StageError(

@@ -19,6 +19,7 @@ from speculators.checkpoint.verifier_layout import text_config
 from speculators.convert.kinds import PROMISES, Kind, detect
 from speculators.convert.plan import Options, Plan
 from speculators.convert.source import Source, open_source
+from speculators.convert.source_config import with_block
 from speculators.errors import RecipeError, StageError
 
 #: Architectures that vLLM 0.32 takes for EAGLE or EAGLE-3 (``model_executor/models/registry.py``; the
@@ -96,9 +97,9 @@ def planned(kind: Kind, source: Source, options: Options) -> tuple[Plan, list[Ch
         if error.rule != "layer-id-convention":
             raise
         hidden, fused = next(source.shape(name) for name in source.tensors if name.endswith("fc.weight"))
-        count = fused // int(source.config.get("target_hidden_size") or hidden)
-        written = {**source.config, **(source.config.get("eagle_config") or {})}.get(LAYERS_KEY)
-        ids = tuple(written or range(1, count + 1))
+        said = with_block(source.config, "eagle_config")
+        count = fused // int(said.get("target_hidden_size") or hidden)
+        ids = tuple(said.get(LAYERS_KEY) or range(1, count + 1))
         plan = kind.plan(source, replace(options, aux_layers=ids))
         return plan, [Check("layer ids can be told", False, error.message, "warning")]
 

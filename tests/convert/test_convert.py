@@ -401,3 +401,52 @@ def test_every_kind_of_rope_is_carried_over_and_proved(scaling: dict, tmp_path: 
     assert rope.items() >= {key: value for key, value in scaling.items() if "type" not in key}.items()
     assert done.proof is not None
     assert done.proof.tokens == 1.0
+
+
+def said(source: Path, **changes: object) -> Path:
+    document = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**document, **changes}))
+    return source
+
+
+def test_a_null_in_a_block_leaves_what_stands_outside(tmp_path: Path, verifier: Path) -> None:
+    ids = "eagle_aux_hidden_state_layer_ids"
+    source = said(
+        sources.write(tmp_path / "source", sources.LLAMA, sources.eagle3_tensors()),
+        architectures=["LlamaForCausalLMEagle3"],
+        norm_before_residual=True,
+        eagle_config={"norm_before_residual": None, ids: None, "target_hidden_size": None},
+        **{ids: [3, 7, 12]},
+    )
+    done = run(source, verifier)
+    assert (done.plan.document["norm_before_residual"], done.plan.document[ids]) == (True, [3, 7, 12])
+    document, _ = written(source)
+    document["norm_before_residual"] = False
+    (tmp_path / "converted" / "config.json").write_text(json.dumps(document))
+    with pytest.raises(StageError, match="differs by"):
+        proofs.prove("eagle3", open_source(str(source)), tmp_path / "converted", Options(str(verifier), {}))
+
+
+def test_the_reach_of_longrope_stays_and_with_it_the_attention_factor(tmp_path: Path, verifier: Path) -> None:
+    long = {"type": "longrope", "short_factor": [1.0] * 4, "long_factor": [1.0, 2.0, 2.0, 2.0],
+            "original_max_position_embeddings": 32}  # fmt: skip
+    for name, asked in {"eagle3": {}, "dflash": {"aux_layers": (2, 6, 9)}}.items():
+        made = {"eagle3": sources.safeailab, "dflash": sources.dflash}[name]
+        source = said(made(tmp_path / name / "source"), rope_scaling=long)
+        done = run(source, sources.verifier(tmp_path / name / "v", max_position_embeddings=256), **asked)
+        assert done.plan.document["transformer_layer_config"]["max_position_embeddings"] == 64
+
+
+def test_rope_by_kinds_of_attention_layers_is_proved_by_the_full_one(tmp_path: Path, verifier: Path) -> None:
+    kinds = {"sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+             "full_attention": {"rope_type": "default", "rope_theta": 5000.0}}  # fmt: skip
+    source = said(sources.safeailab(tmp_path / "source"), rope_parameters=kinds)
+    layer = run(source, verifier).plan.document["transformer_layer_config"]
+    assert layer["rope_parameters"]["rope_theta"] == 5000.0
+
+
+def test_what_a_config_lacks_is_to_be_written_there(tmp_path: Path, verifier: Path) -> None:
+    source = said(sources.safeailab(tmp_path / "source"), rms_norm_eps=None)
+    with pytest.raises(StageError, match=r"config\.json: does not say rms_norm_eps") as refused:
+        run(source, verifier)
+    assert refused.value.hint.startswith("write it there")

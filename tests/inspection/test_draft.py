@@ -19,6 +19,9 @@ from speculators.convert.run import Request, convert
 from speculators.datagen.probe import reference_model
 from speculators.inspection.draft import Inspection, inspect_draft
 from speculators.inspection.mending import mend
+
+
+from speculators.inspection.foreign import read_foreign
 from tests.convert import sources
 from tests.convert.test_retarget import write_tokenizer
 from tests.inspection.faults import (
@@ -324,3 +327,15 @@ def test_a_probe_wants_a_whole_verifier_and_says_nothing_while_it_loads(tmp_path
     capfd.readouterr()
     assert reference_model(tmp_path / "words").config.num_hidden_layers == 4
     assert capfd.readouterr() == ("", "")
+
+
+def test_ids_outside_a_block_that_says_null_are_those_that_can_be_read_two_ways(tmp_path: Path) -> None:
+    ids = "eagle_aux_hidden_state_layer_ids"
+    folder = sources.nvidia(tmp_path / "draft")
+    document = json.loads((folder / "config.json").read_text())
+    document |= {"eagle_config": {ids: None, "target_hidden_size": None}, ids: [3, 7, 10]}
+    (folder / "config.json").write_text(json.dumps(document))
+    found = read_foreign(folder, sources.verifier(tmp_path / "verifier"))
+    assert found.plan is not None
+    assert found.plan.document[ids] == [3, 7, 10]
+    assert {check.name for check in found.checks if not check.ok} == {"layer ids can be told"}

@@ -24,6 +24,7 @@ from speculators.convert.plan import (
     speculators_block,
 )
 from speculators.convert.source import Source, unfit
+from speculators.convert.source_config import with_block
 from speculators.convert.vocabulary_map import DraftVocabulary, offsets, read_map
 from speculators.errors import StageError
 
@@ -57,7 +58,7 @@ def plan(source: Source, options: Options) -> Plan:
             (layer ids, vocabulary map).
     """
     config, place = source.config, str(source.folder)
-    nested = {**config, **(config.get("eagle_config") or {})}
+    nested = with_block(config, "eagle_config")
     names = require_eagle3(source, nested)
     hidden, fused = source.sized(names["fc.weight"], 2)
     target_hidden = nested.get("target_hidden_size") or hidden
