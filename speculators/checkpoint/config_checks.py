@@ -151,11 +151,17 @@ def layer_checks(layer: Mapping[str, Any], known: Format) -> Iterator[Check]:
 
 
 def fit_checks(known: Format, document: Mapping[str, Any], facts: Mapping[str, Any]) -> Iterator[Check]:
-    """Depth, width and vocabulary of a draft against its verifier's text config ``facts``."""
-    layer = document["transformer_layer_config"]
-    depth, ids = facts["num_hidden_layers"], known.aux_layers(document)
-    yield Check("aux layers exist", max(ids, default=0) <= depth, f"{list(ids)} of {depth} layers")
-    target = target_width(document)
-    yield Check("verifier width", target == facts["hidden_size"], f"{target} against {facts['hidden_size']}")
-    same = layer["vocab_size"] == facts["vocab_size"]
-    yield Check("verifier vocabulary", same, f"{layer['vocab_size']} against {facts['vocab_size']}")
+    """Depth, width and vocabulary of a draft against its verifier's ``facts``, as far as these say them."""
+    layer, ids, target = (
+        document["transformer_layer_config"],
+        known.aux_layers(document),
+        target_width(document),
+    )
+    depth, width, vocabulary = (facts.get(k) for k in ("num_hidden_layers", "hidden_size", "vocab_size"))
+    if depth is not None:
+        yield Check("aux layers exist", max(ids, default=0) <= depth, f"{list(ids)} of {depth} layers")
+    if width is not None:
+        yield Check("verifier width", target == width, f"{target} against {width}")
+    if vocabulary is not None:
+        same = layer["vocab_size"] == vocabulary
+        yield Check("verifier vocabulary", same, f"{layer['vocab_size']} against {vocabulary}")

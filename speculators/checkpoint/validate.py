@@ -27,7 +27,7 @@ from speculators.checkpoint.tensors import (
     is_reduced,
 )
 from speculators.checkpoint.tokenizer import tokenizer_checks
-from speculators.checkpoint.verifier_layout import text_config
+from speculators.checkpoint.verifier_layout import verifier_text
 from speculators.checkpoint.verifier_weights import VerifierWeights, load_verifier_weights
 from speculators.checkpoint.vocabulary import from_offsets
 from speculators.checkpoint.weights_file import described, mapped, read_header, torch_names
@@ -243,20 +243,32 @@ def vocabulary_checks(subject: Subject) -> Iterator[Check]:
 
 def verifier_checks(subject: Subject, verifier_dir: Path, severity: str) -> Iterator[Check]:
     """Widths, layers, tokenizer, embedding and head rows against the verifier's own files."""
-    facts = text_config(read_json(verifier_dir / CONFIG_NAME))
+    facts = verifier_text(read_json(verifier_dir / CONFIG_NAME))
     fits = list(fit_checks(subject.format, subject.document, facts))
     yield from fits
     yield from tokenizer_checks(subject.folder, subject.document, verifier_dir)
-    same_width = subject.document["transformer_layer_config"]["hidden_size"] == facts["hidden_size"]
-    if not same_width or any(not check.ok for check in fits if check.name == "verifier vocabulary"):
+    hidden = subject.document["transformer_layer_config"]["hidden_size"]
+    unlike = any(not check.ok for check in fits if check.name == "verifier vocabulary")
+    if unlike or facts.get("hidden_size", hidden) != hidden:
         return
     try:
         verifier = load_verifier_weights(verifier_dir)
     except StageError as error:
         yield Check("verifier's ends readable", False, error.message, severity)
         return
+    unsaid = {key: size for key, size in sizes_by_rows(verifier).items() if key not in facts}
+    late = list(fit_checks(subject.format, subject.document, unsaid))
+    yield from late
+    if failures(late) or unsaid.get("hidden_size", hidden) != hidden:
+        return
     for end in ends(subject, verifier):
         yield rows_check(end, severity)
+
+
+def sizes_by_rows(verifier: VerifierWeights) -> dict[str, int]:
+    """Vocabulary and width by the embedding [V, H], where a config leaves them to its class."""
+    rows, width = verifier.embedding.shape
+    return {"vocab_size": rows, "hidden_size": width}
 
 
 class End(NamedTuple):

@@ -48,6 +48,23 @@ LAYOUTS = (
 #: Keys under which configs of several modalities keep the language model's.
 TEXT_CONFIGS = ("text_config", "llm_config", "language_config", "thinker_config")
 
+#: Keys of a decoder's config -> what families call them that transformers renames (``attribute_map``).
+OTHER_NAMES = {
+    "hidden_size": ("n_embd", "d_model"),
+    "num_hidden_layers": ("n_layer", "n_layers", "num_layers"),
+    "num_attention_heads": ("n_head", "n_heads"),
+    "max_position_embeddings": ("n_positions", "max_seq_len"),
+}
+
+#: Model type -> what its published configs leave to the class (transformers 5.19).  Written within the config
+#: of a whole model, a language model's says only what differs from it.
+CLASS_DEFAULTS: dict[str, dict[str, Any]] = {
+    "gemma3_text": {
+        "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "intermediate_size": 9216,
+        "max_position_embeddings": 131072, "rms_norm_eps": 1e-6, "rope_theta": 1_000_000.0,
+    },
+}  # fmt: skip
+
 EPS_KEYS = ("rms_norm_eps", "norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon")
 
 #: Model types whose final norm multiplies by (1 + weight).
@@ -101,6 +118,24 @@ def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return config
 
 
+def verifier_text(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The language model's part of a verifier's ``config.json`` by the usual names of its keys.
+
+    With what its class fills in, but for width, depth and vocabulary: what a draft is compared by is either
+    said or not compared.  What is null is unsaid.
+    """
+    text = {key: value for key, value in text_config(config).items() if value is not None}
+    for key, others in OTHER_NAMES.items():
+        for other in others:
+            if other in text:
+                text.setdefault(key, text[other])
+    return {**class_defaults(text), **text}
+
+
+def class_defaults(text: Mapping[str, Any]) -> dict[str, Any]:
+    return CLASS_DEFAULTS.get(str(text.get("model_type", "")), {})
+
+
 def verifier_layout(config: Mapping[str, Any], names: Collection[str], place: str) -> VerifierLayout:
     """Where the model with this ``config.json`` and these tensor ``names`` keeps its ends.
 
@@ -108,7 +143,7 @@ def verifier_layout(config: Mapping[str, Any], names: Collection[str], place: st
         StageError: naming ``place``, when an end is not among ``names`` or the family's logits are
             not ``cap(scale * head(norm(state)))``.
     """
-    text = text_config(config)
+    text = verifier_text(config)
     model_type = str(text.get("model_type", ""))
     found = end_names(names)
     norm_bias = f"{found.norm}.bias" if f"{found.norm}.bias" in names else None

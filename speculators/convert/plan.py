@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from speculators.checkpoint.rope import rope_parameters
-from speculators.checkpoint.verifier_layout import text_config
+from speculators.checkpoint.verifier_layout import verifier_text
 from speculators.convert.account import LAYER, ROPE, Fate
 from speculators.convert.source import Source, unsaid
 
@@ -38,11 +38,11 @@ class Options:
     @property
     def depth(self) -> int | None:
         """The verifier's decoder layers."""
-        return text_config(self.verifier_config).get("num_hidden_layers")
+        return verifier_text(self.verifier_config).get("num_hidden_layers")
 
     @property
     def vocab_size(self) -> int | None:
-        return text_config(self.verifier_config).get("vocab_size")
+        return verifier_text(self.verifier_config).get("vocab_size")
 
 
 class Plan(NamedTuple):
@@ -78,7 +78,7 @@ def decoder_layer(
     said = {key: config[key] for key in LAYER_KEYS if config.get(key) is not None}
     rope = rope_parameters(config)
     own, whole = (
-        one.get("max_position_embeddings") or 0 for one in (config, text_config(options.verifier_config))
+        one.get("max_position_embeddings") or 0 for one in (config, verifier_text(options.verifier_config))
     )
     # LongRoPE's attention factor is reckoned from it (vLLM reads no other); a farther reach changes it.
     positions = own if own and rope["rope_type"] == "longrope" else max(own, whole)

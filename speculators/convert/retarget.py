@@ -35,11 +35,12 @@ from speculators.checkpoint.validate import (
     ends,
     file_checks,
     rows_check,
+    sizes_by_rows,
     subject_of,
     validate,
 )
-from speculators.checkpoint.verifier_layout import text_config
-from speculators.checkpoint.verifier_weights import load_verifier_weights
+from speculators.checkpoint.verifier_layout import verifier_text
+from speculators.checkpoint.verifier_weights import VerifierWeights, load_verifier_weights
 from speculators.checkpoint.weights_file import WEIGHTS_NAME, read_header, write_weights
 from speculators.convert.layer_ids import default_layers
 from speculators.documents import write_json
@@ -166,24 +167,35 @@ def origin(named: str | None, block: Mapping[str, Any]) -> Path | None:
 def comparisons(subject: Subject, verifier: Path, original: Path | None) -> Iterator[Check]:
     """Everything by which a draft hangs on its verifier, asked of the new one."""
     document, config = subject.document, read_object(verifier / CONFIG_NAME)
-    text = text_config(config)
-    if missing := [name for name in ("num_hidden_layers", "hidden_size", "vocab_size") if name not in text]:
-        yield Check("verifier's config", False, f"has no {', '.join(missing)}: no language model")
-        return
+    text = verifier_text(config)
     if strange := strange_sizes(text):
         yield Check("verifier's config", False, f"says {', '.join(strange)}")
         return
+    if "num_hidden_layers" not in text:
+        detail = "has no num_hidden_layers, also by no other name: no language model"
+        yield Check("verifier's config", False, detail)
+        return
+    weights: VerifierWeights | None = None
+    try:
+        weights = load_verifier_weights(verifier)
+        text = {**sizes_by_rows(weights), **text}
+    except StageError as error:
+        yield Check("verifier's ends readable", False, error.message)
     yield from fit_checks(subject.format, document, text)
     yield family_check(document, config)
     before, trained = None, rope_parameters(document["transformer_layer_config"])
     if original is not None:
         with config_of(original):
-            before = text_config(read_object(original / CONFIG_NAME))
+            before = verifier_text(read_object(original / CONFIG_NAME))
             trained = rope_parameters(before)
     yield depth_check(subject, text, before)
     yield rope_check(trained, text, of_draft=before is None)
     yield from token_checks(subject, verifier, original)
-    yield from row_checks(subject, verifier)
+    if (
+        weights is not None
+        and subject.document["transformer_layer_config"]["vocab_size"] == text["vocab_size"]
+    ):
+        yield from row_checks(subject, weights)
 
 
 def family_check(document: Mapping[str, Any], config: Mapping[str, Any]) -> Check:
@@ -238,22 +250,11 @@ def trained_tokenizer(subject: Subject, original: Path | None) -> Tokenizer | No
     return own or (None if original is None else tokenizer_of(original))
 
 
-def row_checks(subject: Subject, verifier: Path) -> Iterator[Check]:
+def row_checks(subject: Subject, weights: VerifierWeights) -> Iterator[Check]:
     """Embedding and head rows, selected by the map: near the verifier's, if not equal to them."""
-    if subject.document["transformer_layer_config"]["vocab_size"] != text_vocabulary(verifier):
-        return
-    try:
-        weights = load_verifier_weights(verifier)
-    except StageError as error:
-        yield Check("verifier's ends readable", False, error.message)
-        return
     for end in ends(subject, weights):
         if end.stored.shape == end.rows.shape:  # another width has been said already
             yield rows_check(end, "error")
-
-
-def text_vocabulary(verifier: Path) -> Any:
-    return text_config(read_object(verifier / CONFIG_NAME)).get("vocab_size")
 
 
 def renamed(

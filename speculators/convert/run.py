@@ -14,7 +14,7 @@ from speculators.checkpoint.folder import new_folder, read_object
 from speculators.checkpoint.location import local_folder
 from speculators.checkpoint.trained_as import TRAINED_AS, trained_as
 from speculators.checkpoint.validate import Watch, validate
-from speculators.checkpoint.verifier_layout import text_config
+from speculators.checkpoint.verifier_layout import verifier_text
 from speculators.checkpoint.weights_file import WEIGHTS_NAME, write_weights
 from speculators.convert.kinds import Kind, detect
 from speculators.convert.plan import Options, Plan
@@ -136,7 +136,7 @@ def sound(folder: Path, request: Request, asked: Options, broken: Collection[str
         return []
     checks = validate(folder, broken=broken)
     if not failures(checks):
-        checks += fit_checks(known, document, text_config(asked.verifier_config))
+        checks += fit_checks(known, document, verifier_text(asked.verifier_config))
     if failed := failures(checks):
         raise StageError(
             f"{request.source}: the conversion fails {len(failed)} checks: {listed(failed)}",

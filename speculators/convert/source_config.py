@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from speculators.checkpoint.config_checks import strange_sizes
 from speculators.checkpoint.rope import ORIGINAL, rope_parameters
-from speculators.checkpoint.verifier_layout import TEXT_CONFIGS, text_config
+from speculators.checkpoint.verifier_layout import TEXT_CONFIGS, text_config, verifier_text
 from speculators.errors import StageError
 
 
@@ -84,7 +84,7 @@ ROPE_NUMBERS: dict[str, tuple[str, ...]] = {
 #: The same of lists, one number for each pair of features.
 ROPE_LISTS = {"longrope": ("short_factor", "long_factor")}
 
-#: What plans and checks take from a verifier.
+#: Sizes that plans and checks take from a verifier, where it says them.
 OF_VERIFIERS = ("hidden_size", "num_hidden_layers", "vocab_size")
 
 
@@ -102,17 +102,18 @@ def require_sound(config: Mapping[str, Any], place: str) -> None:
 
 
 def require_verifier(config: Mapping[str, Any], place: str) -> None:
-    """Refuse a verifier's config that does not say what a draft is fitted to.
+    """Refuse a verifier's config of which something is of another type than a draft is fitted to.
+
+    What it does not say, as configs of several modalities leave sizes to their class, is not compared.
 
     Raises:
         StageError: naming ``place`` and each such key.
     """
-    text = text_config(config)
-    faults = [f"{key} {text.get(key)!r}" for key in OF_VERIFIERS if text.get(key) is None]
-    wanted = {"architectures": config, "max_position_embeddings": text}
+    text = verifier_text(config)
+    wanted = {**dict.fromkeys(("architectures", *TEXT_CONFIGS), config), "max_position_embeddings": text}
     kept = {key: block[key] for key, block in wanted.items() if key in block}
     sizes = {key: text.get(key) for key in OF_VERIFIERS}
-    if faults := [*faults, *strange_values("", kept), *strange_sizes(sizes)]:
+    if faults := [*strange_values("", kept), *strange_sizes(sizes)]:
         raise strange(place, faults)
 
 

@@ -12,7 +12,7 @@ from speculators.checkpoint.folder import read_object, weights_of
 from speculators.checkpoint.rope import rope_parameters
 from speculators.checkpoint.trained_as import DIGESTS
 from speculators.checkpoint.validate import content_checks, file_checks
-from speculators.checkpoint.verifier_layout import output_rule, text_config
+from speculators.checkpoint.verifier_layout import output_rule, verifier_text
 from speculators.checkpoint.weights_file import Stored, read_header
 from speculators.convert.source_config import require_verifier, strange
 from speculators.errors import StageError
@@ -85,8 +85,8 @@ def require_model(folder: Path) -> None:
     config, place = read_object(folder / CONFIG_NAME), str(folder / CONFIG_NAME)
     require_verifier(config, place)
     try:
-        rope_parameters(text_config(config))
-        output_rule(text_config(config), centred=False)
+        rope_parameters(verifier_text(config))
+        output_rule(verifier_text(config), centred=False)
     except UNEXPECTED as error:
         raise strange(place, [f"RoPE, norm or logits in a way that cannot be read ({error})"]) from error
 
@@ -115,7 +115,7 @@ def _checked(folder: Path, verifier_dir: Path | None) -> Looked:
     depth = None
     if verifier_dir is not None:
         checks += _guarded(lambda: list(verifier_config_checks(document, verifier_dir)))
-        depth = text_config(read_object(verifier_dir / CONFIG_NAME)).get("num_hidden_layers")
+        depth = verifier_text(read_object(verifier_dir / CONFIG_NAME)).get("num_hidden_layers")
     checks += _guarded(lambda: _content(folder, document, tensors, metadata, verifier_dir, depth))
     return Looked(checks, unrecorded(document, metadata, tensors))
 

@@ -11,7 +11,7 @@ import torch
 from speculators.checkpoint.config import CONFIG_NAME, completed
 from speculators.checkpoint.folder import read_object, weights_of
 from speculators.checkpoint.tensors import canonical_name
-from speculators.checkpoint.verifier_layout import text_config
+from speculators.checkpoint.verifier_layout import verifier_text
 from speculators.checkpoint.verifier_weights import load_verifier_weights
 from speculators.checkpoint.weights_file import mapped, read_header
 from speculators.errors import RecipeError, StageError
@@ -91,10 +91,10 @@ def probe_draft(
         StageError: the draft or its verifier cannot be read.
     """
     document, tensors = whole_draft(folder, verifier_dir)
-    config = read_object(verifier_dir / CONFIG_NAME)
+    text = verifier_text(read_object(verifier_dir / CONFIG_NAME))
     weights = load_verifier_weights(verifier_dir).to(None, torch.float32)
     tokens = steps or int(document["speculators_config"]["proposal_methods"][0]["speculative_tokens"])
-    result = probe(document, tensors, texts, text_config(config), weights, tokens)
+    result = probe(document, tensors, texts, text, weights, tokens)
     split = alike = None
     if served is not None and result.given is not None:
         split = blame(result.given.tally.document(), served)
@@ -110,8 +110,12 @@ def whole_draft(folder: Path, verifier_dir: Path) -> tuple[dict[str, Any], dict[
         StageError: it cannot be read.
     """
     document = read_object(folder / CONFIG_NAME)
+    depth = verifier_text(read_object(verifier_dir / CONFIG_NAME)).get("num_hidden_layers")
+    if not isinstance(depth, int):
+        hint = "write num_hidden_layers there: neighbouring layers are told by how many there are"
+        place = verifier_dir / CONFIG_NAME
+        raise StageError(f"{place}: does not say how many layers it has", hint=hint, rule="source-config")
     if FORMAT_KEYS & document.keys():
-        depth = int(text_config(read_object(verifier_dir / CONFIG_NAME))["num_hidden_layers"])
         full, _ = completed(document, depth)
         pieces: Mapping[str, Any] = read_header(weights_of(folder))[0]
     else:

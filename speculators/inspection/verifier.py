@@ -18,7 +18,7 @@ from speculators.checkpoint.folder import config_of, read_object
 from speculators.checkpoint.location import WANTED, local_folder
 from speculators.checkpoint.rope import rope_parameters
 from speculators.checkpoint.tokenizer import SMALL_FILES, tokenizer_of
-from speculators.checkpoint.verifier_layout import VerifierLayout, text_config, verifier_layout
+from speculators.checkpoint.verifier_layout import VerifierLayout, text_config, verifier_layout, verifier_text
 from speculators.checkpoint.verifier_weights import INDEX_NAME, tensor_files
 from speculators.checkpoint.weights_file import read_header
 from speculators.convert.kinds import detect
@@ -175,7 +175,7 @@ def inspect_verifier(folder: Path) -> VerifierReport:
         "hidden_size": known.hidden_size,
         "vocab_size": known.vocab_size,
         "max_position_embeddings": known.max_position_embeddings,
-        "rope_parameters": rope_parameters(text_config(config)),
+        "rope_parameters": rope_parameters(verifier_text(config)),
         "aux_states": None if support is None else support.how,
         "default_aux_layers": default_ids(known.num_hidden_layers),
         "head": None if layout is None else head_facts(layout),

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from speculators.checkpoint.rope import rope_parameters
-from speculators.checkpoint.verifier_layout import text_config
+from speculators.checkpoint.verifier_layout import verifier_text
 from speculators.recipe.hub_cache import snapshots
 from speculators.recipe.tensor_headers import headers_of, sizes
 
@@ -27,6 +27,9 @@ COUNTS = (
     "intermediate_size",
     "max_position_embeddings",
 )
+
+#: Tokens of models whose published configs leave them to the class (transformers 5.19).
+CLASS_VOCABULARIES = {"gemma3_text": 262208}
 
 
 class VerifierFacts(NamedTuple):
@@ -52,7 +55,8 @@ class VerifierFacts(NamedTuple):
 
 def facts_from_config(config: Mapping[str, Any], source: str) -> VerifierFacts | None:
     """Facts of a Hugging Face ``config.json``; None when it is not that of a text decoder."""
-    text = text_config(config)
+    text = verifier_text(config)
+    text = {"vocab_size": CLASS_VOCABULARIES.get(str(text.get("model_type", ""))), **text}
     if not all(_is_count(text.get(name)) for name in COUNTS):
         return None
     heads = text["num_attention_heads"]

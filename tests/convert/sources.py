@@ -34,6 +34,32 @@ def verifier(folder: Path, **changes: Any) -> Path:
     return folder
 
 
+#: How families say of the same verifier what a draft hangs on, or leave it to their class: config's keys.
+VERIFIERS: dict[str, dict[str, Any]] = {
+    "Gemma 3, published": {
+        "architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3", "vision_config": {},
+        "text_config": {"hidden_size": 16, "num_hidden_layers": DEPTH, "model_type": "gemma3_text",
+                        "rope_scaling": {"factor": 8.0, "rope_type": "linear"}, "sliding_window": 1024},
+    },
+    "EXAONE": {
+        "architectures": ["ExaoneForCausalLM"], "model_type": "exaone", "hidden_size": 16,
+        "num_layers": DEPTH, "vocab_size": VOCAB, "max_position_embeddings": 128, "num_attention_heads": 4,
+        "layer_norm_epsilon": 1e-5,
+    },
+    "GPT-2": {
+        "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "n_embd": 16, "n_layer": DEPTH,
+        "n_head": 4, "n_positions": 128, "vocab_size": VOCAB, "layer_norm_epsilon": 1e-5,
+    },
+    "LLaVA": {
+        "architectures": ["LlavaForConditionalGeneration"], "model_type": "llava", "vision_config": {},
+        "text_config": {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": VOCAB,
+                        "max_position_embeddings": 4096, "rms_norm_eps": 1e-5},
+    },
+    "nulls": {"architectures": None, "hidden_size": 16, "num_hidden_layers": DEPTH, "vocab_size": None,
+              "max_position_embeddings": None, "text_config": None},
+}  # fmt: skip
+
+
 def eagle3_tensors(first: str = "midlayer") -> dict[str, torch.Tensor]:
     """The draft as SafeAILab names it, with its offset map."""
     state = tiny.draft(CONFIG, dtype=torch.float32).state_dict()

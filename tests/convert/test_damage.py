@@ -185,7 +185,12 @@ VERIFIERS: dict[str, dict[str, Any]] = {
     "narrower": {"hidden_size": 32},
     "shallower": {"num_hidden_layers": 5},
     "of text": {"num_hidden_layers": "twelve"},
-    "of unknown depth": {"num_hidden_layers": None},
+    "narrower, by another name": {"hidden_size": None, "n_embd": 32},
+    "of text, by another name": {"num_hidden_layers": None, "n_layer": "12"},
+    "of halves of a layer": {"num_hidden_layers": 12.5},
+    "of endless tokens": {"vocab_size": 1 << 40},
+    "of a list of parts": {"text_config": [1]},
+    "of text inside": {"text_config": {"hidden_size": "16"}},
     "without positions": {"max_position_embeddings": "many"},
     "of a number's class": {"architectures": 5},
 }
@@ -201,6 +206,21 @@ def test_a_verifier_that_the_draft_does_not_fit_is_refused(kind: str, name: str,
         convert(Request(str(source), str(verifier)), tmp_path / "new")
     assert caught.value.hint
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("name", sources.VERIFIERS)
+@pytest.mark.parametrize("kind", ["eagle3", "eagle", "dflash"])
+def test_what_a_verifier_leaves_to_its_class_or_calls_otherwise_is_no_reason_to_refuse(
+    kind: str, name: str, tmp_path: Path
+) -> None:
+    source = MADE[kind](tmp_path / "source")
+    verifier = sources.verifier(tmp_path / "verifier")
+    (verifier / "config.json").write_text(json.dumps(sources.VERIFIERS[name]))
+    asked = {"eagle3": sources.IDS}.get(kind)
+    done = convert(Request(str(source), str(verifier), aux_layers=asked), tmp_path / "new")
+    assert done.proof is not None
+    assert done.proof.ok
+    assert done.plan.document["transformer_layer_config"]["vocab_size"] == sources.VOCAB
 
 
 PICKLES: dict[str, tuple[str, Callable[[torch.Tensor], Any]]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from speculators.checkpoint.check import failures
 from speculators.checkpoint.records import CONFIGS
 from speculators.checkpoint.tokenizer import tokenizer_of
 from speculators.cli.app import main
@@ -300,3 +302,32 @@ def test_what_is_no_draft_or_no_verifier_is_said(subject: Subject, tmp_path: Pat
     assert main(["retarget", str(subject.folder), "--verifier", str(subject.folder), *new]) == 3
     assert "no language model" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+def gemma(folder: Path) -> None:
+    """What Gemma 3 publishes: the vocabulary is left to the class, and is that of the embedding's rows."""
+    document = json.loads((folder / "config.json").read_text())
+    for key in ("vocab_size", "max_position_embeddings", "rms_norm_eps", "head_dim"):
+        del document[key]
+    text = document | {"model_type": "gemma3_text"}
+    outer = {"architectures": document["architectures"], "model_type": "gemma3", "text_config": text}
+    (folder / "config.json").write_text(json.dumps(outer))
+
+
+@pytest.mark.parametrize("rows", [50, 64])
+def test_a_vocabulary_that_is_left_to_the_class_is_that_of_the_embedding(
+    rows: int, subject: Subject, tmp_path: Path
+) -> None:
+    shutil.copytree(subject.verifier, tmp_path / "gemma")
+    gemma(tmp_path / "gemma")
+    tensors = load_file(tmp_path / "gemma" / "model.safetensors")
+    longer = {name: torch.cat([one, one])[:rows] if len(one) == 50 else one for name, one in tensors.items()}
+    save_file(longer, tmp_path / "gemma" / "model.safetensors")
+    found = {one.name for one in inspect_draft(subject.folder, tmp_path / "gemma").defects}
+    if rows == 50:
+        assert not found
+        assert not failures(retarget(subject.folder, str(tmp_path / "gemma"), tmp_path / "new").checks)
+    else:
+        assert found == {"verifier vocabulary"}
+        with pytest.raises(StageError, match=r"verifier vocabulary \(50 against 64\)"):
+            retarget(subject.folder, str(tmp_path / "gemma"), tmp_path / "new")

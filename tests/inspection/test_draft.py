@@ -159,7 +159,7 @@ def test_in_another_layout_nothing_is_mended(layout: str, tmp_path: Path, capsys
 @pytest.mark.parametrize(
     "changes",
     [
-        {"num_hidden_layers": None},
+        {"num_hidden_layers": "12"},
         {"hidden_size": "wide"},
         {"rms_norm_eps": "small"},
         {"architectures": 5},
@@ -339,3 +339,14 @@ def test_ids_outside_a_block_that_says_null_are_those_that_can_be_read_two_ways(
     assert found.plan is not None
     assert found.plan.document[ids] == [3, 7, 10]
     assert {check.name for check in found.checks if not check.ok} == {"layer ids can be told"}
+
+
+@pytest.mark.parametrize("name", sources.VERIFIERS)
+def test_a_verifier_that_leaves_sizes_to_its_class_is_compared_by_what_it_says(
+    name: str, tmp_path: Path
+) -> None:
+    verifier = sources.verifier(tmp_path / "verifier")
+    (verifier / "config.json").write_text(json.dumps(sources.VERIFIERS[name]))
+    for layout in (sources.safeailab, sources.eagle1, sources.dflash):
+        found = {one.name for one in inspect_draft(layout(tmp_path / layout.__name__), verifier).findings}
+        assert not found & {"layout complete", "config readable", "verifier vocabulary", "verifier width"}

@@ -13,10 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from speculators.checkpoint.verifier_layout import CLASS_DEFAULTS
 from speculators.cli.app import main
 from speculators.inspection.draft import inspect_draft
 from speculators.inspection.families import AUX_STATES, HAND_OUT, HYBRID, KEEP
 from speculators.inspection.verifier import inspect_verifier, is_model, names_a_draft
+from speculators.recipe.facts import CLASS_VOCABULARIES
 from tests.bundle.hub import standing_in
 from tests.convert import sources
 from tests.convert.test_retarget import write_tokenizer
@@ -243,3 +245,28 @@ def test_the_table_of_families_is_what_the_installed_engines_classes_say() -> No
     assert {name for name, kind in known.items() if has(kind, "SupportsEagle3")} == set(HAND_OUT)
     assert known.keys() - set(HAND_OUT) == set(KEEP)
     assert {name for name, kind in known.items() if has(kind, "IsHybrid")} == set(HYBRID)
+
+
+def test_the_published_gemma_3_is_a_language_model(tmp_path: Path) -> None:
+    """Of google/gemma-3-12b-it's config, what is written of the language model."""
+    text = {"hidden_size": 3840, "intermediate_size": 15360, "model_type": "gemma3_text",
+            "num_attention_heads": 16, "num_hidden_layers": 48, "num_key_value_heads": 8,
+            "rope_scaling": {"factor": 8.0, "rope_type": "linear"}, "sliding_window": 1024}  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps({
+        "architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3", "text_config": text,
+    }))  # fmt: skip
+    facts = inspect_verifier(tmp_path).facts
+    assert (facts["vocab_size"], facts["max_position_embeddings"]) == (262208, 131072)
+    assert facts["rope_parameters"] == {"rope_type": "linear", "factor": 8.0, "rope_theta": 1_000_000.0}
+    assert facts["default_aux_layers"] == [2, 24, 45]
+
+
+@pytest.mark.skipif(find_spec("transformers") is None, reason="needs transformers")
+def test_what_is_filled_in_is_what_the_class_has() -> None:
+    from transformers import AutoConfig
+
+    for kind, row in CLASS_DEFAULTS.items():
+        known = AutoConfig.for_model(kind)
+        filled = {**known.to_dict(), "rope_theta": known.rope_parameters["full_attention"]["rope_theta"]}
+        assert {key: filled[key] for key in row} == row
+        assert known.vocab_size == CLASS_VOCABULARIES[kind]
