@@ -27,7 +27,7 @@ from speculators.checkpoint.trained_as import (
     changes,
     retyped,
 )
-from speculators.checkpoint.verifier_layout import text_config
+from speculators.checkpoint.verifier_layout import verifier_text
 from speculators.checkpoint.verifier_weights import load_verifier_weights
 from speculators.checkpoint.vocabulary import from_offsets
 from speculators.checkpoint.weights_file import Stored, load_stored
@@ -169,7 +169,7 @@ def shown_algorithms(tensors: Mapping[str, Stored]) -> list[Format]:
 def verifier_config_checks(document: Mapping[str, Any], verifier_dir: Path) -> Iterator[Check]:
     """The draft's config against its verifier's."""
     config = read_object(verifier_dir / "config.json")
-    known, depth = compared_format(document), text_config(config).get("num_hidden_layers")
+    known, depth = compared_format(document), verifier_text(config).get("num_hidden_layers")
     ids = document.get(known.layers_key or "") if known is not None and known.layers_assumed else None
     if isinstance(depth, int) and isinstance(ids, list):
         shifted = [layer - 1 for layer in default_layers(depth)]
@@ -185,7 +185,7 @@ def verifier_config_checks(document: Mapping[str, Any], verifier_dir: Path) -> I
 
 def layer_config_checks(document: Mapping[str, Any], verifier_dir: Path) -> Iterator[Check]:
     """RoPE and reach of the draft's layers against the verifier's."""
-    text = text_config(read_object(verifier_dir / "config.json"))
+    text = verifier_text(read_object(verifier_dir / "config.json"))
     layer = document.get("transformer_layer_config") or {}
     differences = rope_differences(rope_parameters(layer), rope_parameters(text))
     yield Check("RoPE is the verifier's", not differences, "; ".join(differences) or "the same", "warning")

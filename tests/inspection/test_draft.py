@@ -18,10 +18,8 @@ from speculators.convert.retarget import retarget
 from speculators.convert.run import Request, convert
 from speculators.datagen.probe import reference_model
 from speculators.inspection.draft import Inspection, inspect_draft
-from speculators.inspection.mending import mend
-
-
 from speculators.inspection.foreign import read_foreign
+from speculators.inspection.mending import mend
 from tests.convert import sources
 from tests.convert.test_retarget import write_tokenizer
 from tests.inspection.faults import (
