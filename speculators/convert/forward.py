@@ -75,6 +75,7 @@ def rotary(config: Mapping[str, Any]) -> Any:
         kinds = [one for one in block.values() if isinstance(one, Mapping)]
         if kinds:  # one for each kind of attention layer; a draft attends to everything
             block = known[key] = block.get("full_attention") or kinds[0]
+            known.pop("original_max_position_embeddings", None)  # read from beside one block only
         if "mrope" in (block.get("type"), block.get("rope_type")):  # text alone: all sections turn alike
             known[key] = {name: value for name, value in block.items() if name != "type"} | {
                 "rope_type": "default"
