@@ -76,11 +76,15 @@ def rotary(config: Mapping[str, Any]) -> Any:
         if kinds:  # one for each kind of attention layer; a draft attends to everything
             block = known[key] = block.get("full_attention") or kinds[0]
             known.pop("original_max_position_embeddings", None)  # read from beside one block only
+        if "su" in (block.get("type"), block.get("rope_type")):
+            block = known[key] = {**block, "rope_type": "longrope"}
         if "mrope" in (block.get("type"), block.get("rope_type")):  # text alone: all sections turn alike
             known[key] = {name: value for name, value in block.items() if name != "type"} | {
                 "rope_type": "default"
             }
-    return LlamaRotaryEmbedding(LlamaConfig(**known))
+    written = LlamaConfig(**known)
+    written.standardize_rope_params()  # once more, as vLLM does: now with the length beside the block
+    return LlamaRotaryEmbedding(written)
 
 
 def causal(rows: int) -> torch.Tensor:

@@ -381,6 +381,28 @@ def test_a_layout_that_two_trainers_share_is_called_by_both(tmp_path: Path, veri
 @pytest.mark.parametrize(
     "scaling",
     [
+        {"type": "yarn", "factor": 4.0},
+        {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32},
+        {"type": "su", "short_factor": [1.0, 1.5, 1.0, 3.0], "long_factor": [1.0, 2.0, 2.0, 2.0]},
+    ],
+)
+def test_the_length_beside_ropes_block_is_read_as_vllm_does(
+    scaling: dict, tmp_path: Path, verifier: Path
+) -> None:
+    source = sources.safeailab(tmp_path / "source")
+    document = json.loads((source / "config.json").read_text())
+    said = {"rope_scaling": scaling, "original_max_position_embeddings": 8}
+    (source / "config.json").write_text(json.dumps({**document, **said}))
+    done = run(source, verifier)
+    rope = done.plan.document["transformer_layer_config"]["rope_parameters"]
+    assert rope["original_max_position_embeddings"] == 8
+    assert done.proof is not None
+    assert done.proof.tokens == 1.0
+
+
+@pytest.mark.parametrize(
+    "scaling",
+    [
         {"type": "mrope", "mrope_section": [1, 1, 2]},
         {"type": "linear", "factor": 4.0},
         {"type": "dynamic", "factor": 2.0},
