@@ -7,6 +7,7 @@ scheme by their names and types; the config adds only what they leave open (bits
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -54,6 +55,8 @@ def dequantised(parts: Parts, quantisation: Mapping[str, Any], name: str) -> tor
     )
     problem = "in a way that is not known"
     try:
+        if not isinstance(quantisation, Mapping):
+            raise meant("quantization_config", quantisation, "an object")
         for known, read in SCHEMES:
             if known(parts):
                 return read(parts, quantisation)
@@ -61,7 +64,7 @@ def dequantised(parts: Parts, quantisation: Mapping[str, Any], name: str) -> tor
         problem = f"so that it cannot be read ({str(error).splitlines()[0]})"
     raise StageError(
         f"{name} is stored {problem}: {stored}",
-        hint="use a verifier whose embedding, norm and head are not quantised",
+        hint="use a verifier whose embedding, norm and head are not quantised, or correct its config.json",
         rule="verifier-weights",
     )
 
@@ -86,17 +89,55 @@ def as_numbers(scale: torch.Tensor) -> torch.Tensor:
 
 
 def block_of(quantisation: Mapping[str, Any]) -> tuple[int, ...] | None:
-    """Rows and columns that share a scale, where the config says one such block."""
-    block = quantisation.get("weight_block_size")
-    blocks = {tuple(block)} if block else said_of_weights(quantisation, "block_structure")
-    return tuple(int(size) for size in blocks.pop()) if len(blocks) == 1 else None
+    """Rows and columns that share a scale, where the config says one such block.
+
+    Raises:
+        ValueError: what it says is no block.
+    """
+    own = quantisation.get("weight_block_size")
+    key = "weight_block_size" if own else "block_structure"
+    blocks = [own] if own else said_of_weights(quantisation, key)
+    for block in blocks:
+        if not isinstance(block, list) or len(block) != 2 or any(type(size) is not int for size in block):
+            raise meant(key, block, "two whole numbers")
+    found = {tuple(block) for block in blocks}
+    return found.pop() if len(found) == 1 else None
 
 
-def said_of_weights(quantisation: Mapping[str, Any], key: str) -> set[Any]:
-    """The values of ``key`` in compressed-tensors' groups of layers."""
-    groups = (quantisation.get("config_groups") or {}).values()
-    values = [(group.get("weights") or {}).get(key) for group in groups]
-    return {tuple(value) if isinstance(value, list) else value for value in values if value is not None}
+def said_of_weights(quantisation: Mapping[str, Any], key: str) -> list[Any]:
+    """The values of ``key`` in compressed-tensors' groups of layers.
+
+    Raises:
+        ValueError: what the config says is no such group.
+    """
+    groups = quantisation.get("config_groups") or {}
+    if not isinstance(groups, Mapping):
+        raise meant("config_groups", groups, "an object of groups")
+    values = []
+    for name, group in groups.items():
+        weights = group.get("weights") or {} if isinstance(group, Mapping) else None
+        if not isinstance(weights, Mapping):
+            raise meant(f"config_groups.{name}", group, "an object with an object of weights")
+        values.append(weights.get(key))
+    return [value for value in values if value is not None]
+
+
+def whole(key: str, *values: Any) -> set[int]:
+    """``values`` that the config has for ``key``, without those that are null.
+
+    Raises:
+        ValueError: one is no whole number.
+    """
+    said = [value for value in values if value is not None]
+    for value in said:
+        if type(value) is not int:
+            raise meant(key, value, "a whole number")
+    return set(said)
+
+
+def meant(key: str, value: Any, wanted: str) -> ValueError:
+    """The complaint about a value of the config's."""
+    return ValueError(f"its config says {key} {reprlib.repr(value)}, not {wanted}")
 
 
 def spread(scale: torch.Tensor, values: torch.Tensor, block: tuple[int, ...] | None = None) -> torch.Tensor:
@@ -154,8 +195,8 @@ def pack_quantised(parts: Parts, quantisation: Mapping[str, Any]) -> torch.Tenso
     group = parts.get("weight_g_idx")
     if group is not None and bool((group >= 0).all()):  # activation order: columns of a group lie apart
         return (values.float() - take(zero, group)) * scale[:, group.long()]
-    sizes = said_of_weights(quantisation, "group_size")
-    block = (1, int(sizes.pop())) if len(sizes) == 1 else None
+    sizes = whole("group_size", *said_of_weights(quantisation, "group_size"))
+    block = (1, sizes.pop()) if len(sizes) == 1 else None
     return (values.float() - spread(zero, values, block)) * spread(scale, values, block)
 
 
@@ -169,7 +210,7 @@ def packed_bits(packed: torch.Tensor, columns: int, quantisation: Mapping[str, A
     Raises:
         ValueError: it is none of ``WORD_BITS``, or the config knows no layers of so many.
     """
-    said = said_of_weights(quantisation, "num_bits")
+    said = whole("num_bits", *said_of_weights(quantisation, "num_bits"))
     for bits in WORD_BITS:
         if packed.shape[1] == -(-columns * bits // 32) and bits in (said or WORD_BITS):
             return bits
@@ -188,14 +229,14 @@ def gptq(parts: Parts, quantisation: Mapping[str, Any]) -> torch.Tensor:
     zeros = unpacked(qzeros, bits)  # [groups, N]
     if quantisation.get("checkpoint_format") != "gptq_v2":
         zeros = zeros + 1
-    said = quantisation.get("group_size")
+    said = whole("group_size", quantisation.get("group_size"))
     group = parts["g_idx"].long() if "g_idx" in parts else groups_along(numbers, scales, said)  # [K]
     return ((numbers - zeros[group]) * scales[group]).T.contiguous()  # [N, K]
 
 
-def groups_along(numbers: torch.Tensor, scales: torch.Tensor, said: int | None) -> torch.Tensor:
+def groups_along(numbers: torch.Tensor, scales: torch.Tensor, said: set[int]) -> torch.Tensor:
     """Which row of ``scales`` [groups, N] each row of ``numbers`` [K, N] has: [K]."""
-    return torch.arange(len(numbers)) // group_size(len(numbers), len(scales), said)
+    return torch.arange(len(numbers)) // group_size(len(numbers), len(scales), next(iter(said), None))
 
 
 def awq(parts: Parts, quantisation: Mapping[str, Any]) -> torch.Tensor:
@@ -204,7 +245,7 @@ def awq(parts: Parts, quantisation: Mapping[str, Any]) -> torch.Tensor:
         unpacked(parts[part], 4).unflatten(-1, (-1, 8))[..., AWQ_PLACES].flatten(-2)
         for part in ("qweight", "qzeros")
     )  # [K, N], [groups, N]
-    said = quantisation.get("group_size", quantisation.get("q_group_size"))
+    said = whole("group_size", quantisation.get("group_size", quantisation.get("q_group_size")))
     group = groups_along(numbers, zeros, said)  # [K]
     return ((numbers - zeros[group]) * parts["scales"].float()[group]).T.contiguous()  # [N, K]
 

@@ -150,10 +150,15 @@ def load_verifier_weights(folder: Path) -> VerifierWeights:
 
 
 def read_module(tensors: StoredTensors, module: str, config: Mapping[str, Any]) -> torch.Tensor:
-    """The weight of a linear layer or embedding [N, K], dequantised if need be."""
+    """The weight of a linear layer or embedding [N, K], dequantised if need be.
+
+    Raises:
+        StageError: it is quantised in an unknown way, or the config says of it what cannot be.
+    """
     parts = {part: tensors[name] for part in PARTS if (name := f"{module}.{part}") in tensors.files}
     quantisation = config.get("quantization_config") or text_config(config).get("quantization_config") or {}
-    return dequantised(parts, quantisation, f"{module}.weight")
+    folder = next(iter(tensors.files.values())).parent
+    return dequantised(parts, quantisation, f"{folder}: {module}.weight")
 
 
 class StoredTensors:

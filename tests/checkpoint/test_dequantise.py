@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +244,31 @@ def test_what_cannot_be_read_is_refused_with_what_is_stored(
     assert refused.value.message.startswith("lm_head.weight is stored ")
     assert f"{next(iter(parts))} torch." in refused.value.message
     assert refused.value.hint
+
+
+SCALED = {"weight": float8(8, 64), "weight_scale": torch.ones(8, 1)}
+GROUPED = {"weight_packed": words(8, 16), "weight_shape": SHAPE, "weight_scale": torch.ones(8, 1)}
+SAID = {
+    "quantization_config 'x', not an object": (SCALED, "x"),
+    "weight_block_size 5, not two": (SCALED, {"weight_block_size": 5}),
+    "weight_block_size [128], not two": (SCALED, {"weight_block_size": [128]}),
+    "config_groups [1], not an object": (SCALED, {"config_groups": [1]}),
+    "config_groups.g 1, not an object": (SCALED, {"config_groups": {"g": 1}}),
+    "block_structure {}, not two": (SCALED, {"config_groups": {"g": {"weights": {"block_structure": {}}}}}),
+    "num_bits '8', not a whole": (GROUPED, {"config_groups": {"g": {"weights": {"num_bits": "8"}}}}),
+    "group_size [64], not a whole": (GROUPED, {"config_groups": {"g": {"weights": {"group_size": [64]}}}}),
+    "group_size '64', not a whole": (
+        {"qweight": words(8, 32), "qzeros": words(1, 4), "scales": torch.ones(1, 32)}, {"group_size": "64"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("said", SAID)
+def test_a_config_that_says_what_cannot_be_is_refused_by_its_key(said: str) -> None:
+    parts, config = SAID[said]
+    with pytest.raises(StageError, match=re.escape(f"its config says {said}")) as refused:
+        dequantised(parts, config, "lm_head.weight")
+    assert "correct its config.json" in str(refused.value.hint)
+    assert dequantised({"weight": matrix()}, config, "lm_head.weight").shape == (ROWS, COLUMNS)  # unread
 
 
 def test_seven_bits_are_not_taken_for_eight() -> None:

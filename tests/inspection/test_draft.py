@@ -175,6 +175,20 @@ def test_what_is_wrong_with_the_verifier_is_not_the_drafts_fault(
         assert "verifier/config.json: the config says " in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("said", ["x", {"config_groups": [1]}, {"weight_block_size": 5}])
+def test_a_quantised_head_that_cannot_be_read_is_not_the_drafts_fault(said: Any, tmp_path: Path) -> None:
+    subject = good(tmp_path, 34)
+    path, place = subject.verifier / "model.safetensors", subject.verifier / "config.json"
+    own = load_file(path)
+    own["lm_head.weight_scale"] = torch.ones(len(own["lm_head.weight"]), 1)
+    own["lm_head.weight"] = own["lm_head.weight"].to(torch.float8_e4m3fn)
+    save_file(own, path)
+    place.write_text(json.dumps({**json.loads(place.read_text()), "quantization_config": said}))
+    (one,) = inspect_draft(subject.folder, subject.verifier).findings
+    assert (one.name, one.is_defect) == ("verifier's ends readable", False)
+    assert one.what.startswith(f"{subject.verifier}: lm_head.weight is stored so that it cannot be read")
+
+
 def test_a_flat_fc_is_the_weights_fault(tmp_path: Path) -> None:
     flat = tensors(lambda found: found.update({"fc.weight": found["fc.weight"].flatten()}))
     subject = good(tmp_path / "native", 35)
