@@ -11,7 +11,7 @@ from typing import Any
 from speculators.benchmark.pairs import Pair, counters_of, request_counters
 from speculators.benchmark.rounds import BASE, DRAFT, FREE_ARMS, PLAIN
 from speculators.benchmark.statistics import relative_difference
-from speculators.serving.graphs import graph_reach
+from speculators.serving.graphs import graph_reach, step_tokens
 
 TOKEN_TOLERANCE = 0.01
 PREDICTION_TOLERANCE = 0.05
@@ -114,7 +114,7 @@ def capture_sizes(benchmark: dict[str, Any], args: Mapping[str, Any], tokens: in
     if engine is None:
         return _check(name, None, "the engine is not known")
     requests = max(benchmark["benchmark"]["concurrency"])
-    width = min(requests, args.get("max_num_seqs") or requests) * (tokens + 1)
+    width = step_tokens(args, min(requests, args.get("max_num_seqs") or requests) * (tokens + 1))
     return _check(name, reach.holds(width), f"a step of the widest load has {width} tokens, {reach.said}")
 
 

@@ -124,7 +124,7 @@ CAUSES = {
     ),
     "graphs are captured": Cause(
         "D11", "a draft is many small kernels: on a GPU without graphs their launches eat the gain",
-        "leave --enforce-eager and cudagraph_mode NONE out", POSSIBLE,
+        "leave that out", POSSIBLE,
     ),
     "draft reaches the context": Cause(
         "D6", "positions beyond what the draft was made for are guessed badly, whatever the verifier can do",

@@ -17,7 +17,7 @@ from speculators.checkpoint.check import Check
 from speculators.checkpoint.config import stored_format
 from speculators.checkpoint.format import Format
 from speculators.errors import RecipeError
-from speculators.serving.graphs import graph_reach
+from speculators.serving.graphs import graph_reach, step_tokens, without_graphs
 
 #: Other names of flags (vLLM's engine/arg_utils.py) -> dotted Python names.
 ALIASES = {
@@ -31,7 +31,15 @@ ALIASES = {
 BLOCKS = ("speculative_config", "compilation_config")
 LISTS = ("cudagraph_capture_sizes",)
 #: What is reckoned with, whole numbers from 1 on; of the rest vLLM itself says what is wrong.
-NUMBERS = ("max_num_seqs", "max_cudagraph_capture_size", "cudagraph_capture_sizes", "num_speculative_tokens")
+NUMBERS = (
+    "max_num_seqs", "max_num_batched_tokens", "max_cudagraph_capture_size", "cudagraph_capture_sizes",
+    "num_speculative_tokens",
+)  # fmt: skip
+#: Which vLLM also takes as 8k (8000) or 8K (8192) (utils/argparse_utils.py).
+SHORTENED = ("max_num_batched_tokens", "max_model_len")
+SUFFIXES = {
+    "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4,
+}  # fmt: skip
 
 
 class ServeCommand(NamedTuple):
@@ -99,6 +107,8 @@ def _put(args: dict[str, Any], name: str, values: list[str]) -> None:
         value: Any = [_value(word) for word in values]
     else:
         value = _value(values[-1]) if values else True
+        if last in SHORTENED and (short := re.fullmatch(r"(\d+(?:\.\d+)?)([kKmMgGtT])", str(value))):
+            value = int(float(short[1]) * SUFFIXES[short[2]])
     target: Any = args
     for parent in parents:
         target = target.setdefault(parent, {}) if isinstance(target, dict) else target
@@ -156,8 +166,8 @@ def command_checks(command: ServeCommand, folder: Path, document: Mapping[str, A
             "tokens as trained", tokens <= trained, f"{tokens} asked for, trained for {trained}", severity
         )
         yield _graphs(command.args, tokens)
-    captured = graph_reach(command.args) is not None
-    yield Check("graphs are captured", captured, "--enforce-eager, or a mode of none", "warning")
+    by = without_graphs(command.args)
+    yield Check("graphs are captured", by is None, by or "nothing turns them off", "warning")
     yield from _context(command.args, document)
 
 
@@ -186,7 +196,7 @@ def _graphs(args: Mapping[str, Any], tokens: int) -> Check:
     said = f"{reach.said}: {reach.least // (tokens + 1)} requests of {tokens} + 1 tokens a step"
     if most is None:
         return Check(name, False, f"{said}; --max-num-seqs is not given", "warning")
-    held = reach.holds(most * (tokens + 1))
+    held = reach.holds(step_tokens(args, most * (tokens + 1)))
     severity = "warning" if held is None else "error"
     return Check(name, bool(held), f"{said}; --max-num-seqs is {most}", severity)
 

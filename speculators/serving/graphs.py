@@ -29,21 +29,40 @@ class Reach(NamedTuple):
         return f"graphs reach to {self.least} tokens{blackwell}"
 
 
+def without_graphs(args: Mapping[str, Any]) -> str | None:
+    """The flag under which vLLM captures nothing; None where it captures."""
+    if args.get("enforce_eager"):
+        return "--enforce-eager"
+    mode = _compilation(args).get("cudagraph_mode")
+    if mode is not None:  # by its name, or by the number of vLLM's CUDAGraphMode
+        return f"cudagraph_mode {mode}" if str(mode).upper() in ("NONE", "0") else None
+    lowest = str(args.get("optimization_level")) in ("0", "O0")
+    return "-O0 without a cudagraph_mode" if lowest else None
+
+
 def graph_reach(args: Mapping[str, Any]) -> Reach | None:
     """The widest captured batch under vLLM arguments by their Python names; None without graphs.
 
-    The sizes of ``compilation_config`` come first: they are what vLLM keeps.
+    The sizes of ``compilation_config`` come first: they are what vLLM keeps.  Of all sizes it drops those
+    that no step can have (``max_num_batched_tokens``).
     """
-    given = args.get("compilation_config")
-    compilation = given if isinstance(given, Mapping) else {}
-    # The lowest optimisation level captures nothing unless the mode says otherwise.
-    lowest = str(args.get("optimization_level")) in ("0", "O0")
-    mode = str(compilation.get("cudagraph_mode") or ("NONE" if lowest else ""))
-    if args.get("enforce_eager") or mode.upper() == "NONE":
+    if without_graphs(args) is not None:
         return None
-    for place in (compilation, args):
+    for place in (_compilation(args), args):
         if sizes := place.get("cudagraph_capture_sizes"):
-            return Reach(int(max(sizes)), int(max(sizes)))
+            largest = max((int(size) for size in sizes if step_tokens(args, int(size)) == size), default=0)
+            return Reach(largest, largest)
         if largest := place.get("max_cudagraph_capture_size"):
-            return Reach(int(largest), int(largest))
-    return Reach(GRAPH_TOKENS, GRAPH_TOKENS_BLACKWELL)
+            return Reach(step_tokens(args, int(largest)), step_tokens(args, int(largest)))
+    return Reach(step_tokens(args, GRAPH_TOKENS), step_tokens(args, GRAPH_TOKENS_BLACKWELL))
+
+
+def step_tokens(args: Mapping[str, Any], wanted: int) -> int:
+    """Tokens of a step that would have ``wanted``: the scheduler gives none more than its limit."""
+    limit = args.get("max_num_batched_tokens")
+    return min(wanted, limit) if type(limit) is int and limit > 0 else wanted
+
+
+def _compilation(args: Mapping[str, Any]) -> Mapping[str, Any]:
+    given = args.get("compilation_config")
+    return given if isinstance(given, Mapping) else {}

@@ -102,6 +102,14 @@ CASES = {
         """--spec-model d --max-num-seqs 1000 -cc '{"cudagraph_mode": "NONE"}'""",
         "graphs are captured",
     ),
+    "no graphs by their mode's number": (
+        """--spec-model d --max-num-seqs 1000 -cc '{"cudagraph_mode": 0}'""",
+        "graphs are captured",
+    ),
+    "sizes above what a step can have": (
+        "--spec-model d --max-num-batched-tokens 512 --max-num-seqs 1000 --cudagraph-capture-sizes 1 2 4096",
+        "graphs reach the widest step",
+    ),
     "no graphs by their level": ("--spec-model d --max-num-seqs 1000 -O0", "graphs are captured"),
     "long context": ("--spec-model d --max-model-len 8192", "draft reaches the context"),
 }
@@ -112,6 +120,36 @@ def test_a_wrong_flag_is_named(name: str, tmp_path: Path) -> None:
     flags, expected = CASES[name]
     flags += "" if "--max-num-seqs" in flags else " --max-num-seqs 64"
     assert list(failed(f"vllm serve m {flags}", tmp_path, document())) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("--enforce-eager", "--enforce-eager"),
+        ("-cc.cudagraph_mode=none", "cudagraph_mode none"),
+        ("-cc.cudagraph_mode 0", "cudagraph_mode 0"),
+        ("-O0", "-O0 without a cudagraph_mode"),
+        ("--optimization-level 0", "-O0 without a cudagraph_mode"),
+    ],
+)
+def test_what_turns_graphs_off_is_named_and_nothing_that_was_not_given(
+    flags: str, said: str, tmp_path: Path
+) -> None:
+    (check,) = failed(f"vllm serve m --spec-model d --max-num-seqs 8 {flags}", tmp_path, document()).values()
+    assert (check.name, check.detail) == ("graphs are captured", said)
+
+
+@pytest.mark.parametrize("tokens", ["256", "512", "0.5k"])
+def test_no_step_is_wider_than_the_scheduler_allows(tokens: str, tmp_path: Path) -> None:
+    command = f"vllm serve m --spec-model d --max-num-seqs 1000 --max-num-batched-tokens {tokens}"
+    assert not failed(command, tmp_path, document())
+    (wide,) = failed(command.replace(tokens, "2K"), tmp_path, document()).values()
+    assert wide.detail.startswith("graphs reach to 512 tokens (1024 on data-centre Blackwell): 128 requests")
+
+
+def test_a_mode_brings_graphs_back_at_the_lowest_level(tmp_path: Path) -> None:
+    command = "vllm serve m --spec-model d --max-num-seqs 8 -O0 -cc.cudagraph_mode FULL"
+    assert not failed(command, tmp_path, document())
 
 
 def test_a_parallel_draft_must_be_asked_in_parallel(tmp_path: Path) -> None:
