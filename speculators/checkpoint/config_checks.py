@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -120,8 +121,11 @@ def proposal_check(block: Any) -> Check:
     try:
         tokens = block["proposal_methods"][0]["speculative_tokens"]
         verifier = block["verifier"]["name_or_path"]
-    except (KeyError, IndexError, TypeError) as error:
+    except KeyError as error:
         return Check(name, False, f"speculators_config lacks {error}")
+    except (IndexError, TypeError):
+        wanted = "proposal_methods[0].speculative_tokens and verifier.name_or_path"
+        return Check(name, False, f"speculators_config is {reprlib.repr(block)}, without {wanted}")
     ok = isinstance(tokens, int) and tokens >= 1 and isinstance(verifier, str) and bool(verifier)
     return Check(name, ok, f"{tokens} speculative tokens for {verifier}")
 

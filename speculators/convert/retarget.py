@@ -43,6 +43,7 @@ from speculators.checkpoint.verifier_layout import verifier_text
 from speculators.checkpoint.verifier_weights import VerifierWeights, load_verifier_weights
 from speculators.checkpoint.weights_file import WEIGHTS_NAME, read_header, write_weights
 from speculators.convert.layer_ids import default_layers
+from speculators.convert.source_config import TEXTS
 from speculators.documents import write_json
 from speculators.errors import MachineError, RecipeError, StageError
 
@@ -200,12 +201,12 @@ def comparisons(subject: Subject, verifier: Path, original: Path | None) -> Iter
 
 def family_check(document: Mapping[str, Any], config: Mapping[str, Any]) -> Check:
     """Quantising and fine-tuning keep the architecture."""
-    meant = set(document["speculators_config"]["verifier"].get("architectures") or ())
-    given = set(config.get("architectures") or ())
+    name, said = "verifier family", config.get("architectures") or []
+    if not TEXTS.holds(said):
+        return Check(name, False, f"architectures is {said!r}, not {TEXTS.said}")
+    meant, given = set(document["speculators_config"]["verifier"].get("architectures") or ()), set(said)
     same = not meant or bool(meant & given)
-    return Check(
-        "verifier family", same, f"{sorted(given)}, made for {sorted(meant) or 'what it does not say'}"
-    )
+    return Check(name, same, f"{sorted(given)}, made for {sorted(meant) or 'what it does not say'}")
 
 
 def depth_check(subject: Subject, text: Mapping[str, Any], before: Mapping[str, Any] | None) -> Check:

@@ -84,7 +84,7 @@ def put_back(patient: Patient) -> list[str]:
             place.pop(key, None)
         else:
             place[key] = change.trained
-        notes.append(f"{change.key}: {change.now} -> {change.trained}, as the weights were trained")
+        notes.append(f"{change.key}: {change.now!r} -> {change.trained!r}, as the weights were trained")
     return notes
 
 

@@ -32,6 +32,7 @@ from speculators.checkpoint.verifier_weights import load_verifier_weights
 from speculators.checkpoint.vocabulary import from_offsets
 from speculators.checkpoint.weights_file import Stored, load_stored
 from speculators.convert.layer_ids import default_layers
+from speculators.convert.source_config import TEXTS
 from speculators.convert.vocabulary_map import ABSOLUTE, OFFSETS, sound_readings
 from speculators.errors import StageError
 from speculators.training.architectures import FORMATS
@@ -177,7 +178,8 @@ def verifier_config_checks(document: Mapping[str, Any], verifier_dir: Path) -> I
     yield from layer_config_checks(document, verifier_dir)
     block = document.get("speculators_config")
     named = block.get("verifier") if isinstance(block, dict) else None
-    meant = set((named or {}).get("architectures") or []) if isinstance(named, dict) else set()
+    said = named.get("architectures") if isinstance(named, dict) else None
+    meant = set(said) if isinstance(said, list) and TEXTS.holds(said) else set()
     given = set(config.get("architectures") or [])
     other = bool(meant and given and not meant & given)
     yield Check("verifier is the one meant", not other, f"{sorted(given)}, made for {sorted(meant)}")

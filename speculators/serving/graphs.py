@@ -50,8 +50,8 @@ def graph_reach(args: Mapping[str, Any]) -> Reach | None:
         return None
     for place in (_compilation(args), args):
         if sizes := place.get("cudagraph_capture_sizes"):
-            largest = max((int(size) for size in sizes if step_tokens(args, int(size)) == size), default=0)
-            return Reach(largest, largest)
+            kept = max((int(size) for size in sizes if step_tokens(args, int(size)) == size), default=0)
+            return Reach(kept, kept)
         if largest := place.get("max_cudagraph_capture_size"):
             return Reach(step_tokens(args, int(largest)), step_tokens(args, int(largest)))
     return Reach(step_tokens(args, GRAPH_TOKENS), step_tokens(args, GRAPH_TOKENS_BLACKWELL))

@@ -152,7 +152,11 @@ DAMAGED_VERIFIERS: dict[str, tuple[Callable[[Path], object], str]] = {
         config(rope_parameters=None, rope_scaling=[1]),
         r"fp8/config\.json: a value is not what",
     ),
-    "classes as a number": (config(architectures=7), r"fp8/config\.json: a value is not what"),
+    "classes as a number": (
+        config(architectures=7),
+        r"fp8: verifier family \(architectures is 7, not a list",
+    ),
+    "classes as a text": (config(architectures="Llama"), "architectures is 'Llama', not a list of texts"),
 }
 
 

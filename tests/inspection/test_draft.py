@@ -26,6 +26,7 @@ from tests.inspection.faults import (
     Subject,
     config,
     draft_ids,
+    edit_config,
     forget,
     good,
     layer,
@@ -310,6 +311,19 @@ def test_a_value_of_another_kind_is_told_from_the_trained_one(tmp_path: Path) ->
     layer(vocab_size="50")(subject)
     found = {one.name: one.what for one in inspect_draft(subject.folder).defects}
     assert "vocab_size is '50', the weights were trained with 50" in found["config is as trained"]
+
+
+def test_a_made_for_that_is_no_list_is_no_other_model(tmp_path: Path) -> None:
+    subject = good(tmp_path, 45)
+    edit_config(subject, lambda d: d["speculators_config"]["verifier"].update(architectures="Llama"))
+    assert inspect_draft(subject.folder, subject.verifier).findings == []
+
+
+def test_a_block_that_is_a_list_is_shown(tmp_path: Path) -> None:
+    subject = good(tmp_path, 46)
+    config(speculators_config=[1])(subject)
+    found = {one.name: one.what for one in inspect_draft(subject.folder).defects}
+    assert found["proposal and verifier named"].startswith("speculators_config is [1], without proposal_")
 
 
 def test_what_no_file_shows_is_said_where_there_is_no_record(tmp_path: Path, capsys: Any) -> None:
