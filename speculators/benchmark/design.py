@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import math
 from bisect import bisect_left
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from speculators.benchmark.gate import ALPHA, LOOKS, spent
@@ -143,10 +142,11 @@ def cheapest(
     return best
 
 
-def plans() -> Iterator[tuple[int, ...]]:
+def plans() -> list[tuple[int, ...]]:
     """Every choice of looks that is considered, those that end soonest first."""
-    seen = set()
-    for last in ROUNDS:
-        for shares in SHARES:
-            seen.add(tuple(sorted({max(ROUNDS.start, round(share * last)) for share in shares})))
-    return iter(sorted(seen, key=lambda looks: (looks[-1], looks)))
+    found = {
+        tuple(sorted({max(ROUNDS.start, round(share * last)) for share in shares}))
+        for last in ROUNDS
+        for shares in SHARES
+    }
+    return sorted(found, key=lambda looks: (looks[-1], looks))

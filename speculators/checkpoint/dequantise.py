@@ -122,7 +122,7 @@ def said_of_weights(quantisation: Mapping[str, Any], key: str) -> list[Any]:
     return [value for value in values if value is not None]
 
 
-def whole(key: str, *values: Any) -> set[int]:
+def whole_numbers(key: str, *values: Any) -> set[int]:
     """``values`` that the config has for ``key``, without those that are null.
 
     Raises:
@@ -195,7 +195,7 @@ def pack_quantised(parts: Parts, quantisation: Mapping[str, Any]) -> torch.Tenso
     group = parts.get("weight_g_idx")
     if group is not None and bool((group >= 0).all()):  # activation order: columns of a group lie apart
         return (values.float() - take(zero, group)) * scale[:, group.long()]
-    sizes = whole("group_size", *said_of_weights(quantisation, "group_size"))
+    sizes = whole_numbers("group_size", *said_of_weights(quantisation, "group_size"))
     block = (1, sizes.pop()) if len(sizes) == 1 else None
     return (values.float() - spread(zero, values, block)) * spread(scale, values, block)
 
@@ -210,7 +210,7 @@ def packed_bits(packed: torch.Tensor, columns: int, quantisation: Mapping[str, A
     Raises:
         ValueError: it is none of ``WORD_BITS``, or the config knows no layers of so many.
     """
-    said = whole("num_bits", *said_of_weights(quantisation, "num_bits"))
+    said = whole_numbers("num_bits", *said_of_weights(quantisation, "num_bits"))
     for bits in WORD_BITS:
         if packed.shape[1] == -(-columns * bits // 32) and bits in (said or WORD_BITS):
             return bits
@@ -229,7 +229,7 @@ def gptq(parts: Parts, quantisation: Mapping[str, Any]) -> torch.Tensor:
     zeros = unpacked(qzeros, bits)  # [groups, N]
     if quantisation.get("checkpoint_format") != "gptq_v2":
         zeros = zeros + 1
-    said = whole("group_size", quantisation.get("group_size"))
+    said = whole_numbers("group_size", quantisation.get("group_size"))
     group = parts["g_idx"].long() if "g_idx" in parts else groups_along(numbers, scales, said)  # [K]
     return ((numbers - zeros[group]) * scales[group]).T.contiguous()  # [N, K]
 
@@ -245,7 +245,7 @@ def awq(parts: Parts, quantisation: Mapping[str, Any]) -> torch.Tensor:
         unpacked(parts[part], 4).unflatten(-1, (-1, 8))[..., AWQ_PLACES].flatten(-2)
         for part in ("qweight", "qzeros")
     )  # [K, N], [groups, N]
-    said = whole("group_size", quantisation.get("group_size", quantisation.get("q_group_size")))
+    said = whole_numbers("group_size", quantisation.get("group_size", quantisation.get("q_group_size")))
     group = groups_along(numbers, zeros, said)  # [K]
     return ((numbers - zeros[group]) * parts["scales"].float()[group]).T.contiguous()  # [N, K]
 

@@ -68,9 +68,10 @@ REASONS = {
     "tie_word_embeddings": "a head has neither embedding nor output of its own",
 }
 
-#: How many layers a native head has, by families (vLLM 0.32, ``config/speculative.py``).
-PROMISES = {"qwen3_next": "num_nextn_predict_layers"}
-PROMISE = "mtp_num_hidden_layers"  # of Qwen3.5 and what follows it
+#: Families -> the key by which engines learn how many layers a native head has, where it is not that of
+#: Qwen3.5 and what follows it (vLLM 0.32, ``config/speculative.py``).
+LAYERS_KEYS = {"qwen3_next": "num_nextn_predict_layers"}
+LAYERS_KEY = "mtp_num_hidden_layers"
 
 
 def plan(source: Source, options: Options) -> Plan:
@@ -246,8 +247,8 @@ def promised(document: Mapping[str, Any]) -> dict[str, Any]:
     """The verifier's config, saying that it has a head of one layer; engines look for none otherwise."""
     changed = copy.deepcopy(dict(document))
     text: Any = text_config(changed)  # the language model's part of ``changed`` itself
-    key = PROMISES.get(text.get("model_type"), PROMISE)
-    text[next((said for said in PROMISES.values() if said in text), key)] = 1
+    of_family = LAYERS_KEYS.get(text.get("model_type"), LAYERS_KEY)
+    text[next((key for key in LAYERS_KEYS.values() if key in text), of_family)] = 1
     return changed
 
 

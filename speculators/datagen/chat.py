@@ -64,9 +64,10 @@ def as_served(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def _as_served(message: Mapping[str, Any]) -> dict[str, Any]:
     content = message["content"]
     shown = {"role": message["role"], "content": "" if content is None else content}
-    shown |= {name: message[name] for name in ("name",) if isinstance(message.get(name), str)}
-    if message["role"] == "tool":
-        return shown | {name: message[name] for name in ("tool_call_id",) if name in message}
+    if isinstance(message.get("name"), str):
+        shown["name"] = message["name"]
+    if message["role"] == "tool" and "tool_call_id" in message:
+        shown["tool_call_id"] = message["tool_call_id"]
     if message["role"] != "assistant":
         return shown
     thoughts = [message[name] for name in THOUGHTS if message.get(name) is not None]

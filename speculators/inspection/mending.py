@@ -17,7 +17,7 @@ from speculators.checkpoint.config import CONFIG_NAME, DEFAULT_AUX_LAYERS, store
 from speculators.checkpoint.folder import config_of, new_folder, read_object
 from speculators.checkpoint.tensors import canonical_name
 from speculators.checkpoint.trained_as import FUSED, block_order, changes
-from speculators.checkpoint.verifier_layout import text_config
+from speculators.checkpoint.verifier_layout import verifier_text
 from speculators.checkpoint.weights_file import WEIGHTS_NAME, load_stored, read_header, write_weights
 from speculators.convert.layer_ids import default_ids
 from speculators.convert.source_config import LAYERS
@@ -59,7 +59,7 @@ def mend(folder: Path, target: Path, verifier_dir: Path | None = None) -> list[s
     tensors, metadata = read_header(weights)
     depth = None
     if verifier_dir is not None:
-        depth = text_config(read_object(verifier_dir / CONFIG_NAME)).get("num_hidden_layers")
+        depth = verifier_text(read_object(verifier_dir / CONFIG_NAME)).get("num_hidden_layers")
     patient = Patient(document, dict(tensors), metadata, depth if isinstance(depth, int) else None)
     with config_of(folder):
         done = [note for cure in CURES for note in cure(patient)]

@@ -81,9 +81,8 @@ def enough_requests(view: View) -> Iterator[Diagnostic]:
             return  # that it cannot be read is said where it is
         names.append(path.name)
     if requests > rows:
-        message = f"benchmark.requests is {requests}, but {listing(names, 'and')} has {rows} rows"
-        if len(names) > 1:
-            message = message.replace(" has ", " have ")
+        have = "have" if len(names) > 1 else "has"
+        message = f"benchmark.requests is {requests}, but {listing(names, 'and')} {have} {rows} rows"
         hint = f"lower it to at most {rows}"
         yield view.problem("error", "too-few-prompts", "benchmark.requests", message, hint)
 

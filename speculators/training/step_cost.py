@@ -20,6 +20,9 @@ HALF, SINGLE = 2, 4  # bytes of bfloat16 and float32
 #: Forward, and backward for the input and for the matrix; two where the input is a constant.
 LEARNED, ON_CONSTANTS = 3, 2
 MOMENTS = 2  # of AdamW
+#: As large as a matrix while AdamW updates it (torch's ``_single_tensor_adam``): root and quotient, and the
+#: denominator of the matrix before.
+UPDATE_COPIES = 3
 GPU_CHUNK_BYTES = 2**27  # of logits that the loss computes at once, in float32
 #: Tensors as large as a chunk that the loss holds: logits, distributions, gradient, copies in bfloat16.
 CHUNK_COPIES = 4
@@ -79,7 +82,7 @@ def memory(shape: Eagle3Config, rows: Rows) -> Memory:
     resting = ends + batch + (1 + MOMENTS) * parameters * SINGLE
     loss = CHUNK_COPIES * GPU_CHUNK_BYTES + HALF * rows.steps * rows.asked * hidden  # and what the head reads
     most = max(loss, _feed_forward(shape, rows), _adding_up(shape, rows))
-    return Memory(resting, resting + _kept(shape, rows) + most)
+    return Memory(resting, resting + max(_kept(shape, rows) + most, _updating(shape)))
 
 
 def _kept(shape: Eagle3Config, rows: Rows) -> int:
@@ -113,6 +116,14 @@ def _adding_up(shape: Eagle3Config, rows: Rows) -> int:
     (hidden, query, keys), inner = _widths(shape), shape.intermediate_size
     matrices = hidden * (2 * query + keys) + 8 * inner * hidden
     return HALF * (matrices - 4 * rows.asked * inner)
+
+
+def _updating(shape: Eagle3Config) -> int:
+    """The update: every gradient, and what AdamW makes of its largest matrix.  The most of a large draft
+    that few rows are asked of."""
+    hidden = shape.hidden_size
+    largest = hidden * max(shape.intermediate_size, len(shape.aux_layers) * hidden)
+    return SINGLE * (_parameters(shape) + UPDATE_COPIES * largest)
 
 
 def _widths(shape: Eagle3Config) -> tuple[int, int, int]:
