@@ -17,7 +17,7 @@ from speculators.benchmark.figures import (
     over_rounds,
     pooled_change,
 )
-from speculators.benchmark.gate import OK, REGRESSION, UNDECIDED
+from speculators.benchmark.gate import OK, REGRESSION, UNDECIDED, spent
 from speculators.benchmark.measurement import Answers, Drafting, pooled_length
 
 counts = st.tuples(st.integers(1, 60), st.integers(0, 180))
@@ -108,6 +108,47 @@ def test_a_draft_that_changes_what_plain_serving_says_is_a_regression() -> None:
     found = {one.name: one for one in outputs(before, unequal, 0.05, gated=True)}
     assert found["answers as plain serving's"].verdict == REGRESSION
     assert found["answers as plain serving's"].new == 0.5
+
+
+@pytest.mark.parametrize(
+    ("count", "changed", "verdict"),
+    [
+        (8, 0, OK),
+        (8, 1, OK),  # as probable as not, where one prompt in both falls out
+        (8, 2, UNDECIDED),
+        (8, 5, UNDECIDED),  # 1.28 %: more than a look of four may spend
+        (8, 6, REGRESSION),
+        (16, 5, UNDECIDED),
+        (16, 6, REGRESSION),
+        (64, 2, UNDECIDED),
+    ],
+)
+def test_answers_that_changed_are_not_called_ok_before_it_is_certain(
+    count: int, changed: int, verdict: str
+) -> None:
+    before = answers([(30, 15)] * count)
+    texts = [("x",)] * changed + [(f"t{i}",) for i in range(changed, count)]
+    other = answers([(30, 15)] * count, texts=texts)
+    unequal = answers([(30, 15)] * count, equal=[False] * changed + [True] * (count - changed))
+    found = {one.name: one.verdict for one in outputs(before, other, spent(4), gated=True)}
+    assert found == {"answers as before": verdict, "answers as plain serving's": OK}
+    found = {one.name: one.verdict for one in outputs(before, unequal, spent(4), gated=True)}
+    assert found == {"answers as before": OK, "answers as plain serving's": verdict}
+
+
+def test_a_draft_is_not_blamed_for_what_plain_serving_does_not_repeat() -> None:
+    before = answers([(30, 15)] * 16)
+    fall_out = [False] * 8 + [True] * 8
+    after = answers([(30, 15)] * 16, equal=fall_out, stable=fall_out)
+    found = {one.name: one for one in outputs(before, after, 0.05, gated=True)}
+    assert found["answers as plain serving's"].verdict == OK
+    assert found["answers as plain serving's"].change == -0.5
+
+
+@given(st.integers(1, 40), st.integers(0, 40))
+def test_one_more_comes_about_by_chance_in_half_of_all_cases(count: int, old: int) -> None:
+    if old < count:
+        assert chance_of_more(old, old + 1, count) == pytest.approx(0.5)
 
 
 def test_rounds_that_agree_by_chance_are_not_surer_than_the_baselines() -> None:
