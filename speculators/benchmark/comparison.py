@@ -37,6 +37,8 @@ OUTPUTS_CHANGED = "outputs changed: the answers are other ones, so speed and acc
 ACCEPTANCE_FELL = "acceptance fell: look at the draft, the data it was trained on, the chat template"
 STEP_SLOWER = "acceptance held and speed fell: look at the engine and the machine"
 BOTH = "acceptance fell, and a step takes longer as well: look at the draft and at the engine"
+STEP_AT_LEAST = "a step takes longer: look at the engine and the machine; acceptance may have fallen as well"
+UNKNOWN_STEP = "whether a step takes longer as well cannot be told yet"
 UNKNOWN = "speed fell; whether by acceptance or by the time of a step cannot be told yet"
 
 UNKNOWN_NOISE = "the scatter of this machine is not known, and few rounds agree by chance: --aa measures it"
@@ -123,7 +125,7 @@ def compare(
         causes=tuple(causes(figures)) if verdict == REGRESSION else (),
         figures=figures,
         settings=tuple(differences(old.settings, new.settings)),
-        remarks=tuple(remarks(old, new, limits, alpha, together)) if not reasons else (),
+        remarks=() if reasons else (*remarks(old, new, limits, alpha, together), *ungated(figures)),
     )
 
 
@@ -170,6 +172,9 @@ def remarks(
     """What a reader should know of a comparison that was made."""
     for what in ("machine", "instrument"):
         yield from _other(what, old, new)
+    measured = [{load.concurrency for load in one.loads} for one in (old, new)]
+    if alone := sorted(measured[0] ^ measured[1]):
+        yield f"measured in one of both only, and left out: {', '.join(map(str, alone))} requests at a time"
     seen = visible_loss(old, new, limits, alpha, together)
     size = "no loss is" if seen is None else f"a loss of {seen:.1%} is"
     rounds = (
@@ -183,6 +188,15 @@ def remarks(
         yield f"{old.run} has {old.rounds} rounds: against {ENOUGH_ROUNDS} a loss is found sooner"
 
 
+def ungated(figures: Sequence[Figure]) -> Iterator[str]:
+    """What the verdict does not rest on although a gate is expected to see it."""
+    names = {one.name for one in figures}
+    if not names & {LENGTH, LENGTH_BY_PROMPT}:
+        yield "acceptance was not counted in both: the verdict says nothing of it"
+    if ANSWERS not in names:
+        yield "no answers of one request at a time are in both: the verdict says nothing of them"
+
+
 def causes(figures: Sequence[Figure]) -> Iterator[str]:
     """What a regression comes from, in words."""
     verdicts = {one.name: one.verdict for one in figures if one.concurrency is None or not one.rounds}
@@ -190,8 +204,11 @@ def causes(figures: Sequence[Figure]) -> Iterator[str]:
     if gated & {ANSWERS, LOSSLESS}:
         yield OUTPUTS_CHANGED
     lengths = [verdicts[name] for name in (LENGTH, LENGTH_BY_PROMPT) if name in verdicts]
-    slower = verdicts.get(STEP) == REGRESSION
+    step, lost = verdicts.get(STEP), SPEEDUP in gated
     if REGRESSION in lengths:
-        yield BOTH if slower else ACCEPTANCE_FELL
-    elif SPEEDUP in gated:
-        yield STEP_SLOWER if slower or OK in lengths else UNKNOWN
+        yield BOTH if step == REGRESSION else ACCEPTANCE_FELL
+        yield from [UNKNOWN_STEP] if lost and step == UNDECIDED else []
+    elif lost and lengths and lengths[0] == OK:  # that of all loads, where they were counted
+        yield STEP_SLOWER
+    elif lost:
+        yield STEP_AT_LEAST if step == REGRESSION else UNKNOWN

@@ -14,11 +14,15 @@ from speculators.benchmark.comparison import (
     BOTH,
     NOT_COMPARABLE,
     OUTPUTS_CHANGED,
+    STEP_AT_LEAST,
     STEP_SLOWER,
+    UNKNOWN,
+    UNKNOWN_STEP,
     Comparison,
+    causes,
     compare,
 )
-from speculators.benchmark.figures import LENGTH, LENGTH_BY_PROMPT, SPEEDUP, Limits
+from speculators.benchmark.figures import LENGTH, LENGTH_BY_PROMPT, SPEEDUP, STEP, Figure, Limits
 from speculators.benchmark.gate import OK, REGRESSION, UNDECIDED
 from speculators.benchmark.measurement import Answers, Drafting, Load, Measurement, measurement, parse
 from speculators.recipe.schema import published
@@ -83,6 +87,47 @@ def test_speed_that_fell_at_the_same_acceptance_is_the_engines_or_the_machines()
 def test_both_can_fall() -> None:
     found = compare(measured(), measured("new", speeds={1: slower(0.2)}, accepted=24))
     assert found.causes == (BOTH,)
+
+
+def figures(**verdicts: str) -> list[Figure]:
+    """Gated speed that was lost, and what else is known of all loads or of the prompts."""
+    names = {"length": LENGTH, "prompts": LENGTH_BY_PROMPT, "step": STEP}
+    given = {SPEEDUP: REGRESSION, **{names[name]: verdict for name, verdict in verdicts.items()}}
+    numbers = (1.5, 1.3, -0.13, -0.2, -0.05)
+    return [Figure(name, None, *numbers, verdict, True, rounds=True) for name, verdict in given.items()]
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "expected"),
+    [
+        ({"length": OK, "step": UNDECIDED}, [STEP_SLOWER]),
+        ({"length": OK, "prompts": UNDECIDED, "step": REGRESSION}, [STEP_SLOWER]),
+        # Held at one request at a time only: at the other loads it may be the acceptance.
+        ({"length": UNDECIDED, "prompts": OK, "step": UNDECIDED}, [UNKNOWN]),
+        ({"length": UNDECIDED, "prompts": OK, "step": REGRESSION}, [STEP_AT_LEAST]),
+        ({"length": UNDECIDED, "prompts": UNDECIDED, "step": REGRESSION}, [STEP_AT_LEAST]),
+        ({"length": REGRESSION, "step": OK}, [ACCEPTANCE_FELL]),
+        # A little less acceptance need not be what a large loss comes from.
+        ({"length": OK, "prompts": REGRESSION, "step": UNDECIDED}, [ACCEPTANCE_FELL, UNKNOWN_STEP]),
+        ({"length": REGRESSION, "step": REGRESSION}, [BOTH]),
+        ({"prompts": OK}, [STEP_SLOWER]),
+        ({}, [UNKNOWN]),
+    ],
+)
+def test_a_cause_is_named_as_far_as_it_is_known(verdicts: dict[str, str], expected: list[str]) -> None:
+    assert list(causes(figures(**verdicts))) == expected
+
+
+def test_what_the_verdict_does_not_rest_on_is_said() -> None:
+    old, new = measured(speeds={1: SPEEDS, 4: SPEEDS}), measured("new", speeds={1: SPEEDS, 8: SPEEDS})
+    assert "measured in one of both only, and left out: 4, 8 requests at a time" in compare(old, new).remarks
+    loads = tuple(load._replace(drafting=()) for load in old.loads)
+    blind = compare(old._replace(answers=()), old._replace(run="new", answers=(), loads=loads))
+    assert blind.verdict == OK
+    assert [one.partition(":")[0] for one in blind.remarks[-2:]] == [
+        "acceptance was not counted in both",
+        "no answers of one request at a time are in both",
+    ]
 
 
 def test_other_answers_are_named_first() -> None:
