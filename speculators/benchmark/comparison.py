@@ -111,7 +111,7 @@ def compare(
 
     ``alpha``: what this look may spend of ``limits.alpha``, all of it by default.  ``anyway``: compare
     across machines and load generators, and say so.  ``together``: they were measured in the same rounds.
-    ``unsound``: why the ``old`` measurement itself means nothing.
+    ``unsound``: why one of the measurements means nothing by itself.
     """
     reasons = (*unsound, *incomparable(old, new, anyway=anyway))
     alpha = limits.alpha if alpha is None else alpha

@@ -117,21 +117,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise KeyboardInterrupt
         return code
     except SpeculatorsError as error:
-        print(error_text(error), file=sys.stderr)
-        return error.exit_code
+        return report_failure(error)
     except OSError as error:
         if error.errno not in MACHINE_ERRNOS:
             return report_bug()
-        failure = storage_error(error)
-        print(error_text(failure), file=sys.stderr)
-        return failure.exit_code
+        return report_failure(storage_error(error))
     except (KeyboardInterrupt, typer.Abort):
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     except CommandLineError as error:
         hint = "'speculators --help' and 'speculators VERB --help' show what there is"
-        print(error_text(RecipeError(error.format_message(), hint=hint, rule="usage")), file=sys.stderr)
-        return RecipeError.exit_code
+        return report_failure(RecipeError(error.format_message(), hint=hint, rule="usage"))
     except Exception:  # the outermost handler: whatever is left is our bug
         return report_bug()
 
@@ -147,6 +143,16 @@ def with_fresh_names(arguments: list[str]) -> list[str]:
         if word == "--fresh" and (following.startswith("-") or not following or "." in following):
             given.append("all")
     return given
+
+
+def report_failure(error: SpeculatorsError) -> int:
+    """Print ``error`` with its way out; its exit code."""
+    from speculators.cli.github import fail
+
+    text = error_text(error)
+    print(text, file=sys.stderr)
+    fail(error.rule, text)
+    return error.exit_code
 
 
 def report_bug() -> int:

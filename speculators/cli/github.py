@@ -37,11 +37,20 @@ def annotate(diagnostics: Sequence[Diagnostic], environ: Mapping[str, str] = os.
 
 def show(verdict: str, sentence: str, page: str, environ: Mapping[str, str] = os.environ) -> None:
     """Annotate the job with a gate's ``sentence`` and append ``page`` (Markdown) to its summary."""
+    _show(LEVELS.get(verdict, ""), f"speedup: {verdict}", sentence, page, environ)
+
+
+def fail(rule: str, text: str, environ: Mapping[str, str] = os.environ) -> None:
+    """Show what ended a command before it had a verdict; ``text``: as the terminal has it."""
+    _show("error", rule, text, f"```\n{text}\n```", environ)
+
+
+def _show(level: str, title: str, message: str, page: str, environ: Mapping[str, str]) -> None:
     if environ.get("GITHUB_ACTIONS") != "true":
         return
-    if level := LEVELS.get(verdict):
+    if level:
         # On stderr, for stdout may be a JSON document; the runner reads both.
-        print(annotation(level, f"speedup: {verdict}", sentence), file=sys.stderr)
+        print(annotation(level, title, message), file=sys.stderr)
     if summary := environ.get("GITHUB_STEP_SUMMARY"):
         append(Path(summary), page)
 

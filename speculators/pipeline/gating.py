@@ -72,19 +72,21 @@ class Gate:
     def enough(self, benchmark: dict[str, Any]) -> bool:
         """Whether the verdict on the rounds so far will not be changed by more of them.
 
-        Arms that did different things have none, however many rounds there are.
+        Arms that did different things cannot be compared, however many rounds there are.
         """
         summary = summarise(benchmark)
-        if broken(summary["checks"]):
-            self.comparison = None
-            return True
         new = self._measured(benchmark)
         old = self.stored or of_base(new, benchmark)
-        failed = broken(summary["base"]["checks"]) if self.stored is None else []
-        unsound = [f"{old.run}: {check['name']}: {check['detail']}" for check in failed]
+        checks = {new.run: summary["checks"]}
+        checks |= {old.run: summary["base"]["checks"]} if self.stored is None else {}
+        unsound = [
+            f"{run}: {check['name']}: {check['detail']}"
+            for run, made in checks.items()
+            for check in broken(made)
+        ]
         alpha = spent(len(self.looks))
         found = compare(old, new, self.limits, alpha, together=self.together, unsound=unsound)
-        self.comparison = found
+        self.comparison = found._replace(remarks=(*found.remarks, *summary["warnings"]))
         rounds = benchmark["benchmark"]["rounds"]
         self.run.console.say("gate", f"after {rounds} rounds: {found.verdict}")
         return not found.open
@@ -95,9 +97,8 @@ class Gate:
         return measurement(self.run.record.document, self.sitting, asked, benchmark)
 
     def conclude(self) -> None:
-        """Leave the comparison, if there is one, in the run folder and its verdict in the record."""
-        if self.comparison is None:
-            return
+        """Leave the comparison in the run folder and its verdict in the record."""
+        assert self.comparison is not None  # there is a first look
         write_json(self.run.record.folder / COMPARISON, self.comparison.document())
         self.run.record.document["gate"] = {
             "against": self.comparison.old,

@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from speculators.benchmark.checks import broken
 from speculators.benchmark.resolution import resolution
 from speculators.benchmark.run import STAGE, run_benchmark
-from speculators.benchmark.stability import warnings
+from speculators.benchmark.summary import summarise
 from speculators.checkpoint.config import CONFIG_NAME
 from speculators.checkpoint.verifier_layout import text_config
 from speculators.documents import known_json, value_digest, write_json
@@ -126,11 +127,17 @@ def noise_place(run: Run, sitting: Mapping[str, Any]) -> Path:
 
 
 def keep_noise(run: Run, benchmark: dict[str, Any], place: Path) -> None:
-    """Leave what this machine can see in the run folder, and where later gates look for it."""
+    """Leave what this machine can see in the run folder, and where later gates look for it.
+
+    Arms that did different things say nothing of noise.
+    """
+    summary = summarise(benchmark)
+    if broken([*summary["checks"], *summary["base"]["checks"]]):
+        return
     gate = run.recipe.data["benchmark"]["gate"]
     prompts = read_output(run.outputs["prompts"])["result"]["benchmark"]
     found = resolution(benchmark, sorted(gate["looks"]), gate["speed_tolerance"], prompts)
-    found["warnings"] = warnings(benchmark)
+    found["warnings"] = summary["warnings"]
     write_json(run.record.folder / NOISE, found)
     place.parent.mkdir(parents=True, exist_ok=True)
     write_json(place, found)

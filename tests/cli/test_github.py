@@ -31,6 +31,21 @@ def test_a_regression_is_an_error_and_the_page_is_on_the_summary(
     assert summary.read_text() == "# page\n# other\n"
 
 
+def test_what_ended_a_command_early_is_an_error_on_the_job_and_on_its_summary(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    summary = tmp_path / "summary.md"
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    assert main(["compare", str(tmp_path / "a.json"), str(tmp_path / "b.json")]) == 2
+    text = capsys.readouterr().err
+    assert f"\n::error title=no-run::error: {tmp_path}/a.json" in text
+    assert f"error: {tmp_path}/a.json: there is no such file" in summary.read_text()
+    monkeypatch.delenv("GITHUB_ACTIONS")
+    assert main(["compare", str(tmp_path / "a.json"), str(tmp_path / "b.json")]) == 2
+    assert "::error" not in capsys.readouterr().err
+
+
 def test_elsewhere_nothing_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     show("regression", "it fell", "# page", {})
     assert capsys.readouterr().err == ""
@@ -84,16 +99,21 @@ def test_the_action_hands_its_inputs_to_the_script_as_environment_only() -> None
     assert set(used["with"]) <= set(action["inputs"])
 
 
-@pytest.mark.parametrize(("code", "verdict"), [(0, "ok"), (1, "regression"), (2, "")])
+@pytest.mark.parametrize(
+    ("code", "verdict"), [(0, "ok"), (1, "regression"), (3, "not comparable"), (2, None)]
+)
 def test_the_script_ends_as_the_gate_does_and_says_its_verdict(
-    tmp_path: Path, code: int, verdict: str
+    tmp_path: Path, code: int, verdict: str | None
 ) -> None:
-    record = {"id": "r1", "recipe": {"name": "my"}, "gate": {"verdict": verdict}}
-    (tmp_path / "record.json").write_text(json.dumps(record) if verdict else "")
+    """``verdict``: None where no run was begun."""
+    earlier = tmp_path / "runs" / "my" / "r0" / "run.json"
+    earlier.parent.mkdir(parents=True)
+    earlier.write_text(json.dumps({"gate": {"verdict": "of an earlier run"}}))
+    os.utime(earlier, (1, 1))
+    record = json.dumps({"gate": {"verdict": verdict}})
+    begun = f"mkdir -p runs/my/r1\nprintf '%s' '{record}' > runs/my/r1/run.json\n" if verdict else ""
     program = tmp_path / "speculators"
-    program.write_text(
-        f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/arguments\ncat {tmp_path}/record.json\nexit {code}\n'
-    )
+    program.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > arguments\nsleep 0.1\n{begun}exit {code}\n')
     program.chmod(0o755)
     output = tmp_path / "output"
     environment = {
@@ -108,18 +128,8 @@ def test_the_script_ends_as_the_gate_does_and_says_its_verdict(
     done = subprocess.run(["bash", str(ACTION / "gate.sh")], env=environment, check=False, cwd=tmp_path)
     assert done.returncode == code
     run = "runs/my/r1" if verdict else ""
-    assert output.read_text() == f"verdict={verdict}\nrun={run}\n"
+    assert output.read_text() == f"verdict={verdict or ''}\nrun={run}\n"
     assert (tmp_path / "arguments").read_text().splitlines() == [
-        *[
-            "run",
-            "my recipe.yaml",
-            "--only",
-            "benchmark",
-            "--against",
-            "b.json",
-            "--runs-dir",
-            "runs",
-            "--json",
-        ],
+        *["run", "my recipe.yaml", "--against", "b.json", "--runs-dir", "runs", "--progress", "plain"],
         *["--set", "benchmark.requests=6", "--set", "benchmark.gate.looks=[3]", "--strict"],
     ]

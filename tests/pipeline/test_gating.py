@@ -16,7 +16,7 @@ import pytest
 from speculators.benchmark.arms import NOBODY, Base, Opponent
 from speculators.benchmark.measurement import Measurement, measurement
 from speculators.documents import known_json, read_json, write_json
-from speculators.errors import RecipeError
+from speculators.errors import RecipeError, StageError
 from speculators.executors.base import Endpoint, OnLine, Service, Step, StepResult
 from speculators.executors.local import LocalExecutor
 from speculators.pipeline.choice import Choice
@@ -24,6 +24,7 @@ from speculators.pipeline.console import Console
 from speculators.pipeline.measure import measure
 from speculators.pipeline.plan import stage_names
 from speculators.pipeline.record import RunRecord
+from speculators.pipeline.run import report
 from speculators.pipeline.running import Run
 from speculators.pipeline.store import Store
 from speculators.recipe.recipe import require_recipe
@@ -179,15 +180,21 @@ def test_a_load_that_the_baseline_lacks_is_refused(tmp_path: Path, baseline: Mea
         measure(a_run(tmp_path, lambda _: 1.3, baseline, "benchmark.concurrency=[4]"))
 
 
-def test_arms_that_did_other_work_end_the_gate_without_a_verdict(
+def test_arms_that_did_other_work_are_not_comparable_and_end_the_gate(
     tmp_path: Path, baseline: Measurement
 ) -> None:
-    run = a_run(tmp_path, lambda _: 9.0, baseline)  # more than the acceptance length allows
-    measure(run)
-    assert isinstance(run.executor, Executor)
-    assert len(run.executor.launched) == 10
-    assert "gate" not in run.record.document
-    assert not (run.record.folder / "comparison.json").exists()
+    found = gated(tmp_path, lambda _: 9.0, baseline)  # more than the acceptance length allows
+    assert (found["gate"]["verdict"], found["launches"]) == ("not comparable", 10)
+    (reason,) = found["comparison"]["reasons"]
+    assert ": possible: at 1: speedup at least 9.00" in reason
+    assert found["comparison"]["figures"] == []
+
+
+def test_what_speaks_against_the_machine_stands_beside_the_verdict(
+    tmp_path: Path, baseline: Measurement
+) -> None:
+    found = gated(tmp_path, lambda number: 1.3 * (1.2, 0.8)[number % 2], baseline)
+    assert any("speedups of the rounds scatter by" in one for one in found["comparison"]["remarks"])
 
 
 def a_base(folder: Path, **others: int) -> Base:
@@ -235,6 +242,18 @@ def test_a_base_of_another_verifier_is_refused_before_a_server_starts(tmp_path: 
         measure(run)
     assert isinstance(run.executor, Executor)
     assert run.executor.launched == []
+
+
+def test_arms_that_did_other_work_leave_no_noise_for_later_gates(tmp_path: Path) -> None:
+    run = a_run(tmp_path, lambda n: 1.3 * SPREAD[n % 5], None, "benchmark.rounds=4", against=ITSELF)
+    assert isinstance(run.executor, Executor)
+    run.executor.base = 9.0  # only the draft's second arm is impossibly fast
+    measure(run)
+    assert not (run.record.folder / "noise.json").exists()
+    assert not (tmp_path / "home" / "noise").exists()
+    with pytest.raises(StageError, match="the comparison is broken: at 1: speedup at least") as caught:
+        report(run)
+    assert caught.value.rule == "comparison"
 
 
 def test_an_arm_against_itself_leaves_the_noise_for_later_gates(tmp_path: Path) -> None:
