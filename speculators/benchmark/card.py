@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator, Mapping
-from statistics import median
-from typing import Any
+from statistics import fmean, median
+from typing import Any, NamedTuple
 
 from speculators.benchmark.breakdown import bucket
 from speculators.benchmark.cost_model import Cell, Measured, Model, fit, held_out
@@ -44,7 +44,8 @@ def card(benchmark: Mapping[str, Any]) -> dict[str, Any]:
             rule="too-few-cells",
         )
     model = Model(rates, fit(measured))
-    predicted = {one.cell: one for one in held_out(measured)}
+    predicted = {one.cell: one for one in held_out(measured, rates)}
+    plain = {one.cell: one.speed for one in measured if not one.cell.tokens}
     context = median(one.cell.context for one in measured)
     batch_sizes = max(one.cell.requests for one in measured)
     chosen = setting(model, batch_sizes, context)
@@ -58,13 +59,19 @@ def card(benchmark: Mapping[str, Any]) -> dict[str, Any]:
             {
                 **one.cell._asdict(),
                 "step_seconds": one.seconds,
-                "speedup": model.speedup(one.cell),
+                "tokens_per_step": one.length,
+                "tokens_per_second": one.speed,
+                "speedup": one.speed / alone if (alone := plain.get(one.cell._replace(tokens=0))) else None,
+                "predicted_speedup": model.speedup(one.cell),
                 "held_out_error": predicted[one.cell].error if one.cell in predicted else None,
             }
             for one in measured
         ],
+        "predicted": [
+            {**cell._asdict(), "speedup": model.speedup(cell)} for cell in _unmeasured(measured, len(rates))
+        ],
         "held_out": {"median": median(errors), "worst": errors[-1]} if errors else None,
-        "regrets": [one._asdict() for one in regrets(model, measured, rates)],
+        "regrets": [one._asdict() for one in regrets(model, measured)],
         "context": context,
         "schedule": [list(one) for one in chosen.schedule],
         "off_from": chosen.off_from,
@@ -83,27 +90,49 @@ def schedule_checked(card: Mapping[str, Any]) -> bool | None:
         return False
 
 
+class Written(NamedTuple):
+    """Of one request after its first token: seconds, steps, tokens, and the mean length of its context."""
+
+    seconds: float
+    steps: int
+    tokens: int
+    context: float
+
+
 def cells(benchmark: Mapping[str, Any]) -> list[Measured]:
     """The mean step of each setting over its rounds.
 
-    One request at a time tells lengths of context apart; a batch has only their mean.
+    One request at a time tells lengths of context apart; a batch has only their mean.  The context of a load
+    is that of all its requests, whatever served them: settings are compared at the same load.
     """
-    spans: dict[tuple[int, int, str], list[tuple[float, float, float]]] = {}
+    loads: dict[tuple[int, str | None], dict[int, list[Written]]] = {}
     depths = _depths(benchmark)
     for sample in benchmark["samples"]:
         if sample["arm"] not in depths:
             continue
-        depth, requests = depths[sample["arm"]], sample["concurrency"]
-        for span in _steps(sample):
-            lengths = bucket(round(span[2])) if requests == 1 else None
-            spans.setdefault((depth, requests, lengths or ""), []).append(span)
-    return [_cell(depth, requests, found) for (depth, requests, _), found in sorted(spans.items())]
+        for one in _written(sample):
+            lengths = bucket(round(one.context)) if sample["concurrency"] == 1 else None
+            load = loads.setdefault((sample["concurrency"], lengths), {})
+            load.setdefault(depths[sample["arm"]], []).append(one)
+    found = []
+    for (requests, _), by_depth in loads.items():
+        context = fmean(one.context for chosen in by_depth.values() for one in chosen)
+        found += [_measured(Cell(depth, requests, context), chosen) for depth, chosen in by_depth.items()]
+    return sorted(found)
 
 
-def _cell(depth: int, requests: int, spans: list[tuple[float, float, float]]) -> Measured:
-    steps = sum(count for _, count, _ in spans)
-    context = sum(count * length for _, count, length in spans) / steps
-    return Measured(Cell(depth, requests, context), sum(seconds for seconds, _, _ in spans) / steps)
+def _measured(cell: Cell, written: list[Written]) -> Measured:
+    steps = sum(one.steps for one in written)
+    seconds, tokens = sum(one.seconds for one in written), sum(one.tokens for one in written)
+    return Measured(cell, seconds / steps, tokens / steps)
+
+
+def _unmeasured(measured: list[Measured], deepest: int) -> Iterator[Cell]:
+    """At each measured load the numbers of proposed tokens that were not tried there."""
+    known = {one.cell for one in measured}
+    for cell in sorted({one.cell._replace(tokens=0) for one in measured}, key=lambda cell: cell[1:]):
+        others = (cell._replace(tokens=tokens) for tokens in range(1, deepest + 1))
+        yield from (one for one in others if one not in known)
 
 
 def _depths(benchmark: Mapping[str, Any]) -> dict[str, int]:
@@ -114,17 +143,17 @@ def _depths(benchmark: Mapping[str, Any]) -> dict[str, int]:
     return {arm: depth for arm, depth in found.items() if depth is not None}
 
 
-def _steps(sample: Sample) -> Iterator[tuple[float, float, float]]:
-    """Of each request: seconds after its first token, the steps in them, its mean length of context."""
+def _written(sample: Sample) -> Iterator[Written]:
+    """What is known of each request of a load."""
     for row in sample["requests"]:
         first, whole, prompt = row.get("ttft_ms"), row.get("latency_ms"), row.get("prompt_tokens")
-        spec = request_spec(row)
-        steps = spec.drafts if spec is not None else row["output_tokens"] - 1
+        spec, further = request_spec(row), row["output_tokens"] - 1
+        steps = spec.drafts if spec is not None else further
         if sample["arm"] != PLAIN and spec is None:
             continue
         if first is None or whole is None or prompt is None or steps < 1 or whole <= first:
             continue
-        yield (whole - first) / 1000, float(steps), prompt + row["output_tokens"] / 2
+        yield Written((whole - first) / 1000, steps, further, prompt + row["output_tokens"] / 2)
 
 
 def rates_of(benchmark: Mapping[str, Any]) -> tuple[float, ...]:

@@ -33,10 +33,16 @@ class Cell(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """The seconds of one engine step at a setting."""
+    """One engine step at a setting: its seconds, and the tokens that it gave each request in the mean."""
 
     cell: Cell
     seconds: float
+    length: float
+
+    @property
+    def speed(self) -> float:
+        """Output tokens a second while answers are being written."""
+        return self.cell.requests * self.length / self.seconds
 
 
 class StepTime(NamedTuple):
@@ -92,7 +98,7 @@ def fit(measured: Sequence[Measured]) -> StepTime:
         raise ValueError("a fit needs at least two measured cells")
     knees = [math.inf]
     if len(measured) >= CELLS_FOR_KNEE:
-        widths = {cell.requests * (cell.tokens + 1) for cell, _ in measured}
+        widths = {cell.requests * (cell.tokens + 1) for cell, *_ in measured}
         knees += [float(width) for width in sorted(widths)[1:-1]]
     return min((_fit(measured, knee) for knee in knees), key=lambda found: found[0])[1]
 
@@ -117,7 +123,7 @@ class Model(NamedTuple):
     time: StepTime
 
     def speed(self, cell: Cell) -> float:
-        """Output tokens a second while answers are being written."""
+        """That of ``Measured``, predicted."""
         return cell.requests * length(self.rates, cell.tokens) / self.time.seconds(cell)
 
     def speedup(self, cell: Cell) -> float:
@@ -131,7 +137,7 @@ class Model(NamedTuple):
 
 
 class HeldOut(NamedTuple):
-    """A measured cell and its prediction from the others."""
+    """The speed of a measured cell, and its prediction from the others."""
 
     cell: Cell
     measured: float
@@ -142,13 +148,16 @@ class HeldOut(NamedTuple):
         return self.predicted / self.measured - 1
 
 
-def held_out(measured: Sequence[Measured], folds: int = 4) -> list[HeldOut]:
-    """Every cell predicted from those of the other ``folds - 1`` parts, dealt out in turn."""
+def held_out(measured: Sequence[Measured], rates: Sequence[float], folds: int = 4) -> list[HeldOut]:
+    """Every cell predicted from those of the other ``folds - 1`` parts, dealt out in turn.
+
+    Step times of held-out cells are unknown to the prediction; ``rates`` are those of one K at all loads.
+    """
     found = []
     for fold in range(folds):
         chosen = [one for place, one in enumerate(measured) if place % folds == fold]
         rest = [one for place, one in enumerate(measured) if place % folds != fold]
         if chosen and len(rest) > 1:
-            time = fit(rest)
-            found += [HeldOut(one.cell, one.seconds, time.seconds(one.cell)) for one in chosen]
+            model = Model(tuple(rates), fit(rest))
+            found += [HeldOut(one.cell, one.speed, model.speed(one.cell)) for one in chosen]
     return found

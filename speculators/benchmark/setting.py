@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from speculators.benchmark.cost_model import Cell, Measured, Model, length
+from speculators.benchmark.cost_model import Measured, Model
 
 
 class Setting(NamedTuple):
@@ -68,16 +68,15 @@ class Regret(NamedTuple):
     loss: float
 
 
-def regrets(model: Model, measured: Sequence[Measured], rates: Sequence[float]) -> Iterable[Regret]:
+def regrets(model: Model, measured: Sequence[Measured]) -> Iterable[Regret]:
     """For each load at which several K were measured, how good the model's choice among them really is."""
-    loads: dict[tuple[int, float], dict[int, float]] = {}
-    for cell, seconds in measured:
-        speed = cell.requests * length(rates, cell.tokens) / seconds
-        loads.setdefault((cell.requests, cell.context), {})[cell.tokens] = speed
-    for (requests, context), speeds in sorted(loads.items()):
-        if len(speeds) < 2:
+    loads: dict[tuple[int, float], list[Measured]] = {}
+    for one in measured:
+        loads.setdefault((one.cell.requests, one.cell.context), []).append(one)
+    for (requests, context), choices in sorted(loads.items()):
+        if len(choices) < 2:
             continue
-        best = max(speeds, key=lambda tokens: speeds[tokens])
-        recommended = max(speeds, key=lambda tokens: model.speed(Cell(tokens, requests, context)))
-        loss = 1 - speeds[recommended] / speeds[best]
-        yield Regret(requests, context, recommended, best, loss)
+        best = max(choices, key=lambda one: one.speed)
+        recommended = max(choices, key=lambda one: model.speed(one.cell))
+        loss = 1 - recommended.speed / best.speed
+        yield Regret(requests, context, recommended.cell.tokens, best.cell.tokens, loss)

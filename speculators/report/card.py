@@ -36,10 +36,13 @@ def _lines(card: Mapping[str, Any]) -> Iterator[str]:
         yield "speculation pays at no measured load: serve plainly"
     if (found := card["held_out"]) is not None:
         off = f"{found['median']:.1%} in the median, at most {found['worst']:.1%}"
-        yield f"cells that were held out: step times off by {off}"
+        yield f"cells that were held out: speed predicted {off} off"
     if card["regrets"]:
         worst = max(one["loss"] for one in card["regrets"])
-        yield f"the recommended setting loses at most {worst:.1%} against the best measured one"
+        loads = f"at {len(card['regrets'])} loads"
+        yield f"{loads} the recommended setting loses at most {worst:.1%} against the best measured one"
+    else:
+        yield "no load was measured with several settings: whether the recommended one is best is not known"
     yield f"reckoned for {card['context']:.0f} tokens of context; wider batches than measured are not covered"
     if card.get("checked_by_vllm") is not None:
         yield f"vLLM's own function {'takes' if card['checked_by_vllm'] else 'REFUSES'} the schedule"

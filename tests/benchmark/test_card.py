@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -19,6 +20,8 @@ from tests.benchmark.test_cost_model import GPU, RATES
 
 ARMS = {"plain": 0, "draft-1": 1, "draft-3": 3, "draft": 5}
 TOKENS = 400
+#: Two spans of lengths; those in one span are not equally long.
+PROMPTS = {"short": 100, "shortish": 150, "long": 3000, "longish": 3100}
 
 
 def swept(*concurrencies: int) -> dict[str, Any]:
@@ -27,9 +30,10 @@ def swept(*concurrencies: int) -> dict[str, Any]:
     for arm, depth in ARMS.items():
         for requests in concurrencies:
             rows = []
-            for name, prompt in (("short", 100), ("long", 3000)):
-                context = prompt + TOKENS / 2 if requests == 1 else 1550 + TOKENS / 2
-                steps = round((TOKENS - 1) / length(RATES, depth))
+            for name, prompt in PROMPTS.items():
+                context = prompt + TOKENS / 2 if requests == 1 else fmean(PROMPTS.values()) + TOKENS / 2
+                # No prompt is accepted like another, so each K has a mean over other shares of the prompts.
+                steps = round((TOKENS - 1) / length(RATES, depth)) + (depth * len(name) % 3 if depth else 0)
                 wait = 1000 * steps * GPU.seconds(Cell(depth, requests, context))
                 accepted = [round(steps * rate) for rate in RATES[:depth]]
                 counts = spec(steps, *accepted) if depth else None
@@ -44,6 +48,54 @@ def test_a_cell_is_the_mean_step_of_its_requests() -> None:
     assert len(found) == 4 * (2 + 1)  # alone, lengths are told apart
     for cell, seconds in found.items():
         assert seconds == pytest.approx(GPU.seconds(cell), rel=0.01)
+
+
+def test_all_settings_of_a_load_are_at_the_same_context_and_held_against_each_other() -> None:
+    document = swept(1, 4, 16)
+    contexts = {one.cell.context for one in cells(document) if one.cell.requests == 1}
+    assert sorted(contexts) == [pytest.approx(325), pytest.approx(3250)]
+    regrets = card(document)["regrets"]
+    assert [(one["requests"], round(one["context"])) for one in regrets] == [
+        (1, 325),
+        (1, 3250),
+        (4, 1788),
+        (16, 1788),
+    ]
+
+
+def test_the_speed_of_a_cell_is_measured_and_not_the_models() -> None:
+    document = swept(1, 4)
+    for one in document["samples"]:
+        if one["arm"] == "draft-3" and one["concurrency"] == 4:
+            for row in one["requests"]:
+                row["latency_ms"] += 1000.0
+    plain, three = (
+        next(one for one in card(document)["cells"] if (one["tokens"], one["requests"]) == (tokens, 4))
+        for tokens in (0, 3)
+    )
+    seconds = fmean(
+        row["latency_ms"] - row["ttft_ms"]
+        for one in document["samples"]
+        if (one["arm"], one["concurrency"]) == ("draft-3", 4)
+        for row in one["requests"]
+    )
+    assert three["tokens_per_second"] == pytest.approx(4 * (TOKENS - 1) / (seconds / 1000))
+    assert three["speedup"] == pytest.approx(three["tokens_per_second"] / plain["tokens_per_second"])
+    assert three["predicted_speedup"] > three["speedup"]
+    assert three["held_out_error"] > 0.1
+
+
+def test_what_was_not_measured_is_predicted() -> None:
+    found = card(swept(1, 4))["predicted"]
+    assert [(one["tokens"], one["requests"]) for one in found] == [
+        (2, 1),
+        (4, 1),
+        (2, 1),
+        (4, 1),
+        (2, 4),
+        (4, 4),
+    ]
+    assert all(one["speedup"] > 1 for one in found)
 
 
 def test_the_deepest_arm_says_how_much_is_accepted() -> None:
@@ -81,7 +133,9 @@ def test_the_card_is_read_in_a_terminal_and_as_a_page() -> None:
     page = html(found, "a <draft>")
     assert "a &lt;draft&gt;" in page
     assert "<script" not in page
-    assert page.count("<tr>") == 2 + 1 + len(found["cells"])
+    assert page.count("<tr>") == 2 + 1 + len(found["cells"]) + 1 + len(found["predicted"])
+    assert "at most" in text(found)
+    assert "is not known" in text({**found, "regrets": []})
 
 
 def test_the_setting_is_written_into_a_checkpoint(tmp_path: Path) -> None:

@@ -38,7 +38,10 @@ rates = st.lists(st.floats(0.01, 0.99), min_size=1, max_size=8).map(
 
 def measured(time: StepTime, cells: list[Cell], noise: float = 0.0, seed: int = 0) -> list[Measured]:
     draw = random.Random(seed)
-    return [Measured(cell, time.seconds(cell) * math.exp(draw.gauss(0, noise))) for cell in cells]
+    return [
+        Measured(cell, time.seconds(cell) * math.exp(draw.gauss(0, noise)), length(RATES, cell.tokens))
+        for cell in cells
+    ]
 
 
 @given(times)
@@ -51,7 +54,7 @@ def test_a_machine_without_noise_is_found_again(time: StepTime) -> None:
 
 @pytest.mark.parametrize("time", [GPU, CPU])
 def test_cells_that_were_not_measured_are_predicted_within_a_tenth(time: StepTime) -> None:
-    found = held_out(measured(time, CELLS, noise=0.02))
+    found = held_out(measured(time, CELLS, noise=0.02), RATES)
     assert len(found) == len(CELLS)
     errors = sorted(abs(one.error) for one in found)
     assert errors[len(errors) // 2] < 0.03
@@ -130,6 +133,17 @@ def test_vllms_own_function_takes_the_schedule() -> None:
 def test_the_recommendation_is_near_the_best_measured_cell() -> None:
     found = measured(GPU, CELLS, noise=0.01)
     model = Model(RATES, fit(found))
-    losses = [one.loss for one in regrets(model, found, RATES)]
+    losses = [one.loss for one in regrets(model, found)]
     assert len(losses) == 8
     assert max(losses) < 0.03
+
+
+def test_a_wrong_recommendation_shows_in_what_was_measured() -> None:
+    """The rates promise more of three tokens than was accepted of them."""
+    found = [
+        one._replace(length=1.1) if one.cell.tokens == 3 else one for one in measured(GPU, CELLS, noise=0.01)
+    ]
+    wrong = [one for one in regrets(Model(RATES, fit(found)), found) if one.recommended == 3]
+    assert wrong
+    assert all(one.best != 3 and one.loss > 0.1 for one in wrong)
+    assert max(abs(one.error) for one in held_out(found, RATES) if one.cell.tokens == 3) > 0.5
