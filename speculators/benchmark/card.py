@@ -13,8 +13,9 @@ from statistics import fmean, median
 from typing import Any, NamedTuple
 
 from speculators.benchmark.breakdown import bucket
+from speculators.benchmark.checks import completed, same_work
 from speculators.benchmark.cost_model import Cell, Measured, Model, fit, held_out
-from speculators.benchmark.pairs import Sample, counters_of, request_spec
+from speculators.benchmark.pairs import Sample, counters_of, pair_up, request_spec
 from speculators.benchmark.rounds import DRAFT, FREE_ARMS, PLAIN, depth_of
 from speculators.benchmark.setting import Setting, regrets, setting, validated
 from speculators.errors import RecipeError
@@ -29,13 +30,15 @@ def card(benchmark: Mapping[str, Any]) -> dict[str, Any]:
     """The card of a benchmark document.
 
     Raises:
-        RecipeError: too few settings were measured, requests were not counted one by one, or no draft was.
+        RecipeError: too few settings were measured, they did not do the same work, requests were not counted
+            one by one, or no draft was.
     """
     if (kind := benchmark["speculation"]["algorithm"]) in FREE_ARMS:
         # A step in which it proposes nothing is no draft, so nobody counts the steps of a request.
         raise RecipeError(
             f"'{kind}' has no draft, and a card is of one", hint="name a draft's run", rule="no-draft"
         )
+    require_same_work(benchmark)
     measured, rates = cells(benchmark), rates_of(benchmark)
     if len(measured) < FEWEST_CELLS or not rates:
         raise RecipeError(
@@ -77,6 +80,22 @@ def card(benchmark: Mapping[str, Any]) -> dict[str, Any]:
         "off_from": chosen.off_from,
         "speculative_config": chosen.config(),
     }
+
+
+def require_same_work(benchmark: Mapping[str, Any]) -> None:
+    """Refuse settings that are not timed on the same answers.
+
+    Raises:
+        RecipeError: saying which.
+    """
+    made = {"requests": completed(benchmark)}
+    made |= {arm: same_work(pair_up(benchmark["samples"], arm)) for arm in _depths(benchmark) if arm != PLAIN}
+    if failed := [f"{name}: {check['detail']}" for name, check in made.items() if check["ok"] is False]:
+        raise RecipeError(
+            f"the settings of this run cannot be compared: {'; '.join(failed)}",
+            hint="measure again, and let the machine do nothing else meanwhile",
+            rule="not-comparable",
+        )
 
 
 def schedule_checked(card: Mapping[str, Any]) -> bool | None:

@@ -22,7 +22,7 @@ BREAKING = ("requests", "same-work", "speculating", "possible", "capture-sizes")
 def run_checks(benchmark: dict[str, Any], pairs: list[Pair], summary: dict[str, Any]) -> list[dict[str, Any]]:
     """All checks in reading order: ``{"name", "ok", "detail"}``."""
     return [
-        _requests(benchmark),
+        completed(benchmark),
         same_work(pairs),
         _speculating(benchmark),
         possible(summary["speed"], summary["acceptance"]["served_by_concurrency"]),
@@ -41,7 +41,8 @@ def _check(name: str, ok: bool | None, detail: str) -> dict[str, Any]:
     return {"name": name, "ok": ok, "detail": detail}
 
 
-def _requests(benchmark: dict[str, Any]) -> dict[str, Any]:
+def completed(benchmark: Mapping[str, Any]) -> dict[str, Any]:
+    """Whether every load of every arm answered all of its requests."""
     wanted = benchmark["benchmark"]["requests"]
     failed = [
         f"round {one['round']} {one['arm']} at {one['concurrency']}: {one['completed']} of {wanted} completed"

@@ -40,7 +40,8 @@ def swept(*concurrencies: int) -> dict[str, Any]:
                 times = {"ttft_ms": 50.0, "latency_ms": 50.0 + wait, "prompt_tokens": prompt}
                 rows.append(request(name, tokens=TOKENS, spec=counts, **times))
             samples.append(sample(1, arm, requests, 100.0, rows))
-    return {"samples": samples, "speculation": {"algorithm": "eagle3", "tokens": 5}}
+    asked = {"requests": len(PROMPTS)}
+    return {"samples": samples, "speculation": {"algorithm": "eagle3", "tokens": 5}, "benchmark": asked}
 
 
 def test_a_cell_is_the_mean_step_of_its_requests() -> None:
@@ -118,6 +119,21 @@ def test_too_few_settings_make_no_card() -> None:
     with pytest.raises(RecipeError, match="2 settings were measured") as caught:
         card(document)
     assert "benchmark.depths" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        ({"output_tokens": 900}, "draft-3: output tokens of the arms differ by at most 43.75%"),
+        ({"errored": 1}, "requests: round 1 draft-3 at 16: 4 of 4 completed"),
+    ],
+)
+def test_settings_that_did_other_work_make_no_card(damage: dict[str, int], reason: str) -> None:
+    document = swept(1, 4, 16)
+    places = [(one["arm"], one["concurrency"]) for one in document["samples"]]
+    document["samples"][places.index(("draft-3", 16))].update(damage)
+    with pytest.raises(RecipeError, match=f"cannot be compared: {reason}"):
+        card(document)
 
 
 def test_what_proposes_only_at_times_has_no_card() -> None:
