@@ -91,10 +91,7 @@ def prepare(
         MachineError: no engine here, or a package is missing that the recipe's method needs.
     """
     speculation = _speculation(values, inputs)
-    template = chat_template(inputs["verifier"] / "model")
-    # Some models have several templates; the switch is looked for in all of them.
-    text = template if isinstance(template, str) else "".join(template.values())
-    body = request_body(values["verifier"], text)
+    body = body_for(values["verifier"], inputs["verifier"] / "model")
     interior = executor.interior(SERVER.role)
     interior.require_launcher()  # without an engine nothing starts
     wanted = [arm for arm in values["benchmark"].get("extra_arms", ()) if arm != speculation.algorithm]
@@ -128,6 +125,13 @@ def _speculation(values: dict[str, Any], inputs: dict[str, Path]) -> Speculation
     if method := values.get("method"):
         return Speculation(None, method, values["speculative_tokens"])
     return speculation_of(inputs["package"] / "model", values["speculative_tokens"])
+
+
+def body_for(verifier: dict[str, Any], model: Path) -> dict[str, Any]:
+    """``request_body`` for the verifier in the folder ``model``."""
+    template = chat_template(model)
+    # Some models have several templates; the switch is looked for in all of them.
+    return request_body(verifier, template if isinstance(template, str) else "".join(template.values()))
 
 
 def request_body(verifier: dict[str, Any], template: str) -> dict[str, Any]:

@@ -138,16 +138,20 @@ def asked_prompts(key: Mapping[str, Any]) -> Any:
     return {"files": digests, **how} if how else digests
 
 
-def measured_work(verifier: str | None, prompts: Any, benchmark: Mapping[str, Any]) -> dict[str, Any]:
+def measured_work(
+    verifier: str | None, prompts: Any, benchmark: Mapping[str, Any], body: Mapping[str, Any]
+) -> dict[str, Any]:
     """The work that was timed: whose answers to which prompts.
 
-    ``verifier``: its digest; ``prompts``: those that were asked; ``benchmark``: the recipe's block.
+    ``verifier``: its digest; ``prompts``: those that were asked; ``benchmark``: the recipe's block;
+    ``body``: what every request carried beside them, as whether to think.
     """
     names = ("requests", "max_tokens", "warmup_requests")
     return {
         "verifier": verifier,
         BENCHMARK_FILES: prompts,
         **{f"benchmark.{name}": benchmark.get(name) for name in names},
+        "request body": body or None,
     }
 
 
@@ -167,13 +171,14 @@ def measurement(
     ``record``: its ``run.json``; ``sitting``: what its rounds had in common (``bench/key.json``);
     ``prompts``: those that it asked (``asked_prompts``); ``benchmark``: its benchmark document.
     """
+    body = benchmark.get("request_body", {})
     results = {one["name"]: one.get("result") or {} for one in record["stages"]}
     values = sitting["values"]
     pairs = pair_up(benchmark["samples"])
     return Measurement(
         run=record["id"],
         recipe=record["recipe"]["name"],
-        work=measured_work(results["verifier"].get("digest"), prompts, values["benchmark"]),
+        work=measured_work(results["verifier"].get("digest"), prompts, values["benchmark"], body),
         machine={name: record["machine"].get(name) for name in MACHINE if name in record["machine"]},
         instrument={"guidellm": " ".join(sorted({one["guidellm"] for one in benchmark["samples"]}))},
         settings={

@@ -199,7 +199,7 @@ def measured_thing(one: Evidence) -> dict[str, Any]:
     verifier = one.stage("verifier").get("result", {}).get("digest")
     prompts = asked_prompts(one.keys["prompts"])
     return {
-        **measured_work(verifier, prompts, benchmark),
+        **measured_work(verifier, prompts, benchmark, one.benchmark.get("request_body", {})),
         **measured_settings(summary["speculation"], values.get("engine", {})),
     }
 

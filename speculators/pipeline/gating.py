@@ -49,8 +49,10 @@ class Gate:
         self.limits = limits_of(gate)
         self.comparison: Comparison | None = None
 
-    def require_comparable(self, speculation: Mapping[str, Any]) -> None:
+    def require_comparable(self, speculation: Mapping[str, Any], body: Mapping[str, Any]) -> None:
         """Stop before a server starts when the result could not be compared.
+
+        ``speculation``, ``body``: as the benchmark document will have them.
 
         Raises:
             RecipeError: saying what differs.
@@ -59,7 +61,7 @@ class Gate:
             return
         wanted = self.run.recipe.data["benchmark"]["concurrency"]
         loads = tuple(load for load in self.stored.loads if load.concurrency in wanted)
-        planned = self._measured({"samples": [], "speculation": speculation})
+        planned = self._measured({"samples": [], "speculation": speculation, "request_body": body})
         planned = planned._replace(instrument=self.stored.instrument, loads=loads)
         if reasons := list(incomparable(self.stored, planned)):
             raise RecipeError(

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from speculators.benchmark.bench import body_for
 from speculators.benchmark.checks import broken
 from speculators.benchmark.resolution import resolution
 from speculators.benchmark.run import STAGE, run_benchmark
@@ -58,7 +59,8 @@ def measure(run: Run) -> None:
     spread = known_json(place).get("spread", 0.0)
     gate = Gate(run, sitting, against.stored, spread) if against and not against.itself else None
     if gate is not None:
-        gate.require_comparable({"algorithm": None, "tokens": values["speculative_tokens"]})
+        body = body_for(values["verifier"], run.outputs["verifier"] / "model")
+        gate.require_comparable({"algorithm": None, "tokens": values["speculative_tokens"]}, body)
     keep_finished_rounds(folder, sitting, continued=run.record.continued)
     for left in (COMPARISON, NOISE):  # of an attempt that ended early
         (run.record.folder / left).unlink(missing_ok=True)

@@ -225,7 +225,13 @@ def test_a_measurement_is_what_the_benchmark_document_says(
     }
     values = {"benchmark": {"requests": 3, "max_tokens": 10}, "engine": {"args": {"dtype": "float32"}}}
     sitting = {"values": values, "environment": {"vllm": "0.32.0"}}
-    one = measurement(record, sitting, ["q"], benchmark_document([(10, 12), (20, 26)]))
+    document = benchmark_document([(10, 12), (20, 26)])
+    body = {"chat_template_kwargs": {"enable_thinking": False}}
+    assert (
+        measurement(record, sitting, ["q"], {**document, "request_body": body}).work["request body"] == body
+    )
+    one = measurement(record, sitting, ["q"], document)
+    assert one.work["request body"] is None  # as in a baseline that was written before it was asked
     assert [load.speedups for load in one.loads] == [(1.2, 1.3)]
     assert one.loads[0].drafting == (Drafting(20, 12),) * 2
     assert one.machine == {"processor": "p", "cores": 2}

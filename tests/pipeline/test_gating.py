@@ -175,6 +175,12 @@ def test_other_work_is_refused_before_a_server_starts(tmp_path: Path, baseline: 
     assert run.executor.launched == []
 
 
+def test_a_baseline_that_thought_otherwise_is_refused(tmp_path: Path, baseline: Measurement) -> None:
+    thought = baseline._replace(work=baseline.work | {"request body": {"chat_template_kwargs": {"x": 1}}})
+    with pytest.raises(RecipeError, match=r"other work: request body is .*'x': 1.* none in"):
+        measure(a_run(tmp_path, lambda _: 1.3, thought))
+
+
 def test_a_load_that_the_baseline_lacks_is_refused(tmp_path: Path, baseline: Measurement) -> None:
     with pytest.raises(RecipeError, match="no load"):
         measure(a_run(tmp_path, lambda _: 1.3, baseline, "benchmark.concurrency=[4]"))
