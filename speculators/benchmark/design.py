@@ -13,7 +13,7 @@ from bisect import bisect_left
 from typing import TYPE_CHECKING, NamedTuple
 
 from speculators.benchmark.gate import ALPHA, LOOKS, spent
-from speculators.benchmark.noise import POWER, Split, estimated_spreads
+from speculators.benchmark.noise import POWER, Split, over_truths
 from speculators.benchmark.statistics import t_quantile
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ ROUNDS = range(3, 31)
 SHARES = ((1.0,), (0.6, 1.0), (0.45, 0.7, 1.0), tuple(look / LOOKS[-1] for look in LOOKS))
 #: Gates that are played: a power is known to half a per cent.
 GATES = 4000
-#: Of the quadrature over how wrong a measured noise is.
-NODES = 5
 
 
 class Cost(NamedTuple):
@@ -95,18 +93,9 @@ def _draws() -> tuple[numpy.ndarray, numpy.ndarray]:
 
 
 def assured(loss: float, noise: Split, looks: tuple[int, ...], requests: int, tolerance: float) -> float:
-    """The power that is to be expected, the noise being known as well as it was measured.
-
-    A few rounds say little of a spread.  Where it is larger than they said, more power is lost than is won
-    where it is smaller, so the power at the estimate would promise too much.
-    """
+    """The power that is to be expected, the noise being known as well as it was measured."""
     spread = noise.of_round(requests)
-    if not noise.degrees:
-        return played(loss, spread, looks, tolerance).found
-    estimates, weights = estimated_spreads(noise.degrees, NODES)
-    return math.fsum(
-        weight * played(loss, spread / one, looks, tolerance).found for one, weight in zip(estimates, weights)
-    )
+    return over_truths(lambda true: played(loss, true, looks, tolerance).found, spread, noise.degrees)
 
 
 def cheapest(

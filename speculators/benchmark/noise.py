@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from speculators.benchmark.gate import ALPHA
@@ -19,6 +19,8 @@ from speculators.benchmark.statistics import spread_of, t_quantile
 POWER = 0.8
 #: Of the quadrature over estimated spreads: exact to four digits.
 NODES = 48
+#: Of that over how wrong a measured spread is.
+TRUTHS = 5
 
 
 class Split(NamedTuple):
@@ -95,17 +97,39 @@ def estimated_spreads(degrees: int, nodes: int = NODES) -> tuple[tuple[float, ..
     return tuple(spreads), tuple(float(weight) / 2 for weight in weights)
 
 
+def over_truths(found: Callable[[float], float], spread: float, degrees: int) -> float:
+    """The mean of ``found``, the power at a true spread, over those that a measured ``spread`` may stand for.
+
+    ``degrees``: of freedom with which it was measured; 0: it is the true one.  A few rounds say little of a
+    spread.  Where it is larger than they said, more power is lost than is won where it is smaller, so the
+    power at the estimate would promise too much.
+    """
+    if not degrees:
+        return found(spread)
+    estimates, weights = estimated_spreads(degrees, TRUTHS)
+    return math.fsum(weight * found(spread / one) for one, weight in zip(estimates, weights))
+
+
 def smallest_loss(
-    spread: float, rounds: int, tolerance: float, alpha: float = ALPHA, wanted: float = POWER
+    spread: float,
+    rounds: int,
+    tolerance: float,
+    alpha: float = ALPHA,
+    wanted: float = POWER,
+    degrees: int = 0,
 ) -> float | None:
-    """The smallest true loss that one look finds with the ``wanted`` probability; None: not even 90 %."""
+    """The smallest true loss that one look finds with the ``wanted`` probability; None: not even 90 %.
+
+    ``degrees``: as of ``over_truths``.
+    """
     from scipy.optimize import brentq
 
+    def found(loss: float) -> float:
+        return over_truths(lambda true: power(loss, true, rounds, tolerance, alpha), spread, degrees)
+
     largest = 0.9
-    if power(largest, spread, rounds, tolerance, alpha) < wanted:
+    if found(largest) < wanted:
         return None
     if not spread:
         return tolerance
-    return float(
-        brentq(lambda loss: power(loss, spread, rounds, tolerance, alpha) - wanted, 0, largest, xtol=1e-5)
-    )
+    return float(brentq(lambda loss: found(loss) - wanted, 0, largest, xtol=1e-5))

@@ -45,8 +45,11 @@ def resolution(
     ratios = [geometric_mean([pair.speedup or math.nan for pair in pairs if pair.round == r]) for r in rounds]
     logs = [math.log(ratio) for ratio in ratios]
     noise, cost = split(table(pairs)), cost_of(benchmark, pairs)
-    alpha = spent(len(looks))
-    spread = spread_of(logs)
+    alpha, spread = spent(len(looks)), spread_of(logs)
+
+    def seen(look: int) -> Seen:
+        return Seen(look, smallest_loss(spread, look, tolerance, alpha, degrees=len(logs) - 1))
+
     return {
         "schema": SCHEMA,
         "rounds": len(rounds),
@@ -59,7 +62,7 @@ def resolution(
         "request_seconds": cost.request,
         "tolerance": tolerance,
         "alpha": alpha,
-        "seen": [Seen(look, smallest_loss(spread, look, tolerance, alpha))._asdict() for look in looks],
+        "seen": [seen(look)._asdict() for look in looks],
         "designs": [
             {"loss": loss, "design": design and design._asdict()}
             for loss, design in designs(noise, cost, tolerance, prompts)

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from speculators.benchmark.design import Cost
+from speculators.benchmark.gate import spent
+from speculators.benchmark.noise import smallest_loss
 from speculators.benchmark.pairs import pair_up
 from speculators.benchmark.resolution import cost_of, resolution, table
 from speculators.report.noise import text
@@ -61,6 +63,17 @@ def test_a_quieter_machine_sees_smaller_losses() -> None:
     assert all(one["loss"] < other["loss"] for one, other in zip(quiet, loud))
     losses = [one["loss"] for one in quiet]
     assert losses == sorted(losses, reverse=True)  # with more rounds, smaller ones
+
+
+def test_a_spread_that_few_rounds_measured_promises_less() -> None:
+    document = against_itself(8, 8, 0.06, 0.01)
+    few = resolution({**document, "samples": document["samples"][:6]}, LOOKS, 0.03, 8)
+    alpha = spent(len(LOOKS))
+    taken_at_its_word = smallest_loss(few["spread"], 12, 0.03, alpha)
+    known = smallest_loss(few["spread"], 12, 0.03, alpha, degrees=1000)
+    assert taken_at_its_word is not None
+    assert known == pytest.approx(taken_at_its_word, rel=0.01)
+    assert few["seen"][-1]["loss"] > 1.3 * taken_at_its_word
 
 
 def test_the_text_says_what_is_seen_and_what_it_would_take() -> None:
