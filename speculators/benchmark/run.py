@@ -14,7 +14,7 @@ from typing import Any
 
 from speculators.benchmark.arms import Base
 from speculators.benchmark.bench import SERVER, Bench, prepare
-from speculators.benchmark.rounds import BASE, CACHED, Launch, schedule
+from speculators.benchmark.rounds import BASE, CACHED, SAMPLED, Launch, schedule
 from speculators.documents import read_json, write_text
 from speculators.errors import StageError
 from speculators.executors.base import Executor, Needs, Service
@@ -134,6 +134,7 @@ def _arguments(bench: Bench, arm: str, port: int) -> list[str]:
         bench.arms[arm].engine["args"],
         bench.arms[arm].speculation,
         prefix_cache=bench.under(arm, CACHED),
+        mended_sampling=bench.under(arm, SAMPLED) and bench.launcher.on_cpu,
         trust_remote_code=bench.values["verifier"].get("trust_remote_code", False),
     )
 

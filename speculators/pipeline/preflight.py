@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from speculators.benchmark.arms import require_sampling
 from speculators.documents import value_digest, write_json
 from speculators.errors import MachineError
 from speculators.executors.base import Executor, Needs, Step, last_object, log_tail
@@ -85,16 +84,6 @@ def ask_engine_inside(executor: Executor, args: Mapping[str, object], folder: Pa
     if result.exit_code != 0 or not (said := last_object(log)):
         return EngineAnswer("", [], f"vLLM's parser could not be loaded: {log_tail(log, 1)}")
     return answer_in(said)
-
-
-def check_sampling(recipe: Recipe, executor: Executor) -> None:
-    """Stop before anything is made when the benchmark could not draw its answers here.
-
-    Raises:
-        MachineError: the engine draws wrongly when it speculates, or there is none.
-    """
-    if recipe.data["benchmark"]["sampling"] == "both":
-        require_sampling(executor.interior(ENGINE_ROLE))
 
 
 def check_models(recipe: Recipe, *, makes_verifier: bool) -> None:

@@ -22,6 +22,9 @@ SAME_FOR_ALL = ("--seed", "0", "--no-enable-prefix-caching", "--generation-confi
 #: Of the arms that are there to measure it; of two such switches vLLM's parser takes the last.
 PREFIX_CACHE = ("--enable-prefix-caching",)
 
+#: Of the arms whose answers are drawn, where the engine is the CPU build: ``cpu_sampling``.
+MENDED_SAMPLING = ("--worker-extension-cls", "speculators.serving.cpu_sampling.MendedSampling")
+
 IN_ENGINE_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 
 # What vLLM can do without a checkpoint (config/speculative.py).  The windows are those of its
@@ -66,11 +69,13 @@ def server_arguments(
     speculation: Speculation | None,
     *,
     prefix_cache: bool = False,
+    mended_sampling: bool = False,
     trust_remote_code: bool = False,
 ) -> list[str]:
     """Arguments after the start command and the model."""
     arguments = ["--host", HOST, "--port", str(port), "--served-model-name", SERVED_NAME]
     arguments += [*SAME_FOR_ALL, *(PREFIX_CACHE if prefix_cache else ())]
+    arguments += MENDED_SAMPLING if mended_sampling else ()
     arguments += ["--trust-remote-code"] if trust_remote_code else []
     arguments += to_argv(dict(engine_args))
     if speculation is not None:

