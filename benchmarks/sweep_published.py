@@ -10,21 +10,27 @@ length times the plain step over the speculating one.  Three questions, each har
 * another draft: a row from the step times of the other row, with one number of its own, its acceptance length
 * larger batches: the upper half of a row from a fit to the lower one
 
+Where times and acceptance lengths are published for several K, the sweep's own fit takes them as they are:
+
+* another K: the speed at each K, and the plain one, from the step times at all others
+
 Figures are used that name their GPU, and whose chain of proposed tokens is stated; trees cost otherwise.
-Those that were looked at and left out stand in ``LEFT_OUT``.
+(Of ``TIMED`` the GPU is known from its author's other figures only, which the output says.)  Those that were
+looked at and left out stand in ``LEFT_OUT``.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from statistics import median
 from typing import NamedTuple
 
 import numpy
 from scipy.optimize import least_squares
 
-from speculators.benchmark.cost_model import Cell, StepTime
+from speculators.benchmark.cost_model import Cell, HeldOut, Measured, StepTime, held_out
 
 #: The bar on the median error.
 BAR = 0.10
@@ -50,7 +56,8 @@ BATCHES = (2, 4, 8, 16, 24, 32, 48, 56, 64)
 SOURCES = (
     Published(
         "EAGLE-3, chain of 3",
-        f"{TABLE_3}; length of the same draft, prompts and K: github.com/vllm-project/vllm/pull/32030",
+        f"{TABLE_3}; length of that draft in the speculators format, same prompts and K: "
+        "github.com/vllm-project/vllm/pull/32030",
         3,
         2.60,
         dict(zip(BATCHES, (1.81, 1.82, 1.62, 1.48, 1.39, 1.32, 1.38, 1.34, 1.38), strict=True)),
@@ -63,6 +70,28 @@ SOURCES = (
         dict(zip(BATCHES, (1.40, 1.38, 1.23, 1.02, 0.93, 0.94, 0.88, 0.99, 0.99), strict=True)),
     ),
 )
+TIMED = "github.com/vllm-project/vllm/issues/20780"
+#: Seconds of a token of plain serving there.
+PLAIN = 7.07e-3
+#: By K, at one request at a time: acceptance length, seconds of a token after the first.
+TIMES = {
+    "EAGLE-3": {
+        2: (2.36, 4.32e-3),
+        3: (2.79, 4.09e-3),
+        4: (3.08, 4.05e-3),
+        5: (3.32, 4.13e-3),
+        6: (3.46, 4.20e-3),
+        7: (3.54, 4.29e-3),
+    },
+    "EAGLE": {
+        2: (2.10, 4.37e-3),
+        3: (2.29, 4.29e-3),
+        4: (2.39, 4.48e-3),
+        5: (2.43, 4.71e-3),
+        6: (2.45, 4.94e-3),
+        7: (2.47, 5.20e-3),
+    },
+}
 LEFT_OUT = (
     "EAGLE-3, arXiv:2503.01840, table 4, and SGLang's documentation (158 to 373 tokens/s): a tree, one cell",
     "github.com/vllm-project/vllm/pull/16937 (H100, K of 2, 4, 7): no acceptance lengths there",
@@ -96,7 +125,7 @@ def fitted(source: Published, batches: Sequence[int]) -> tuple[StepTime, float]:
     return unpacked(found.x)
 
 
-def held_out(source: Published) -> dict[int, float]:
+def of_another_batch(source: Published) -> dict[int, float]:
     """For each batch size the speedup that a fit to all others predicts."""
     found = {}
     for batch in source.speedups:
@@ -121,6 +150,16 @@ def of_larger_batches(source: Published) -> dict[int, float]:
     return {batch: predicted(time, length, source.tokens, batch) for batch in batches if batch not in known}
 
 
+def of_another_k(times: Mapping[int, tuple[float, float]]) -> list[HeldOut]:
+    """The sweep's own held-out cells; of the context nothing is known but that it is the same in all."""
+    cells = [Measured(Cell(0, 1, 1.0), PLAIN, 1.0)]
+    cells += [Measured(Cell(k, 1, 1.0), length * seconds, length) for k, (length, seconds) in times.items()]
+    # What is accepted at the first two places is known together only; no other K is asked for.
+    lengths = [(1 + times[2][0]) / 2, *(length for length, _ in times.values())]
+    rates = [later - earlier for earlier, later in pairwise([1.0, *lengths])]
+    return held_out(cells, rates, folds=len(cells))
+
+
 def errors(source: Published, found: Mapping[int, float]) -> list[float]:
     """How far each prediction is off, relative to what was published."""
     return [abs(ours / source.speedups[batch] - 1) for batch, ours in found.items()]
@@ -131,7 +170,7 @@ def main() -> None:
     for source, other in zip(SOURCES, reversed(SOURCES)):
         print(f"{source.title}\n  {source.source}")
         answers = {
-            "held out": held_out(source),
+            "held out": of_another_batch(source),
             "another draft": of_another_draft(source, other),
             "larger batches": of_larger_batches(source),
         }
@@ -140,6 +179,15 @@ def main() -> None:
             print(f"  batch {batch:2}: published {theirs:.2f}; {', '.join(cells)}")
         for name, ours in answers.items():
             questions.setdefault(name, []).extend(errors(source, ours))
+    print(f"{TIMED}: vLLM, one request at a time")
+    print("  (names no GPU; its author's figures of the same drafts in pull/16937 there are of an H100)")
+    for draft, times in TIMES.items():
+        found = of_another_k(times)
+        cells = [
+            f"{one.cell.tokens}: {1 / one.measured:.5f} s, ours {1 / one.predicted:.5f}" for one in found
+        ]
+        print(f"  {draft}, seconds of a token by K: {'; '.join(cells)}")
+        questions.setdefault("another K", []).extend(abs(one.error) for one in found)
     for name, off in questions.items():
         verdict = "met" if median(off) <= BAR else "not met"
         spread = f"median error {median(off):.1%}, worst {max(off):.1%}"
