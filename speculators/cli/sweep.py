@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from speculators.errors import RecipeError
+
 
 def sweep(
     run: Annotated[
@@ -48,6 +50,8 @@ def sweep(
     if package is not None:
         from speculators.checkpoint.setting import write_setting
 
+        if found["checked_by_vllm"] is False:
+            raise RecipeError("vLLM's own function refuses the schedule: nothing is written", rule="schedule")
         write_setting(package, found["speculative_config"])
     typer.echo(json.dumps(found, indent=2, ensure_ascii=False) if as_json else shown.text(found))
     return 0

@@ -43,6 +43,8 @@ def _lines(card: Mapping[str, Any]) -> Iterator[str]:
         yield f"{loads} the recommended setting loses at most {worst:.1%} against the best measured one"
     else:
         yield "no load was measured with several settings: whether the recommended one is best is not known"
-    yield f"reckoned for {card['context']:.0f} tokens of context; wider batches than measured are not covered"
+    widest = max(one["requests"] for one in card["cells"])
+    yield f"reckoned for {card['context']:.0f} tokens of context"
+    yield f"vLLM keeps the last setting beyond {widest} requests, the widest load that was measured"
     if card.get("checked_by_vllm") is not None:
         yield f"vLLM's own function {'takes' if card['checked_by_vllm'] else 'REFUSES'} the schedule"
