@@ -19,6 +19,8 @@ from speculators.recipe.prompt_source import BENCHMARK_FILES
 BASELINE_SCHEMA = "speculators/baseline/v1"
 #: Of a machine: what must be equal for speedups to be comparable.
 MACHINE = ("processor", "cores", "gpus")
+#: Of a machine: what is on trial like the engine, and is named when it differs.
+UPGRADED = ("driver", "system")
 #: The load at which acceptance is nearly exact: greedy, and no other request in the batch.
 ALONE = 1
 
@@ -185,6 +187,7 @@ def measurement(
             **measured_settings(benchmark["speculation"], values["engine"]),
             "draft": results.get("package", {}).get("digest"),
             **{f"environment.{name}": value for name, value in sitting.get("environment", {}).items()},
+            **{f"machine.{name}": record["machine"][name] for name in UPGRADED if name in record["machine"]},
         },
         **_measured(pairs),
     )
@@ -193,7 +196,8 @@ def measurement(
 def of_base(candidate: Measurement, benchmark: Mapping[str, Any]) -> Measurement:
     """What the base arm did in the same rounds as ``candidate``, whose work and machine it shares."""
     base = benchmark["base"]
-    kept = {name: value for name, value in candidate.settings.items() if name.startswith("environment.")}
+    shared = ("environment.", "machine.")
+    kept = {name: value for name, value in candidate.settings.items() if name.startswith(shared)}
     return candidate._replace(
         run=base["name"],
         settings={**measured_settings(base["speculation"], base["engine"]), "draft": base["digest"], **kept},

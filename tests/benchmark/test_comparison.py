@@ -220,7 +220,7 @@ def test_a_measurement_is_what_the_benchmark_document_says(
     record = {
         "id": "20260102-030405-abcd",
         "recipe": {"name": "my"},
-        "machine": {"processor": "p", "cores": 2, "memory_bytes": 1},
+        "machine": {"processor": "p", "cores": 2, "memory_bytes": 1, "driver": "550"},
         "stages": [{"name": "verifier", "result": {"digest": "v"}}, {"name": "package", "result": {}}],
     }
     values = {"benchmark": {"requests": 3, "max_tokens": 10}, "engine": {"args": {"dtype": "float32"}}}
@@ -236,6 +236,7 @@ def test_a_measurement_is_what_the_benchmark_document_says(
     assert one.loads[0].drafting == (Drafting(20, 12),) * 2
     assert one.machine == {"processor": "p", "cores": 2}
     assert one.settings["engine.args.dtype"] == "float32"
+    assert one.settings["machine.driver"] == "550"
     assert {answer.prompt: (answer.equal, answer.drafting) for answer in one.answers} == {
         "a": (True, Drafting(16, 4)),
         "b": (True, Drafting(16, 4)),

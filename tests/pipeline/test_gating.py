@@ -227,6 +227,7 @@ def test_a_base_is_measured_in_the_same_rounds_and_gated_against(
     assert settings["draft"] == ("b" * 64, "d" * 64)
     assert settings["speculative tokens"] == (4, 2)
     assert settings["engine.args.max_model_len"] == (256, 512)
+    assert not [name for name in settings if name.startswith(("machine.", "environment."))]
     assert any("--aa" in remark for remark in comparison["remarks"])
 
 
