@@ -74,8 +74,9 @@ ONE_PLUS_NORMS = frozenset({
     "vaultgemma",
 })  # fmt: skip
 
-#: Model types with a LayerNorm that stores no bias; a stored bias tells by itself.
-LAYER_NORMS = frozenset({"cohere", "cohere2", "cohere2_moe", "mpt"})
+#: Model types with a LayerNorm that stores no bias, unless they say ``rms_norm_eps``; a stored bias tells by
+#: itself.
+LAYER_NORMS = frozenset({"cohere", "cohere2", "cohere2_moe", "cohere_compass_text", "mpt"})
 
 #: Model types with more than one norm and one head after the last layer.
 UNLIKE = {
@@ -148,7 +149,8 @@ def verifier_layout(config: Mapping[str, Any], names: Collection[str], place: st
     found = end_names(names)
     norm_bias = f"{found.norm}.bias" if f"{found.norm}.bias" in names else None
     try:
-        rule = output_rule(text, centred=norm_bias is not None or model_type in LAYER_NORMS)
+        centred = model_type in LAYER_NORMS and "rms_norm_eps" not in text
+        rule = output_rule(text, centred=norm_bias is not None or centred)
     except (ValueError, ZeroDivisionError) as error:
         hint = "correct the verifier's config.json, or copy or download the model again"
         raise StageError(f"{place}: config.json: {error}", hint=hint, rule="verifier-family") from None
@@ -233,7 +235,8 @@ def logit_scale(text: Mapping[str, Any]) -> float:
 
     Cohere's ``logit_scale``, Falcon-H1's ``lm_head_multiplier`` and Muse's ``output_multiplier``
     multiply; Granite's ``logits_scaling`` divides; MiniCPM divides the state by
-    ``hidden_size / dim_model_base``, which is the same after a linear head.
+    ``hidden_size / dim_model_base``, which is the same after a linear head; Tele-FLM's ``output_mult`` is
+    divided by its ``mup_scale_factor``.
     """
     factor = 1.0
     for key in ("logit_scale", "lm_head_multiplier", "output_multiplier"):
@@ -244,6 +247,8 @@ def logit_scale(text: Mapping[str, Any]) -> float:
         factor *= scaling if text.get("model_type") in MULTIPLIED_SCALING else 1.0 / scaling
     if text.get("dim_model_base"):
         factor *= number(text, "dim_model_base") / number(text, "hidden_size")
+    if text.get("use_mup"):
+        factor *= number(text, "output_mult") / number(text, "mup_scale_factor")
     return factor
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from speculators.checkpoint.verifier_layout import ONE_PLUS_NORMS, UNLIKE
+from speculators.checkpoint.verifier_layout import LAYER_NORMS, ONE_PLUS_NORMS, UNLIKE
 from speculators.checkpoint.verifier_weights import load_verifier_weights
 from speculators.datagen.probe import references
 from speculators.datagen.shards import Document
@@ -30,6 +30,7 @@ VISION: dict[str, Any] = {
     "image_size": 28, "patch_size": 14,
 }  # fmt: skip
 EXPERTS = {"num_local_experts": 2, "num_experts_per_tok": 1}
+MIXED = {"num_experts": 2, "num_experts_per_tok": 1}
 
 
 def qwen3_vl() -> Any:
@@ -67,6 +68,9 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "Granite, divided": lambda: transformers.GraniteConfig(**SIZES, logits_scaling=8.0),
     "HyperCLOVA X, multiplied": lambda: transformers.HyperCLOVAXConfig(**SIZES, logits_scaling=0.25),
     "Cohere 2, LayerNorm": lambda: transformers.Cohere2Config(**SIZES, logit_scale=0.0625),
+    "Cohere 2 MoE, LayerNorm": lambda: transformers.Cohere2MoeConfig(**SIZES, **MIXED, logit_scale=0.25),
+    "Cohere 2 MoE, RMSNorm": lambda: transformers.Cohere2MoeConfig(**SIZES, **MIXED, rms_norm_eps=1e-4),
+    "Cohere Compass, LayerNorm": lambda: transformers.CohereCompassTextConfig(**SIZES, logit_scale=0.25),
     "Starcoder 2, LayerNorm with bias": lambda: transformers.Starcoder2Config(**SIZES),
 }  # fmt: skip
 
@@ -135,3 +139,11 @@ def test_every_family_of_transformers_with_one_plus_norms_is_known() -> None:
     known |= {"minimax_m3_vl"}
     assert families - ELSEWHERE <= known
     assert {"gemma3", "qwen3_next", "qwen3_5"} <= families
+
+
+def test_every_family_of_transformers_with_a_layer_norm_of_its_own_is_known() -> None:
+    models = Path(transformers.__file__).parent / "models"
+    centred = {path.parent.name for path in models.glob("*/modeling_*.py")
+               if "hidden_states.mean(-1, keepdim=True)" in path.read_text()}  # fmt: skip
+    assert centred - {"deberta"} <= {model_type.removesuffix("_text") for model_type in LAYER_NORMS}
+    assert {"cohere", "cohere2_moe"} <= centred

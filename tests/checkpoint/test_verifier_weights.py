@@ -58,6 +58,23 @@ def test_a_tensor_whose_name_merely_ends_alike_does_not_count(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
+    ("said", "scale"),
+    [
+        ({"dim_model_base": 4}, 0.25),  # MiniCPM, of 16 features
+        ({"lm_head_multiplier": 0.5}, 0.5),
+        ({"use_mup": True, "output_mult": 2.0, "mup_scale_factor": 8.0}, 0.25),
+        ({"use_mup": False, "output_mult": 2.0, "mup_scale_factor": 8.0}, 1.0),
+    ],
+)
+def test_logits_are_scaled_as_vllms_class_of_the_family_does(
+    tmp_path: Path, said: dict, scale: float
+) -> None:
+    folder = tiny.write_verifier(tmp_path / "v")
+    edit(folder, **said)
+    assert load_verifier_weights(folder).logit_scale == scale
+
+
+@pytest.mark.parametrize(
     ("change", "reason"),
     [
         ({"model_type": "deepseek_v4"}, "residual streams"),
