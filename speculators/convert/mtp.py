@@ -16,7 +16,8 @@ from typing import Any
 
 import speculators
 from speculators.checkpoint.config import CONFIG_NAME
-from speculators.checkpoint.folder import new_folder, read_object
+from speculators.checkpoint.folder import config_of, new_folder, read_object
+from speculators.checkpoint.rope import rope_parameters
 from speculators.checkpoint.verifier_layout import text_config
 from speculators.checkpoint.verifier_weights import INDEX_NAME
 from speculators.checkpoint.weights_file import (
@@ -60,6 +61,13 @@ NEEDED = {f"{_ONE}{name}.weight" for name in (
     "self_attn.o_proj", "self_attn.q_norm", "self_attn.k_norm")}  # fmt: skip
 DENSE = {f"{_ONE}mlp.{part}_proj.weight" for part in ("gate", "up", "down")}
 MIXED = {f"{_ONE}mlp.gate.weight", f"{_ONE}mlp.experts.gate_up_proj", f"{_ONE}mlp.experts.down_proj"}
+
+#: Keys that a head is computed by, within its verifier's config.
+ALIKE = (
+    "num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size", "hidden_act",
+    "rms_norm_eps", "num_experts", "num_experts_per_tok", "norm_topk_prob", "moe_intermediate_size",
+    "shared_expert_intermediate_size", "attn_output_gate", "rope_theta", "partial_rotary_factor",
+)  # fmt: skip
 
 #: Target's path -> where a value comes from that no verifier's config says.
 REASONS = {
@@ -180,7 +188,8 @@ def stitch(head: Path, verifier: Path, target: Path) -> list[str]:
     from speculators.checkpoint.model import read_config
     from speculators.checkpoint.weights_file import WEIGHTS_NAME
 
-    if read_config(head).speculators_model_type != "mtp":
+    config = read_config(head)
+    if config.speculators_model_type != "mtp":
         raise RecipeError(
             f"{head}: not an mtp checkpoint", hint="stitch takes what convert --from mtp made", rule="usage"
         )
@@ -194,6 +203,8 @@ def stitch(head: Path, verifier: Path, target: Path) -> list[str]:
         )
     stored, _ = read_header(head / WEIGHTS_NAME)
     require_fit(head, stored, document)
+    with config_of(verifier):
+        require_alike(head, config.transformer_layer_config, text_config(document))
     pieces: dict[str, Any] = {}
     for name, piece in stored.items():
         pieces |= native_pieces(name, piece, own)
@@ -276,6 +287,20 @@ def require_fit(head: Path, stored: Mapping[str, Stored], verifier: Mapping[str,
                 f"{name} is {list(stored[name].shape)}, the verifier's hidden_size {hidden!r}",
                 STITCH_HINT,
             )
+
+
+def require_alike(head: Path, trained: Mapping[str, Any], verifier: Mapping[str, Any]) -> None:
+    """Whether the verifier's config has engines compute what the head was taken out as.
+
+    A RoPE may reach farther than the head's; its base may not be another.
+
+    Raises:
+        StageError: it has not.
+    """
+    was, now = ({**side, **rope_parameters(side)} for side in (trained, verifier))
+    said = [key for key in ALIKE if was.get(key) is not None and now.get(key) is not None]
+    if unlike := [f"{key} {now[key]!r} instead of {was[key]!r}" for key in said if now[key] != was[key]]:
+        raise unfit(head, f"the verifier's config has {', '.join(unlike)}", STITCH_HINT)
 
 
 def native_pieces(name: str, piece: Stored, own: Mapping[str, Any]) -> dict[str, Any]:

@@ -266,6 +266,22 @@ UNFIT: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
         lambda _, verifier: configured(verifier, hidden_size="16"),
         "the verifier's hidden_size '16'",
     ),
+    "a verifier with another number of experts a token": (
+        lambda _, verifier: configured(verifier, num_experts_per_tok=1),
+        "num_experts_per_tok 1 instead of 2",
+    ),
+    "a verifier of another RoPE": (
+        lambda _, verifier: configured(verifier, rope_parameters={"rope_theta": 5.0}),
+        r"partial_rotary_factor|rope_theta 5\.0 instead of",
+    ),
+    "a verifier of other heads": (
+        lambda _, verifier: configured(verifier, num_key_value_heads=1, rms_norm_eps=1e-3),
+        r"num_key_value_heads 1 instead of 2, rms_norm_eps 0\.001",
+    ),
+    "a verifier whose RoPE cannot be read": (
+        lambda _, verifier: configured(verifier, rope_parameters=None, rope_scaling=[1]),
+        "a value is not what is read there",
+    ),
     "a verifier whose own head is another": (
         lambda _, verifier: retensored(
             verifier, lambda t: t.update({"mtp.layers.0.self_attn.q_norm.weight": torch.ones(9)})
