@@ -47,8 +47,8 @@ def told_by(shapes: Mapping[str, Shape]) -> bool:
     """A token and one state are fused, and neither is normed."""
     if "fc.weight" not in shapes or any(name.endswith("hidden_norm.weight") for name in shapes):
         return False
-    hidden, fused = shapes["fc.weight"]
-    return fused == 2 * hidden and "mask_hidden" not in shapes
+    hidden, *fused = shapes["fc.weight"]
+    return fused == [2 * hidden] and "mask_hidden" not in shapes
 
 
 FORMAT = Format(

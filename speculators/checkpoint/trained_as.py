@@ -11,8 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any, NamedTuple
 
+from speculators.checkpoint.records import CONFIGS
 from speculators.documents import canonical_json
 
 #: Names in the weight file's metadata.
@@ -136,14 +138,25 @@ def _read(metadata: Mapping[str, str], name: str) -> Any:
 
 
 def changes(metadata: Mapping[str, str], document: Mapping[str, Any]) -> list[Change]:
-    """Keys of ``config.json`` that differ from the metadata's; none where it says nothing."""
+    """Keys of ``config.json`` that differ from the metadata's; none where it says nothing.
+
+    A key that was left open then, and says now what readers take it to be, does not differ.
+    """
     trained = _object(metadata, TRAINED_AS)
     if not trained:
         return []
     now = json.loads(trained_as(document))
+    usual = _defaults(now.get("speculators_model_type"))
     layer = "transformer_layer_config"
     inner = _compared(trained.pop(layer, {}), now.pop(layer, {}), f"{layer}.")
-    return _compared(trained, now, "") + inner
+    own = _compared(trained, now, "")
+    return [one for one in own if one.trained is not None or one.now != usual.get(one.key)] + inner
+
+
+def _defaults(kind: Any) -> dict[str, Any]:
+    """What readers take keys to be that a config of this kind leaves open."""
+    known = CONFIGS.get(kind) if isinstance(kind, str) else None
+    return {field.name: field.default for field in fields(known)} if known else {}
 
 
 def _compared(one: Any, other: Any, prefix: str) -> list[Change]:

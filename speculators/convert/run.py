@@ -12,7 +12,6 @@ from speculators.checkpoint.config import CONFIG_NAME, stored_format
 from speculators.checkpoint.config_checks import fit_checks
 from speculators.checkpoint.folder import new_folder, read_object
 from speculators.checkpoint.location import local_folder
-from speculators.checkpoint.trained_as import TRAINED_AS, trained_as
 from speculators.checkpoint.validate import Watch, validate
 from speculators.checkpoint.verifier_layout import verifier_text
 from speculators.checkpoint.weights_file import WEIGHTS_NAME, write_weights
@@ -70,9 +69,8 @@ def convert(request: Request, target: Path, *, checked: bool = True) -> Conversi
     checks: list[Check] = []
     proof = None
     with new_folder(target) as partial:
-        metadata = {TRAINED_AS: trained_as(plan.document)}
-        with Watch() as watch:
-            write_weights(partial / WEIGHTS_NAME, plan.pieces, metadata, watch if checked else None)
+        with Watch() as watch:  # no record of a training (``trained_as``): what was read here is none
+            write_weights(partial / WEIGHTS_NAME, plan.pieces, seen=watch if checked else None)
         write_json(partial / CONFIG_NAME, plan.document)
         if checked:
             checks = sound(partial, request, asked, watch.broken)
@@ -118,7 +116,7 @@ def options_of(request: Request, own_config: Mapping[str, Any] | None) -> Option
     folder = local_folder(name, wanted=(CONFIG_NAME,))
     config = read_object(folder / CONFIG_NAME)
     require_verifier(config, str(folder / CONFIG_NAME))
-    written = str(folder.resolve()) if Path(name).is_dir() else name
+    written = str(folder.resolve()) if Path(name).is_dir() else name.partition("@")[0]
     return Options(written, config, request.aux_layers, request.flags, request.speculative_tokens)
 
 

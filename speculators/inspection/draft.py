@@ -114,7 +114,7 @@ def _checked(folder: Path, verifier_dir: Path | None) -> Looked:
     checks += _guarded(lambda: list(own_checks(document, tensors, metadata)))
     depth = None
     if verifier_dir is not None:
-        checks += _guarded(lambda: list(verifier_config_checks(document, verifier_dir)))
+        checks += _guarded(lambda: list(verifier_config_checks(document, verifier_dir, metadata)))
         depth = verifier_text(read_object(verifier_dir / CONFIG_NAME)).get("num_hidden_layers")
     checks += _guarded(lambda: _content(folder, document, tensors, metadata, verifier_dir, depth))
     return Looked(checks, unrecorded(document, metadata, tensors))

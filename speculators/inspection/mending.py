@@ -15,7 +15,7 @@ import torch
 
 from speculators.checkpoint.config import CONFIG_NAME, DEFAULT_AUX_LAYERS, stored_format
 from speculators.checkpoint.folder import config_of, new_folder, read_object
-from speculators.checkpoint.tensors import canonical_name
+from speculators.checkpoint.tensors import LM_HEAD, canonical_name
 from speculators.checkpoint.trained_as import FUSED, block_order, changes
 from speculators.checkpoint.verifier_layout import verifier_text
 from speculators.checkpoint.weights_file import WEIGHTS_NAME, load_stored, read_header, write_weights
@@ -165,10 +165,13 @@ def mend_map(patient: Patient) -> list[str]:
         return []
     t2d = load_stored(patient.tensors["t2d"])
     stored = load_stored(patient.tensors["d2t"]) if "d2t" in names else None
+    marked = int(t2d.sum())
+    if LM_HEAD in names and patient.tensors[names[LM_HEAD]].shape[:1] != (marked,):  # of another training
+        return []
     try:
         vocabulary = read_map(stored, t2d, vocab_size, "d2t")
     except StageError:
-        if stored is None or bool((stored.sort().values != stored).any() or len(stored) != int(t2d.sum())):
+        if stored is None or bool((stored.sort().values != stored).any() or len(stored) != marked):
             return []
         unfilled = torch.equal(stored, torch.zeros_like(stored)) or torch.equal(
             stored, torch.arange(len(stored))

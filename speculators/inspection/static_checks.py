@@ -167,12 +167,17 @@ def shown_algorithms(tensors: Mapping[str, Stored]) -> list[Format]:
     return [row for row in FORMATS.values() if row.told_by(shapes)]
 
 
-def verifier_config_checks(document: Mapping[str, Any], verifier_dir: Path) -> Iterator[Check]:
-    """The draft's config against its verifier's."""
+def verifier_config_checks(
+    document: Mapping[str, Any], verifier_dir: Path, metadata: Mapping[str, str]
+) -> Iterator[Check]:
+    """The draft's config against its verifier's.
+
+    Layer ids that the weights' own record has are in this project's convention, whatever they are.
+    """
     config = read_object(verifier_dir / "config.json")
     known, depth = compared_format(document), verifier_text(config).get("num_hidden_layers")
     ids = document.get(known.layers_key or "") if known is not None and known.layers_assumed else None
-    if isinstance(depth, int) and isinstance(ids, list):
+    if isinstance(depth, int) and isinstance(ids, list) and TRAINED_AS not in metadata:
         shifted = [layer - 1 for layer in default_layers(depth)]
         yield Check("layer id convention", ids != shifted, f"{ids} of {depth} layers")
     yield from layer_config_checks(document, verifier_dir)

@@ -10,8 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from speculators.checkpoint.package import write_checkpoint
-from speculators.checkpoint.trained_as import BLOCKS
+from speculators.checkpoint.config import to_document
+from speculators.checkpoint.model import SpeculatorModel
+from speculators.checkpoint.package import assemble, write_checkpoint
+from speculators.checkpoint.trained_as import BLOCKS, TRAINED_AS, trained_as
 from speculators.checkpoint.weights_file import load_stored, read_header, write_weights
 from speculators.cli.app import main
 from speculators.convert.retarget import retarget
@@ -23,6 +25,7 @@ from speculators.inspection.mending import mend
 from tests.convert import sources
 from tests.convert.test_retarget import write_tokenizer
 from tests.inspection.faults import (
+    NAME,
     Subject,
     config,
     draft_ids,
@@ -376,3 +379,62 @@ def test_a_verifier_that_leaves_sizes_to_its_class_is_compared_by_what_it_says(
     for layout in (sources.safeailab, sources.eagle1, sources.dflash):
         found = {one.name for one in inspect_draft(layout(tmp_path / layout.__name__), verifier).findings}
         assert not found & {"layout complete", "config readable", "verifier vocabulary", "verifier width"}
+
+
+def test_an_open_key_that_is_written_as_readers_take_it_is_no_change(tmp_path: Path) -> None:
+    subject = good(tmp_path, 47)
+    edit_config(subject, lambda document: document.pop("norm_output"))
+    assert "config is as trained" in names(inspect_draft(subject.folder))  # it was trained with true
+    source = sources.eagle1(tmp_path / "source")
+    convert(Request(str(source), str(sources.verifier(tmp_path / "v"))), tmp_path / "eagle")
+    model = SpeculatorModel.from_pretrained(tmp_path / "eagle")
+    model.metadata[TRAINED_AS] = trained_as(model.config.to_document())
+    model.config = model.config.explicit()
+    assert "fusion_bias" in model.config.to_document()
+    model.save_pretrained(tmp_path / "explicit")
+    assert inspect_draft(tmp_path / "explicit").defects == []
+    edit_config(
+        subject._replace(folder=tmp_path / "explicit"), lambda document: document.update(fusion_bias=True)
+    )
+    assert names(inspect_draft(tmp_path / "explicit"))[0] == "config is as trained"
+
+
+def test_what_a_converter_read_is_no_record_of_a_training(tmp_path: Path, capsys: Any) -> None:
+    """A probe may say that other layer ids are right: then they are written by hand."""
+    source, verifier = sources.nvidia(tmp_path / "source"), sources.verifier(tmp_path / "verifier")
+    convert(Request(str(source), str(verifier)), tmp_path / "draft")
+    config(eagle_aux_hidden_state_layer_ids=[3, 7, 10])(Subject(tmp_path / "draft", verifier, 0))
+    assert main(["inspect", str(tmp_path / "draft"), "--verifier", str(verifier)]) == 0
+    assert "only --probe sees layer ids one off" in capsys.readouterr().out
+
+
+def test_recorded_layer_ids_are_in_the_convention_whatever_they_are(tmp_path: Path) -> None:
+    subject = good(tmp_path, 48)  # of layers 1, 2 and 4
+    config(num_hidden_layers=7)(subject._replace(folder=subject.verifier))
+    shape = tiny.config(norm_before_residual=True, norm_output=True, head_dim=32, aux_layers=(1, 2, 3))
+    state = tiny.draft(shape, seed=48, dtype=torch.float32).state_dict()
+    whole = assemble(state, draft_ids(48), tiny.weights(dtype=torch.bfloat16))
+    write_checkpoint(subject.folder, to_document(shape, 3, NAME), whole)
+    assert inspect_draft(subject.folder, subject.verifier).findings == []
+    forget(subject)
+    assert "layer id convention" in names(inspect_draft(subject.folder, subject.verifier))
+
+
+def test_a_flat_fc_of_an_eagle_draft_is_not_its_configs_fault(tmp_path: Path) -> None:
+    source, verifier = sources.eagle1(tmp_path / "source"), sources.verifier(tmp_path / "verifier")
+    convert(Request(str(source), str(verifier)), tmp_path / "draft")
+    subject = Subject(tmp_path / "draft", verifier, 0)
+    tensors(lambda found: found.update({"fc.weight": found["fc.weight"].flatten()}))(subject)
+    assert names(inspect_draft(subject.folder))[:1] == ["tensor shapes"]
+    assert "config readable" not in names(inspect_draft(subject.folder))
+
+
+def test_a_map_of_another_number_of_tokens_than_the_head_is_not_written(tmp_path: Path) -> None:
+    subject = good(tmp_path, 49)
+
+    def change(found: dict[str, torch.Tensor]) -> None:
+        del found["d2t"]
+        found["t2d"][found["t2d"].nonzero()[0]] = False
+
+    tensors(change)(subject)
+    assert not [note for note in mend(subject.folder, tmp_path / "new") if note.startswith("d2t")]
