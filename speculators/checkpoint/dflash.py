@@ -58,6 +58,8 @@ def tensors(document: Document) -> Layout:
     }
     for index in range(layer["num_hidden_layers"]):
         required |= within(index, layer_shapes(layer, hidden))
+        if layer.get("attention_bias"):  # vLLM's DFlash layer is not Qwen3's in this
+            required[f"layers.{index}.self_attn.o_proj.bias"] = (hidden,)
     ends = shared_ends(document)
     return Layout(required | ends.required, ends.optional)
 

@@ -55,7 +55,11 @@ def shared_ends(document: Mapping[str, Any]) -> Layout:
 
 
 def layer_shapes(layer: Mapping[str, Any], input_size: int) -> dict[str, Shape]:
-    """One decoder layer's tensors, names relative to the layer; ``input_size`` is what q, k, v read."""
+    """One decoder layer's tensors, names relative to the layer; ``input_size`` is what q, k, v read.
+
+    Biases are those that vLLM's layer of the family has (``model_executor/models/{llama,qwen3}.py``): Llama's
+    o_proj has one wherever q, k and v have.
+    """
     hidden, inner = layer["hidden_size"], layer["intermediate_size"]
     heads = layer["num_attention_heads"]
     dim = layer.get("head_dim") or hidden // heads
@@ -71,8 +75,13 @@ def layer_shapes(layer: Mapping[str, Any], input_size: int) -> dict[str, Shape]:
         "mlp.up_proj.weight": (inner, hidden),
         "mlp.down_proj.weight": (hidden, inner),
     }
+    is_llama = layer.get("model_type", "llama") == "llama"
     if layer.get("attention_bias"):
         shapes |= {f"self_attn.{name}_proj.bias": (size,) for name, size in zip("qkv", (queries, keys, keys))}
+        shapes |= {"self_attn.o_proj.bias": (hidden,)} if is_llama else {}
+    if layer.get("mlp_bias") and is_llama:
+        sizes = {"gate": inner, "up": inner, "down": hidden}
+        shapes |= {f"mlp.{name}_proj.bias": (size,) for name, size in sizes.items()}
     if layer.get("model_type") == "qwen3":
         shapes |= {"self_attn.q_norm.weight": (dim,), "self_attn.k_norm.weight": (dim,)}
     return shapes

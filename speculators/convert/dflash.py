@@ -9,9 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 import speculators
+from speculators.checkpoint.config import SLIDING
+from speculators.checkpoint.dflash import FORMAT
 from speculators.convert.account import account, accounted, kept_or_renamed
-from speculators.convert.plan import Options, Plan, decoder_layer, speculators_block
-from speculators.convert.source import Source, unfit, unsaid
+from speculators.convert.plan import Options, Plan, decoder_layer, speculators_block, zero_biases
+from speculators.convert.source import MASK_NAME, Source, unfit, unplaced, unsaid
+from speculators.convert.source_config import with_block
 from speculators.errors import RecipeError, StageError
 
 LEFT_OUT = {
@@ -20,20 +23,28 @@ LEFT_OUT = {
     "mask_hidden": "vLLM refuses it: the mask is a token's embedding",
 }
 
+#: By what vLLM computes a draft (``qwen3_dflash.py``) and the format has no key for -> what most have.
+UNSAYABLE = {
+    "attention_sink_bias": False, "add_swa_attention_sink_bias": False, "attention_value_scale": 1.0,
+    "is_neox_style": True, "sample_from_anchor": False, "swa_window_size": None, "use_aux_hidden_state": True,
+    "use_swa": False,
+}  # fmt: skip
+
 
 def plan(source: Source, options: Options) -> Plan:
     """The converted draft.
 
     Raises:
-        StageError: the config does not say block, mask token or layers, or they do not fit ``fc``.
+        StageError: the config does not say block, mask token or layers, or they do not fit ``fc``; or it says
+            what the format cannot.
     """
     config, own = source.config, source.config.get("dflash_config") or {}
     block = block_size(source)
     hidden, _ = source.sized("fc.weight", 2)
     target_hidden = config.get("target_hidden_size") or hidden
     layers = target_layers(source, options, target_hidden)
-    biased = "layers.0.self_attn.q_proj.bias" in source.tensors
-    layer, reasons = decoder_layer(source, "qwen3", config["vocab_size"], options, biased)
+    refuse_unsayable(source)
+    layer, reasons = decoder_layer(source, "qwen3", config["vocab_size"], options, source.tensors)
     tokens = tokens_of(block, options, str(source.folder))
     document = {
         "architectures": ["DFlashDraftModel"],
@@ -45,7 +56,7 @@ def plan(source: Source, options: Options) -> Plan:
         "aux_hidden_state_layer_ids": list(layers),
         "mask_token_id": own["mask_token_id"],
         "sample_from_anchor": False,
-        "sliding_window_non_causal": not own.get("causal", False),
+        "sliding_window_non_causal": not is_causal(source),
         "tie_word_embeddings": False,
         "speculators_config": speculators_block("dflash", tokens, options),
         "transformer_layer_config": layer,
@@ -58,17 +69,50 @@ def plan(source: Source, options: Options) -> Plan:
         "target_hidden_size": "the draft's own width",
         "draft_vocab_size": "the verifier's: this draft says every token",
         "sample_from_anchor": "the known token is none of the drafted ones",
-        "sliding_window_non_causal": "tokens of a block see each other, unless it says causal",
+        "sliding_window_non_causal": "as vLLM reads it: causal if it says so, or if all layers have a window",
     }
     left_out = [name for name in source.tensors if name in LEFT_OUT or "rotary_emb" in name]
     pieces = {name: piece for name, piece in source.tensors.items() if name not in left_out}
     moved = [kept_or_renamed(name, name) for name in pieces]
+    made, more = zero_biases(FORMAT.tensors(document), pieces)
     return Plan(
         document,
-        pieces,
+        pieces | made,
         account(config, document, reasons),
-        accounted(source.tensors, moved, LEFT_OUT, "engines build it"),
+        accounted(source.tensors, moved + more, LEFT_OUT, "engines build it"),
     )
+
+
+def refuse_unsayable(source: Source) -> None:
+    """Refuse what would change without a word, since the format cannot say it.
+
+    Raises:
+        StageError: there is something.
+    """
+    said = with_block(source.config, "dflash_config")
+    unlike = [key for key, usual in UNSAYABLE.items() if said.get(key, usual) not in (usual, None)]
+    found = [f"{key} {said[key]!r}" for key in unlike]
+    if (source.folder / MASK_NAME).is_file():
+        found.append(f"{MASK_NAME}, an embedding of unknown tokens,")
+    if found:
+        raise unplaced(source, " and ".join(found))
+
+
+def is_causal(source: Source) -> bool:
+    """Whether tokens of a block see only those before them: as is said, else where layers have a window.
+
+    As vLLM resolves it for each layer (``_dflash_layer_causal``); the format says it of all.
+
+    Raises:
+        StageError: it is so in some layers only.
+    """
+    for said in (source.config.get("is_causal"), (source.config.get("dflash_config") or {}).get("causal")):
+        if said is not None:
+            return bool(said)
+    windows = {kind == SLIDING for kind in source.config.get("layer_types") or ("",)}
+    if len(windows) > 1:
+        raise unplaced(source, "layers with a window, which are causal, beside others, which are not,")
+    return windows.pop()
 
 
 def block_size(source: Source) -> int:

@@ -26,6 +26,8 @@ class PlainLayer:
         self.dim = int(config.get("head_dim") or config["hidden_size"] // self.heads)
         self.eps = float(config["rms_norm_eps"])
         self.rotary = rotary(config)
+        self.keys: list[torch.Tensor] = []  # of former steps, as are values: [heads, T, D] each
+        self.values: list[torch.Tensor] = []
 
     def linear(self, name: str, x: torch.Tensor) -> torch.Tensor:
         weight = self.weights(f"{self.prefix}.{name}.weight")
@@ -59,6 +61,16 @@ class PlainLayer:
     def mlp(self, x: torch.Tensor) -> torch.Tensor:
         gate = functional.silu(self.linear("mlp.gate_proj", x))
         return self.linear("mlp.down_proj", gate * self.linear("mlp.up_proj", x))
+
+    def step(
+        self, x: torch.Tensor, residual: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor
+    ) -> torch.Tensor:
+        """The whole layer, of normed inputs x and the state they join [T, H], behind its former steps."""
+        self.keys.append(self.heads_of("k", x, positions))
+        self.values.append(self.heads_of("v", x, None))
+        queries = self.heads_of("q", x, positions)
+        after = residual + self.attend(queries, torch.cat(self.keys, 1), torch.cat(self.values, 1), mask)
+        return after + self.mlp(self.norm("post_attention_layernorm", after))
 
 
 def rotary(config: Mapping[str, Any]) -> Any:
@@ -99,11 +111,13 @@ def eagle3_logits(
     aux: torch.Tensor,
     embeddings: tuple[torch.Tensor, ...],
 ) -> list[torch.Tensor]:
-    """EAGLE-3 with one layer named ``first``: aux [T, A*Ht], embeddings of each step [T, H] -> each [T, Vd].
+    """EAGLE-3 whose first layer is named ``first``: aux [T, A*Ht], embeddings of each step [T, H] -> each
+    [T, Vd].
 
     Step 0 sees the rows before it; a later one those and its own former steps.
     """
-    layer = PlainLayer(weights, first, config)
+    others = [f"layers.{index}" for index in range(1, int(config.get("num_hidden_layers") or 1))]
+    layer, *above = (PlainLayer(weights, name, config) for name in (first, *others))
 
     def rms(x: torch.Tensor, name: str) -> torch.Tensor:
         weight = weights(name)
@@ -119,19 +133,15 @@ def eagle3_logits(
     assert head is not None
     state = aux @ fused.T  # [T, H]
     rows = len(state)
-    keys, values, logits = [], [], []
+    logits = []
     for step, embedded in enumerate(embeddings):
         positions = torch.arange(rows) + step
+        mask = torch.cat([causal(rows), *[torch.eye(rows, dtype=torch.bool)] * step], dim=-1)
         normed = layer.norm("hidden_norm", state)
         x = torch.cat([layer.norm("input_layernorm", embedded), normed], dim=-1)  # [T, 2H]
-        keys.append(layer.heads_of("k", x, positions))
-        values.append(layer.heads_of("v", x, None))
-        mask = torch.cat([causal(rows), *[torch.eye(rows, dtype=torch.bool)] * step], dim=-1)
-        mixed = layer.attend(
-            layer.heads_of("q", x, positions), torch.cat(keys, 1), torch.cat(values, 1), mask
-        )
-        after = (normed if flags["norm_before_residual"] else state) + mixed
-        state = after + layer.mlp(layer.norm("post_attention_layernorm", after))
+        state = layer.step(x, normed if flags["norm_before_residual"] else state, positions, mask)
+        for one in above:
+            state = one.step(one.norm("input_layernorm", state), state, positions, mask)
         out = rms(state, "norm.weight")
         logits.append(out @ head.T)
         state = out if flags["norm_output"] else state

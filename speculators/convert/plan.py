@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from speculators.checkpoint.rope import rope_parameters
+from speculators.checkpoint.tensors import Layout
 from speculators.checkpoint.verifier_layout import verifier_text
-from speculators.convert.account import LAYER, ROPE, Fate
+from speculators.convert.account import DERIVED, LAYER, ROPE, Fate
 from speculators.convert.source import Source, unsaid
+
+if TYPE_CHECKING:
+    import torch
 
 DEFAULT_TOKENS = 3  # drafted at once where the source says nothing; serving can override it
 
@@ -17,7 +21,7 @@ DEFAULT_TOKENS = 3  # drafted at once where the source says nothing; serving can
 LAYER_KEYS = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
     "head_dim", "hidden_act", "rms_norm_eps", "initializer_range", "attention_dropout", "sliding_window",
-    "use_sliding_window", "layer_types", "bos_token_id", "eos_token_id", "pad_token_id",
+    "use_sliding_window", "layer_types", "bos_token_id", "eos_token_id", "pad_token_id", "logit_scale",
 )  # fmt: skip
 
 
@@ -55,11 +59,12 @@ class Plan(NamedTuple):
 
 
 def decoder_layer(
-    source: Source, model_type: str, vocab_size: int, options: Options, biased: bool
+    source: Source, model_type: str, vocab_size: int, options: Options, names: Collection[str]
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """``transformer_layer_config`` from a source's decoder config, every value written out.
 
-    Returns it and the reasons of what the source does not say, for ``account``.
+    ``names``: of its tensors, in the format's spelling.  Returns it and the reasons of what the source does
+    not say, for ``account``.
 
     Raises:
         StageError: a size that nothing can replace is missing.
@@ -89,8 +94,9 @@ def decoder_layer(
         "vocab_size": vocab_size,
         "max_position_embeddings": positions,
         "rope_parameters": rope,
-        "attention_bias": biased,
-        "mlp_bias": bool(config.get("mlp_bias", False)),
+        # As stored, not as said: engines make a parameter of each bias, and do not notice a missing tensor.
+        "attention_bias": "layers.0.self_attn.q_proj.bias" in names,
+        "mlp_bias": "layers.0.mlp.gate_proj.bias" in names,
         "tie_word_embeddings": False,
     }
     reasons = {
@@ -98,11 +104,24 @@ def decoder_layer(
         f"{LAYER}vocab_size": "the verifier's",
         f"{LAYER}max_position_embeddings": "the verifier's: drafting ends where it is reached",
         f"{LAYER}attention_bias": "as the tensors of q, k and v are",
-        f"{LAYER}mlp_bias": "what readers take where it is not written",
+        f"{LAYER}mlp_bias": "as the tensors of its MLP are",
         ROPE: "not written: readers take default RoPE, of base 10000",
         f"{ROPE}rope_type": "what readers take for it",
     }
     return layer, reasons
+
+
+def zero_biases(layout: Layout, pieces: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], list[Fate]]:
+    """Biases of o_proj that a source has not, and engines have wherever q, k and v have one."""
+    import torch
+
+    made = {
+        name: torch.zeros(shape)
+        for name, shape in layout.required.items()
+        if name.endswith("o_proj.bias") and name.replace("o_proj", "q_proj") in pieces and name not in pieces
+    }
+    why = "zeros: engines have one wherever q, k and v have, of uninitialised memory where it is not stored"
+    return made, [Fate(name, DERIVED, name, why) for name in made]
 
 
 def speculators_block(kind: str, tokens: int, options: Options) -> dict[str, Any]:

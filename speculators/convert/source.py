@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 
 PICKLES = ("pytorch_model.bin", "model.pt")
 
+#: The embedding of unknown tokens that vLLM's DFlash takes in place of the mask token's, where it lies there.
+MASK_NAME = "mask_embedding.pt"
+
+#: Rule of what engines serve and the format cannot say.
+UNPLACED = "no-place"
+
 
 class Source(NamedTuple):
     """Config and tensors of a checkpoint in any layout."""
@@ -59,7 +65,7 @@ def open_source(name: str) -> Source:
         RecipeError, MachineError: there is no such checkpoint.
         StageError: it has no readable config or weights, or its index leads elsewhere.
     """
-    folder = local_folder(name, wanted=(*WANTED, *PICKLES))
+    folder = local_folder(name, wanted=(*WANTED, *PICKLES, MASK_NAME))
     return Source(folder, read_object(folder / CONFIG_NAME), folder_tensors(folder))
 
 
@@ -135,6 +141,15 @@ def unfit(
 ) -> StageError:
     """The refusal of a source that is not what its layout is."""
     return StageError(f"{place}: {problem}", hint=hint, rule=rule)
+
+
+def unplaced(source: Source, what: str) -> StageError:
+    """The refusal of a draft that computes something that no key of the format says."""
+    return StageError(
+        f"{source.folder}: has {what}, and the format has no place for it",
+        hint="it cannot be converted without loss; vLLM serves it as it is: --speculative-config",
+        rule=UNPLACED,
+    )
 
 
 def unsaid(source: Source, keys: list[str]) -> StageError:

@@ -61,14 +61,14 @@ KEYS = {
     **dict.fromkeys(("model_type", "hidden_act"), TEXT),
     **dict.fromkeys(("eagle_aux_hidden_state_layer_ids", "target_layer_ids"), LAYERS),
     **dict.fromkeys(("rms_norm_eps", "rope_theta", "partial_rotary_factor"), POSITIVE),
-    **dict.fromkeys(("initializer_range", "attention_dropout"), NUMBER),
+    **dict.fromkeys(("initializer_range", "attention_dropout", "logit_scale"), NUMBER),
     **dict.fromkeys(("max_position_embeddings", ORIGINAL, "target_hidden_size", "draft_vocab_size"), COUNT),
     **dict.fromkeys(("block_size", "num_aux_hidden_states"), COUNT),
     **dict.fromkeys(("mask_token_id", "sliding_window"), PLACE),
     **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), TOKENS),
     **dict.fromkeys(
         ("norm_before_residual", "norm_before_fc", "fc_norm", "norm_output", "use_aux_hidden_state", "causal",
-         "mlp_bias", "attention_bias", "use_sliding_window"), TRUTH),
+         "is_causal", "mlp_bias", "attention_bias", "use_sliding_window"), TRUTH),
 }  # fmt: skip
 
 #: ``rope_type`` -> what its angles are reckoned from (transformers ``modeling_rope_utils.py``).

@@ -61,6 +61,17 @@ def read_map(
     return DraftVocabulary(ascending, None if torch.equal(ascending, ids) else order, told)
 
 
+def require_every_token(d2t: torch.Tensor, vocab_size: int, place: str) -> None:
+    """Refuse the map of a head with a row for each token that leads to others: engines read none of such.
+
+    Raises:
+        StageError: it is neither zeros, as offsets, nor counting, as ids.
+    """
+    ids = torch.arange(vocab_size)
+    if d2t.shape != ids.shape or not any(torch.equal(d2t.long(), same) for same in (ids, 0 * ids)):
+        raise _unclear(place, f"the head has a row for each of {vocab_size} tokens, but d2t leads to others")
+
+
 def sound_readings(
     d2t: torch.Tensor, members: torch.Tensor | None, vocab_size: int
 ) -> dict[str, torch.Tensor]:

@@ -131,6 +131,18 @@ CAUSES = {
         "serve a shorter context, or expect less there", POSSIBLE,
     ),
     "layout complete": Cause("D11", "the layout is told, but not all of it is there", "export again"),
+    "format can say it": Cause(
+        "D11", "nothing is wrong with it for an engine that knows the layout; it is not looked at further",
+        "serve it as it is", POSSIBLE,
+    ),
+    "flags where engines read them": Cause(
+        "D5", "vLLM looks for these at the top level, and what it does not find there is off; a norm so lost "
+        "cost 0.4 of 1.8 tokens", "convert the draft: speculators convert SOURCE --to DIR",
+    ),
+    "biases as engines have them": Cause(
+        "D5", "vLLM's layer has this one wherever q has, of uninitialised memory where it is not stored",
+        "convert the draft, which writes zeros: speculators convert SOURCE --to DIR",
+    ),
     "vocabulary map readable": Cause(
         "D3", "which tokens the draft says cannot be told; a wrong map gives an acceptance near 0",
         "get the map from whoever trained the draft",

@@ -16,9 +16,10 @@ import torch
 from speculators.checkpoint.check import Check
 from speculators.checkpoint.folder import read_object
 from speculators.checkpoint.verifier_layout import text_config
+from speculators.convert.account import DERIVED
 from speculators.convert.kinds import PROMISES, Kind, detect
 from speculators.convert.plan import Options, Plan
-from speculators.convert.source import Source, open_source
+from speculators.convert.source import UNPLACED, Source, open_source
 from speculators.convert.source_config import with_block
 from speculators.errors import RecipeError, StageError
 
@@ -42,7 +43,12 @@ STOPS = {
     "source-config": "layout complete",
     "vocabulary-size": "verifier vocabulary",
     "source-unreadable": "weights readable",
+    UNPLACED: "format can say it",
 }
+
+#: Keys that engines read at the top level of a config, wherever else trainers write them; one in a block too.
+FLAGS = ("norm_before_residual", "fc_norm", "norm_output", "norm_before_fc", "attention_bias")
+IN_BLOCK = "norm_before_fc"
 
 LAYERS_KEY = "eagle_aux_hidden_state_layer_ids"
 
@@ -76,7 +82,8 @@ def read_foreign(folder: Path, verifier_dir: Path | None) -> Foreign:
         plan, told = planned(kind, source, options_for(verifier_dir))
     except StageError as error:
         name = STOPS.get(error.rule, "layout complete")
-        return Foreign([*checks, Check(name, False, error.message)], None)
+        severity = "warning" if error.rule == UNPLACED else "error"  # engines serve such drafts
+        return Foreign([*checks, Check(name, False, error.message, severity)], None)
     return Foreign([*checks, *told, *as_it_stands(kind, source, plan)], plan)
 
 
@@ -116,11 +123,26 @@ def as_it_stands(kind: Kind, source: Source, plan: Plan) -> Iterator[Check]:
         if fate.name.endswith(LAYERS_KEY) and "one was added" in fate.why:
             meant = f"{plan.document[LAYERS_KEY]} are meant: {fate.why}"
             yield Check("layer ids as vLLM reads them", False, meant, "warning")
+    if kind.name != "mtp":
+        yield from unread_checks(source, plan)
     stored = next((source.load(name) for name in source.tensors if name.split(".")[-1] == "d2t"), None)
     if stored is not None and "d2t" in plan.pieces:
         (by,) = [fate.why for fate in plan.tensors if fate.target == "d2t"]
         same = torch.equal(stored.to(torch.int64).flatten(), plan.pieces["d2t"])
         yield Check("d2t holds offsets", same, by)
+
+
+def unread_checks(source: Source, plan: Plan) -> Iterator[Check]:
+    """Flags that the draft has and engines do not find where they look, and biases that they look for."""
+    layer = plan.document["transformer_layer_config"]
+    has = {**layer, **plan.document}
+    read = {**source.config, IN_BLOCK: with_block(source.config, "eagle_config").get(IN_BLOCK)}
+    keys = [*FLAGS, *(["mlp_bias"] if layer["model_type"] == "llama" else [])]
+    unlike = [key for key in keys if key in has and bool(read.get(key)) is not has[key]]
+    told = "; ".join(f"{key} is {has[key]}, and read as {bool(read.get(key))}" for key in unlike)
+    yield Check("flags where engines read them", not unlike, told or "as the draft has them")
+    made = [one.target for one in plan.tensors if one.fate == DERIVED and one.target.endswith("o_proj.bias")]
+    yield Check("biases as engines have them", not made, ", ".join(made) or "all stored, or none")
 
 
 def head_checks(source: Source) -> Iterator[Check]:

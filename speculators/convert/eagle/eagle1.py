@@ -8,6 +8,7 @@ kinds of readers find what they look for.
 from __future__ import annotations
 
 import speculators
+from speculators.checkpoint.eagle import FORMAT
 from speculators.convert.account import Fate, account, accounted, kept_or_renamed
 from speculators.convert.eagle.eagle3 import refuse_bias, target_name, vocabulary_size
 from speculators.convert.plan import (
@@ -16,6 +17,7 @@ from speculators.convert.plan import (
     Plan,
     decoder_layer,
     speculators_block,
+    zero_biases,
 )
 from speculators.convert.source import Source, unfit
 from speculators.errors import StageError
@@ -47,8 +49,7 @@ def plan(source: Source, options: Options) -> Plan:
             rule="source-tensors",
         )
     vocab_size = vocabulary_size(source, names, options, place)
-    biased = "layers.0.self_attn.q_proj.bias" in names
-    layer, reasons = decoder_layer(source, "llama", vocab_size, options, biased)
+    layer, reasons = decoder_layer(source, "llama", vocab_size, options, names)
     document = {
         **layer,
         "architectures": ["LlamaForCausalLM"],
@@ -66,9 +67,11 @@ def plan(source: Source, options: Options) -> Plan:
     moved = [kept_or_renamed(name, target) for target, name in kept.items()]
     if "fc.bias" in names:
         moved.append(Fate(names["fc.bias"], "dropped", "", "all zero"))
+    made, more = zero_biases(FORMAT.tensors(document), kept)
+    moved += more
     return Plan(
         document,
-        {target: source.tensors[name] for target, name in kept.items()},
+        {target: source.tensors[name] for target, name in kept.items()} | made,
         account(source.config, document, reasons),
         accounted(source.tensors, moved, LEFT_OUT, "no reader of the format has a place for it"),
     )

@@ -22,10 +22,11 @@ from speculators.convert.plan import (
     Plan,
     decoder_layer,
     speculators_block,
+    zero_biases,
 )
-from speculators.convert.source import Source, unfit
+from speculators.convert.source import Source, unfit, unplaced
 from speculators.convert.source_config import with_block
-from speculators.convert.vocabulary_map import DraftVocabulary, offsets, read_map
+from speculators.convert.vocabulary_map import DraftVocabulary, offsets, read_map, require_every_token
 from speculators.errors import StageError
 
 #: Norm flags -> what a source means that does not write them: none of these trainers had them on.
@@ -68,16 +69,18 @@ def plan(source: Source, options: Options) -> Plan:
     vocab_size = vocabulary_size(source, names, options, place)
     draft_vocab = draft_vocabulary_size(source, names, vocab_size)
     vocabulary = None
+    maps = [source.load(names[name]) if name in names else None for name in ("d2t", "t2d")]
     if draft_vocab != vocab_size:
-        maps = [source.load(names[name]) if name in names else None for name in ("d2t", "t2d")]
         vocabulary = read_map(maps[0], maps[1], vocab_size, place, draft_vocab)
+    elif maps[0] is not None:
+        require_every_token(maps[0], vocab_size, place)
     flags, flag_reasons = norm_flags(nested, names, options, place)
     layer, reasons = decoder_layer(
         source,
         "qwen3" if "layers.0.self_attn.q_norm.weight" in names else "llama",
         vocab_size,
         options,
-        biased="layers.0.self_attn.q_proj.bias" in names,
+        names,
     )
     if layer["model_type"] == "llama" and len(layers.ids) != 3:
         layer["num_aux_hidden_states"] = len(layers.ids)
@@ -103,9 +106,11 @@ def plan(source: Source, options: Options) -> Plan:
         f"{LAYER}num_aux_hidden_states": "as many layers as fc reads",
     }
     pieces, tensor_fates = tensors(source, names, vocabulary, vocab_size)
+    made, more = zero_biases(FORMAT.tensors(document), pieces)
+    tensor_fates += more
     return Plan(
         document,
-        pieces,
+        pieces | made,
         account(config, document, reasons, {**flag_reasons, IDS_KEY: layers.by}),
         accounted(source.tensors, tensor_fates, LEFT_OUT, "no reader of the format has a place for it"),
     )
@@ -124,11 +129,7 @@ def require_eagle3(source: Source, nested: Mapping[str, Any]) -> dict[str, str]:
     if missing := [name for name in NEEDED if name not in names]:
         raise unfit(place, f"no tensor {missing[0]}: not an EAGLE-3 draft")
     if nested.get("use_aux_hidden_state") is False:
-        raise StageError(
-            f"{place}: use_aux_hidden_state is false: this head reads the last layer only",
-            hint="the format has no key for it; serve it as it is, with vLLM's own reading of eagle_config",
-            rule="source-config",
-        )
+        raise unplaced(source, "use_aux_hidden_state false (it reads the last layer only)")
     refuse_bias(source, names)
     return names
 
