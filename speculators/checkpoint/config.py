@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import speculators
 from speculators.checkpoint.format import Format
 from speculators.checkpoint.rope import rope_parameters
-from speculators.checkpoint.shape import ROPE_KINDS, DraftConfig
+from speculators.checkpoint.shape import ROPE_KINDS, SLIDING, DraftConfig
 from speculators.checkpoint.tensors import Layout
 from speculators.errors import StageError
 from speculators.training.architectures import FORMATS
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from speculators.checkpoint.tokenizer import Tokenizer
 
 CONFIG_NAME = "config.json"
-SLIDING = "sliding_attention"  # of ``layer_types``
 DEFAULT_AUX_LAYERS = 3  # what vLLM's Llama draft assumes unless num_aux_hidden_states says otherwise
 
 HUB_ID = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)@[0-9a-f]{40}")

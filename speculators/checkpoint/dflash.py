@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from speculators.checkpoint.check import Check
 from speculators.checkpoint.format import Document, Format
 from speculators.checkpoint.records import DFlashSpeculatorConfig
-from speculators.checkpoint.shape import DraftConfig, aux_layers_fault, mask_token_fault
+from speculators.checkpoint.shape import SLIDING, DraftConfig, aux_layers_fault, mask_token_fault
 from speculators.checkpoint.tensors import (
     LM_HEAD,
     Layout,
@@ -65,12 +65,19 @@ def tensors(document: Document) -> Layout:
 
 
 def checks(document: Document, tensor: Callable[[str], torch.Tensor]) -> Iterator[Check]:
-    """Whether vLLM's CPU build computes this draft.
+    """Whether vLLM computes what was trained, and its CPU build too.
 
-    There ``ops.rms_norm`` takes one row of weights, but ``qwen3_dflash.py`` (``_normalize_context_k``)
+    The format's first writer trains layers without a window on whole blocks whatever
+    ``sliding_window_non_causal`` says; vLLM reads it for every layer (``algos.py``, update_dflash).
+    On a CPU ``ops.rms_norm`` takes one row of weights, but ``qwen3_dflash.py`` (``_normalize_context_k``)
     hands it one for each layer: every layer's context keys are scaled as the first layer's.
     """
-    count = document["transformer_layer_config"]["num_hidden_layers"]
+    layer = document["transformer_layer_config"]
+    count = layer["num_hidden_layers"]
+    whole = any(kind != SLIDING for kind in layer.get("layer_types") or [""])
+    causal = whole and document.get("sliding_window_non_causal") is False
+    detail = "sliding_window_non_causal is false, and layers without a window are causal too in vLLM"
+    yield Check("layers without a window", not causal, detail if causal else "read one way", "warning")
     first, *others = (tensor(f"layers.{index}.self_attn.k_norm.weight") for index in range(count))
     unlike = [index for index, gain in enumerate(others, start=1) if not bool((gain == first).all())]
     detail = f"layers {unlike} have others than layer 0, whose gains vLLM's CPU build applies to all"

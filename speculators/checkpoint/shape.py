@@ -15,6 +15,8 @@ from speculators.errors import RecipeError
 #: ``rope_type`` values whose angles ``models.rope`` computes.
 ROPE_KINDS = ("default", "linear", "llama3", "yarn")
 
+SLIDING = "sliding_attention"  # of ``layer_types``: a row sees a window only
+
 Config = TypeVar("Config", bound="DraftConfig")
 
 

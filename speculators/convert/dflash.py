@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 import speculators
-from speculators.checkpoint.config import SLIDING
 from speculators.checkpoint.dflash import FORMAT
+from speculators.checkpoint.shape import SLIDING
 from speculators.convert.account import account, accounted, kept_or_renamed
 from speculators.convert.plan import Options, Plan, decoder_layer, speculators_block, zero_biases
 from speculators.convert.source import MASK_NAME, Source, unfit, unplaced, unsaid
@@ -93,7 +93,7 @@ def refuse_unsayable(source: Source) -> None:
     unlike = [key for key, usual in UNSAYABLE.items() if said.get(key, usual) not in (usual, None)]
     found = [f"{key} {said[key]!r}" for key in unlike]
     if (source.folder / MASK_NAME).is_file():
-        found.append(f"{MASK_NAME}, an embedding of unknown tokens,")
+        found.append(f"{MASK_NAME}, an embedding of unknown tokens")
     if found:
         raise unplaced(source, " and ".join(found))
 
@@ -111,7 +111,7 @@ def is_causal(source: Source) -> bool:
             return bool(said)
     windows = {kind == SLIDING for kind in source.config.get("layer_types") or ("",)}
     if len(windows) > 1:
-        raise unplaced(source, "layers with a window, which are causal, beside others, which are not,")
+        raise unplaced(source, "layers with a window, which are causal, beside others, which are not")
     return windows.pop()
 
 

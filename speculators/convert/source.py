@@ -146,7 +146,7 @@ def unfit(
 def unplaced(source: Source, what: str) -> StageError:
     """The refusal of a draft that computes something that no key of the format says."""
     return StageError(
-        f"{source.folder}: has {what}, and the format has no place for it",
+        f"{source.folder}: has {what}; the format has no place for it",
         hint="it cannot be converted without loss; vLLM serves it as it is: --speculative-config",
         rule=UNPLACED,
     )

@@ -196,6 +196,11 @@ CAUSES = {
         "D12", "vLLM's CPU build scales every layer's context keys by the first layer's gains",
         "serve it on a GPU", POSSIBLE,
     ),
+    "layers without a window": Cause(
+        "D5", "speculators 0.9.0 trains such layers on whole blocks whatever the flag says, and reads it for "
+        "layers with a window only; so trained, a block is guessed from half of what it saw",
+        "write true if it was trained so; right if it was trained causal", POSSIBLE,
+    ),
     "one norm before fc": Cause("D5", "the two exclude each other", "keep the flag whose tensors are there"),
     "aux layers ascend": Cause(
         "D1", "engines sort and de-duplicate the ids, so fc's columns meet other layers than in training",

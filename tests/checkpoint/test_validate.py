@@ -243,6 +243,19 @@ def test_one_number_that_is_not_finite_is_enough(dtype: torch.dtype) -> None:
         assert not is_finite(spoiled)
 
 
+def test_a_flag_for_windows_that_an_engine_reads_for_every_layer_is_a_warning(
+    tmp_path: Path, verifier: Path
+) -> None:
+    folder, name = write_kind(tmp_path / "model", verifier, "dflash", layers=1), "layers without a window"
+    assert [check.ok for check in validate(folder, verifier) if check.name == name] == [True]
+    edit_config(folder, lambda d: d.update(sliding_window_non_causal=False))
+    (check,) = [check for check in validate(folder, verifier) if check.name == name]
+    assert (check.ok, check.severity) == (False, "warning")
+    windows = {"layer_types": ["sliding_attention"], "sliding_window": 8}
+    edit_config(folder, lambda d: d["transformer_layer_config"].update(windows))
+    assert [check.ok for check in validate(folder, verifier) if check.name == name] == [True]
+
+
 def test_a_second_weight_file_is_found(checkpoint: Path) -> None:
     save_file({"step": torch.zeros(1)}, checkpoint / "optimizer.safetensors")
     assert failed(checkpoint) == {"one weight file"}
