@@ -17,11 +17,7 @@ from speculators.convert.source import MASK_NAME, Source, unfit, unplaced, unsai
 from speculators.convert.source_config import with_block
 from speculators.errors import RecipeError, StageError
 
-LEFT_OUT = {
-    "embed_tokens.weight": "the verifier's, engines share it",
-    "lm_head.weight": "the verifier's, engines share it",
-    "mask_hidden": "vLLM refuses it: the mask is a token's embedding",
-}
+LEFT_OUT = {"mask_hidden": "vLLM refuses it: the mask is a token's embedding"}
 
 #: By what vLLM computes a draft (``qwen3_dflash.py``) and the format has no key for -> what most have.
 UNSAYABLE = {

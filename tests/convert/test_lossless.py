@@ -233,3 +233,16 @@ def test_a_flag_inside_a_block_where_no_engine_looks_is_written_at_the_top(
     assert one.what == "norm_before_residual is True, and read as False"
     said(source, norm_before_residual=True)
     assert inspect_draft(source, verifier).defects == []
+
+
+def test_a_dflash_draft_keeps_the_ends_that_it_brings(tmp_path: Path, verifier: Path) -> None:
+    """Engines take a draft's own before its verifier's, and share those that are equal."""
+    source, ends = sources.dflash(tmp_path / "source"), ("embed_tokens.weight", "lm_head.weight")
+    own = {name: torch.randn(sources.VOCAB, 16) for name in ends}
+    tensors(source, lambda found: found.update(own))
+    run(source, verifier)
+    written = tensors(source.parent / "converted")
+    assert all(torch.equal(written[name], own[name]) for name in ends)
+    tensors(source, lambda found: found.update({"lm_head.weight": torch.randn(20, 16)}))
+    with pytest.raises(StageError, match=r"lm_head.weight \[20, 16\], not \[50, 16\]"):
+        convert(Request(str(source), str(verifier)), tmp_path / "new")
