@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 from speculators.checkpoint.check import Check, failures
 from speculators.checkpoint.config import CONFIG_NAME, completed
+from speculators.checkpoint.config_checks import config_checks
+from speculators.checkpoint.dequantise import PARTS
 from speculators.checkpoint.folder import read_object, weights_of
 from speculators.checkpoint.rope import rope_parameters
 from speculators.checkpoint.trained_as import DIGESTS
@@ -38,6 +40,8 @@ CONSEQUENCES = {
         "t2d agrees", "d2t in range", "d2t ascends", "d2t fits the head", "lm_head.weight is the verifier's",
     ),
 }  # fmt: skip
+#: Names that end so are of quantised modules.
+QUANTISED = set(PARTS) - {"weight"}
 #: Where nothing says how deep the verifier is, the ids that it would settle are not looked at either.
 STAND_IN_DEPTH = 12
 
@@ -130,12 +134,27 @@ def _content(
 ) -> list[Check]:
     """The validator's checks of what vLLM will take the config to be, open flags and layers filled in."""
     full, _ = completed(document, depth or STAND_IN_DEPTH)
-    found = content_checks(folder, full, tensors, verifier_dir)
+    found = _compared(folder, full, tensors, verifier_dir)
     # ``open_flag_checks`` speaks of the document itself.
     found = [check for check in found if check.name != "flags explicit"]
     if verifier_dir is not None:
         found = ends_together(found, tensors, verifier_dir, full, recorded=DIGESTS in metadata)
     return found
+
+
+def _compared(
+    folder: Path,
+    document: Mapping[str, Any],
+    pieces: Mapping[str, Any],
+    verifier_dir: Path | None,
+    severity: str = "error",
+) -> list[Check]:
+    """The validator's checks; of a quantised draft those of its config: what it stores are other numbers."""
+    packed = sorted(name for name in pieces if name.rpartition(".")[2] in QUANTISED)
+    if not packed:
+        return content_checks(folder, document, pieces, verifier_dir, severity)
+    detail = f"{packed[0]} and {len(packed) - 1} more" if packed[1:] else packed[0]
+    return [*config_checks(document), Check("tensors are plain", False, detail, "warning")]
 
 
 def _foreign(folder: Path, verifier_dir: Path | None) -> Looked:
@@ -147,7 +166,7 @@ def _foreign(folder: Path, verifier_dir: Path | None) -> Looked:
     if foreign.plan is None:
         return Looked(foreign.checks)
     document, pieces = foreign.plan.document, foreign.plan.pieces
-    checks = _guarded(lambda: content_checks(folder, document, pieces, verifier_dir, "warning"))
+    checks = _guarded(lambda: _compared(folder, document, pieces, verifier_dir, "warning"))
     if verifier_dir is not None:
         checks += _guarded(lambda: list(layer_config_checks(document, verifier_dir)))
     return Looked(foreign.checks + checks, unrecorded(document, {}, pieces))

@@ -282,6 +282,10 @@ CAUSES = {
         "D6", "lost theta or scaling costs acceptance with distance (2.30 at 2k -> 1.09 at 16k tokens)",
         "right if it was trained so; else copy the verifier's rope_parameters", POSSIBLE,
     ),
+    "tensors are plain": Cause(
+        "D8", "engines serve a quantised draft whose config says how it is; its tensors are not looked at",
+        "look at the draft that it was made of", POSSIBLE,
+    ),
     "no quantisation of its own": Cause(
         "D8", "a quantization_config that came along from the verifier makes engines look for scales "
         "that are not there", "remove it (--fix does where all tensors are plain)",

@@ -438,3 +438,25 @@ def test_a_map_of_another_number_of_tokens_than_the_head_is_not_written(tmp_path
 
     tensors(change)(subject)
     assert not [note for note in mend(subject.folder, tmp_path / "new") if note.startswith("d2t")]
+
+
+@pytest.mark.parametrize("layout", ["native", "foreign"])
+def test_a_quantised_draft_is_worth_a_look_and_no_defect(layout: str, tmp_path: Path) -> None:
+    """As compressors leave it: FP8 matrices, each with its scale, and a config that says so."""
+    if layout == "native":
+        subject = good(tmp_path, 50)
+        forget(subject)
+        layer(quantization_config={"quant_method": "fp8"})(subject)
+    else:
+        subject = Subject(sources.safeailab(tmp_path / "draft"), sources.verifier(tmp_path / "verifier"), 0)
+        config(quantization_config={"quant_method": "fp8"})(subject)
+
+    def change(found: dict[str, torch.Tensor]) -> None:
+        for name in [name for name in found if name.endswith(("_proj.weight", "fc.weight"))]:
+            found[name] = found[name].to(torch.float8_e4m3fn)
+            found[f"{name}_scale"] = torch.ones(1)
+
+    tensors(change)(subject)
+    found = inspect_draft(subject.folder, subject.verifier)
+    assert found.defects == []
+    assert "tensors are plain" in names(found)
