@@ -8,7 +8,7 @@ scheme by their names and types; the config adds only what they leave open (bits
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -25,6 +25,9 @@ PARTS = (
     "weight_zero_point", "weight_packed", "weight_shape", "weight_g_idx", "qweight", "qzeros",
     "scales", "g_idx",
 )  # fmt: skip
+
+#: Those that no plain module has.
+QUANTISED = frozenset(PARTS) - {"weight"}
 
 #: Where in an int32 of AWQ's packing each of its eight columns lies.
 AWQ_PLACES = (0, 4, 1, 5, 2, 6, 3, 7)
@@ -67,6 +70,11 @@ def dequantised(parts: Parts, quantisation: Mapping[str, Any], name: str) -> tor
         hint="use a verifier whose embedding, norm and head are not quantised, or correct its config.json",
         rule="verifier-weights",
     )
+
+
+def quantised_names(names: Iterable[str]) -> list[str]:
+    """Those of ``names`` that tell of quantised modules."""
+    return sorted(name for name in names if name.rpartition(".")[2] in QUANTISED)
 
 
 def scaled(parts: Parts, quantisation: Mapping[str, Any]) -> torch.Tensor:

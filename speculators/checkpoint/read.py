@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from speculators.checkpoint.config import CONFIG_NAME, completed, format_of, from_document
+from speculators.checkpoint.dequantise import quantised_names
 from speculators.checkpoint.tensors import EMBED_TOKENS, LM_HEAD, canonical_name
 from speculators.checkpoint.vocabulary import from_offsets
 from speculators.documents import read_json
@@ -61,10 +62,17 @@ def loaded_draft(
     """The draft that a complete config and its tensors make.
 
     Raises:
-        StageError: a tensor is missing, or the draft is of a kind that our own model does not compute.
+        StageError: a tensor is missing, or the draft is of a kind that our own model does not compute, or
+            quantised.
     """
     config = from_document(document)
     tensors = {canonical_name(name): tensor for name, tensor in tensors.items()}
+    if packed := quantised_names(tensors):
+        raise StageError(
+            f"{place}: {packed[0]}: our draft models do not compute quantised weights",
+            hint="look at the draft that it was made of; engines serve this one",
+            rule="draft-family",
+        )
     missing = sorted(format_of(config).tensors(document).required.keys() - tensors.keys())
     if missing:
         raise StageError(f"{place}: no tensor {', '.join(missing)}", rule="draft-weights")

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from speculators.checkpoint.check import Check, failures
 from speculators.checkpoint.config import CONFIG_NAME, completed
 from speculators.checkpoint.config_checks import config_checks
-from speculators.checkpoint.dequantise import PARTS
+from speculators.checkpoint.dequantise import quantised_names
 from speculators.checkpoint.folder import read_object, weights_of
 from speculators.checkpoint.rope import rope_parameters
 from speculators.checkpoint.trained_as import DIGESTS
@@ -40,8 +40,6 @@ CONSEQUENCES = {
         "t2d agrees", "d2t in range", "d2t ascends", "d2t fits the head", "lm_head.weight is the verifier's",
     ),
 }  # fmt: skip
-#: Names that end so are of quantised modules.
-QUANTISED = set(PARTS) - {"weight"}
 #: Where nothing says how deep the verifier is, the ids that it would settle are not looked at either.
 STAND_IN_DEPTH = 12
 
@@ -150,7 +148,7 @@ def _compared(
     severity: str = "error",
 ) -> list[Check]:
     """The validator's checks; of a quantised draft those of its config: what it stores are other numbers."""
-    packed = sorted(name for name in pieces if name.rpartition(".")[2] in QUANTISED)
+    packed = quantised_names(pieces)
     if not packed:
         return content_checks(folder, document, pieces, verifier_dir, severity)
     detail = f"{packed[0]} and {len(packed) - 1} more" if packed[1:] else packed[0]

@@ -13,12 +13,14 @@ from safetensors.torch import load_file, save_file
 from speculators.checkpoint.config import to_document
 from speculators.checkpoint.model import SpeculatorModel
 from speculators.checkpoint.package import assemble, write_checkpoint
+from speculators.checkpoint.read import read_checkpoint
 from speculators.checkpoint.trained_as import BLOCKS, TRAINED_AS, trained_as
 from speculators.checkpoint.weights_file import load_stored, read_header, write_weights
 from speculators.cli.app import main
 from speculators.convert.retarget import retarget
 from speculators.convert.run import Request, convert
 from speculators.datagen.probe import reference_model
+from speculators.errors import StageError
 from speculators.inspection.draft import Inspection, inspect_draft
 from speculators.inspection.foreign import read_foreign
 from speculators.inspection.mending import mend
@@ -460,3 +462,6 @@ def test_a_quantised_draft_is_worth_a_look_and_no_defect(layout: str, tmp_path: 
     found = inspect_draft(subject.folder, subject.verifier)
     assert found.defects == []
     assert "tensors are plain" in names(found)
+    if layout == "native":
+        with pytest.raises(StageError, match="do not compute quantised weights"):
+            read_checkpoint(subject.folder)
