@@ -62,6 +62,9 @@ NEEDED = {f"{_ONE}{name}.weight" for name in (
 DENSE = {f"{_ONE}mlp.{part}_proj.weight" for part in ("gate", "up", "down")}
 MIXED = {f"{_ONE}mlp.gate.weight", f"{_ONE}mlp.experts.gate_up_proj", f"{_ONE}mlp.experts.down_proj"}
 
+#: The verifier's own, which speculators 0.9.0 leaves beside a head that it takes out.
+ENDS = {"embed_tokens.weight", "lm_head.weight", "verifier_lm_head.weight", "verifier_norm.weight"}
+
 #: Keys that a head is computed by, within its verifier's config.
 ALIKE = (
     "num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size", "hidden_act",
@@ -201,7 +204,7 @@ def stitch(head: Path, verifier: Path, target: Path) -> list[str]:
             hint="save the verifier as safetensors first",
             rule="usage",
         )
-    stored, _ = read_header(head / WEIGHTS_NAME)
+    stored = {name: piece for name, piece in read_header(head / WEIGHTS_NAME)[0].items() if name not in ENDS}
     require_fit(head, stored, document)
     with config_of(verifier):
         require_alike(head, config.transformer_layer_config, text_config(document))

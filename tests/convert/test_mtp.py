@@ -202,6 +202,15 @@ def test_the_verifiers_own_head_is_in_no_file_of_the_whole(
     assert all(torch.equal(whole[name], own[name]) for name in own if name not in names)
 
 
+def test_what_the_reference_leaves_beside_a_head_is_the_verifiers(
+    tmp_path: Path, verifier: Path, head: Path
+) -> None:
+    names = stitch(head, verifier, tmp_path / "whole")
+    more = {"verifier_lm_head.weight": torch.full((50, 16), torch.nan)}
+    retensored(head, lambda found: found.update(more))
+    assert stitch(head, verifier, tmp_path / "again") == names
+
+
 def test_experts_stay_side_by_side_where_the_verifier_keeps_them_so(
     tmp_path: Path, verifier: Path, head: Path
 ) -> None:
