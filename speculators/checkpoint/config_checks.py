@@ -77,6 +77,8 @@ def config_checks(document: Mapping[str, Any]) -> Iterator[Check]:
     named = bool(ids) or known.layers_key is None
     yield Check("aux layers ascend", ascending and named, f"{known.layers_key or 'aux layers'} is {ids}")
     yield from layer_checks(layer, known)
+    if strange_sizes(layer):  # nothing can be reckoned with them
+        return
     if counts_aux_layers(layer.get("model_type"), known):
         seen, aux = layer.get("num_aux_hidden_states", DEFAULT_AUX_LAYERS), len(ids or ())
         yield Check("aux count", seen == aux, f"vLLM will size fc for {seen} aux layers, {aux} are named")

@@ -141,6 +141,10 @@ def test_key_gains_that_differ_by_layer_are_a_warning_for_cpus(tmp_path: Path, v
 
 
 CONFIG_DEFECTS: dict[str, tuple[Callable[[dict], object], str]] = {
+    "a size in words": (
+        lambda d: d["transformer_layer_config"].update(vocab_size="50"),
+        "sizes plausible",
+    ),
     "a flag left open": (lambda d: d.pop("norm_before_residual"), "flags explicit"),
     "a top-level model_type": (lambda d: d.update(model_type="speculator_model"), "format recognisable"),
     "an auto_map": (lambda d: d.update(auto_map={"": "config.X"}), "format recognisable"),
