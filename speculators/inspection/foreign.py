@@ -47,7 +47,7 @@ STOPS = {
 }
 
 #: Keys that engines read at the top level of a config, wherever else trainers write them; one in a block too.
-FLAGS = ("norm_before_residual", "fc_norm", "norm_output", "norm_before_fc", "attention_bias")
+TOP_KEYS = ("norm_before_residual", "fc_norm", "norm_output", "norm_before_fc", "attention_bias")
 IN_BLOCK = "norm_before_fc"
 
 LAYERS_KEY = "eagle_aux_hidden_state_layer_ids"
@@ -137,7 +137,7 @@ def unread_checks(source: Source, plan: Plan) -> Iterator[Check]:
     layer = plan.document["transformer_layer_config"]
     has = {**layer, **plan.document}
     read = {**source.config, IN_BLOCK: with_block(source.config, "eagle_config").get(IN_BLOCK)}
-    keys = [*FLAGS, *(["mlp_bias"] if layer["model_type"] == "llama" else [])]
+    keys = [*TOP_KEYS, *(["mlp_bias"] if layer["model_type"] == "llama" else [])]
     unlike = [key for key in keys if key in has and bool(read.get(key)) is not has[key]]
     told = "; ".join(f"{key} is {has[key]}, and read as {bool(read.get(key))}" for key in unlike)
     yield Check("flags where engines read them", not unlike, told or "as the draft has them")

@@ -74,6 +74,15 @@ def eagle(folder: Path) -> Path:
     return write(folder, {**DECODER, "bias": False}, random_tensors(shapes))
 
 
+def biased_eagle(folder: Path) -> Path:
+    """EAGLE of a Qwen2 verifier: q, k and v with biases, o_proj without."""
+    shapes = layer_shapes({**DECODER, "attention_bias": True}, HIDDEN)
+    more = {f"layers.0.self_attn.{name}_proj.bias": shapes[f"self_attn.{name}_proj.bias"] for name in "qkv"}
+    source = open_source(str(eagle(folder / "plain")))
+    tensors = {name: source.load(name) for name in source.tensors} | random_tensors(more)
+    return write(folder / "biased", source.config, tensors)
+
+
 def dflash(folder: Path) -> Path:
     """DFlash with two layers of the same key gains: vLLM's CPU build applies the first layer's to all."""
     config = {**DECODER, "architectures": ["DFlashDraftModel"], "model_type": "qwen3", "num_hidden_layers": 2}
@@ -136,9 +145,10 @@ def draft_dflash(folder: Path, ends: VerifierWeights, document: Document, steps:
     return torch.tensor(guesses)
 
 
-#: By the converter's name of the layout.
+#: By the converter's name of the layout, with what is particular about it.
 LAYOUTS: dict[str, Layout] = {
     "specforge": Layout(specforge, draft_eagle3, {"aux_layers": LAYERS}),
     "eagle": Layout(eagle, draft_eagle, {}),
+    "eagle, biased": Layout(biased_eagle, draft_eagle, {}),
     "dflash": Layout(dflash, draft_dflash, {}),
 }
