@@ -56,10 +56,12 @@ BLOCKS = ("eagle_config", "dflash_config")
 
 #: Key, in whatever block -> its value.  Sizes of modules are looked at by ``strange_sizes``.
 KEYS = {
-    **dict.fromkeys((*BLOCKS, *TEXT_CONFIGS, "rope_scaling", "rope_parameters"), BLOCK),
+    **dict.fromkeys((*BLOCKS, *TEXT_CONFIGS, "transformer_layer_config"), BLOCK),
+    **dict.fromkeys(("rope_scaling", "rope_parameters"), BLOCK),
     **dict.fromkeys(("architectures", "layer_types"), TEXTS),
     **dict.fromkeys(("model_type", "hidden_act"), TEXT),
-    **dict.fromkeys(("eagle_aux_hidden_state_layer_ids", "target_layer_ids"), LAYERS),
+    **dict.fromkeys(("eagle_aux_hidden_state_layer_ids", "aux_hidden_state_layer_ids"), LAYERS),
+    "target_layer_ids": LAYERS,
     **dict.fromkeys(("rms_norm_eps", "rope_theta", "partial_rotary_factor"), POSITIVE),
     **dict.fromkeys(("initializer_range", "attention_dropout", "logit_scale"), NUMBER),
     **dict.fromkeys(("max_position_embeddings", ORIGINAL, "target_hidden_size", "draft_vocab_size"), COUNT),

@@ -16,7 +16,7 @@ from speculators.checkpoint.trained_as import DIGESTS
 from speculators.checkpoint.validate import content_checks, file_checks
 from speculators.checkpoint.verifier_layout import output_rule, verifier_text
 from speculators.checkpoint.weights_file import Stored, read_header
-from speculators.convert.source_config import require_verifier, strange
+from speculators.convert.source_config import require_verifier, strange, strange_values
 from speculators.errors import StageError
 from speculators.inspection.findings import Finding, finding
 from speculators.inspection.foreign import read_foreign
@@ -119,7 +119,7 @@ def _checked(folder: Path, verifier_dir: Path | None) -> Looked:
         checks += _guarded(lambda: list(verifier_config_checks(document, verifier_dir, metadata)))
         depth = verifier_text(read_object(verifier_dir / CONFIG_NAME)).get("num_hidden_layers")
     checks += _guarded(lambda: _content(folder, document, tensors, metadata, verifier_dir, depth))
-    return Looked(checks, unrecorded(document, metadata, tensors))
+    return Looked([_by_key(check, document) for check in checks], unrecorded(document, metadata, tensors))
 
 
 def _content(
@@ -176,6 +176,16 @@ def _guarded(run: Callable[[], list[Check]]) -> list[Check]:
         return run()
     except UNEXPECTED as error:
         return [_unreadable(error)]
+
+
+def _by_key(check: Check, document: Mapping[str, Any]) -> Check:
+    """What a check tripped over by its key, where that says what it cannot mean."""
+    if check.ok or check.name != "config readable":
+        return check
+    layer = document.get("transformer_layer_config")
+    faults = [*strange_values("", document)]
+    faults += strange_values("transformer_layer_config.", layer) if isinstance(layer, Mapping) else []
+    return check._replace(detail=f"{CONFIG_NAME} says {'; '.join(faults)}") if faults else check
 
 
 def _unreadable(error: Exception) -> Check:

@@ -465,3 +465,22 @@ def test_a_quantised_draft_is_worth_a_look_and_no_defect(layout: str, tmp_path: 
     if layout == "native":
         with pytest.raises(StageError, match="do not compute quantised weights"):
             read_checkpoint(subject.folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            config(eagle_aux_hidden_state_layer_ids=-1),
+            "eagle_aux_hidden_state_layer_ids -1, not a list of whole",
+        ),
+        (config(transformer_layer_config="x"), "transformer_layer_config 'x', not an object"),
+        (layer(rope_parameters=[1]), "transformer_layer_config.rope_parameters [1], not an object"),
+    ],
+)
+def test_a_value_that_no_check_can_read_is_called_by_its_key(change: Any, said: str, tmp_path: Path) -> None:
+    subject = good(tmp_path, 51)
+    forget(subject)
+    change(subject)
+    found = {one.name: one.what for one in inspect_draft(subject.folder, subject.verifier).defects}
+    assert said in found["config readable"]
