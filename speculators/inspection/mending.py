@@ -117,7 +117,7 @@ def write_flags(patient: Patient) -> list[str]:
     agreed = {flag: False for flag, taken in known.open_flags.items() if not taken}
     notes = []
     for flag, value in (agreed | shown).items():
-        if flag not in patient.document or (flag in shown and patient.document[flag] is not value):
+        if patient.document.get(flag) is None or (flag in shown and patient.document[flag] is not value):
             patient.document[flag] = value
             notes.append(f"{flag} written: {str(value).lower()}")
     return notes

@@ -484,3 +484,12 @@ def test_a_value_that_no_check_can_read_is_called_by_its_key(change: Any, said: 
     change(subject)
     found = {one.name: one.what for one in inspect_draft(subject.folder, subject.verifier).defects}
     assert said in found["config readable"]
+
+
+def test_a_null_flag_that_every_reader_takes_alike_is_written(tmp_path: Path) -> None:
+    subject = good(tmp_path, 52)
+    forget(subject)
+    config(norm_output=None, norm_before_residual=None)(subject)
+    assert "norm_output written: false" in mend(subject.folder, tmp_path / "new")
+    document = json.loads((tmp_path / "new" / "config.json").read_text())
+    assert (document["norm_output"], document["norm_before_residual"]) == (False, None)  # readers differ
