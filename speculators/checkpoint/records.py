@@ -59,7 +59,9 @@ class Record:
         if missing := [name for name in _required(cls) if name in unsaid]:
             raise _unreadable(place, f"has no {', '.join(missing)}")
         extra = {key: copy.deepcopy(value) for key, value in document.items() if key not in said}
-        return cls(**said, extra=extra, unsaid=frozenset(unsaid))
+        # vLLM asks for the key before its value: a flag that is null is off, whatever one that is missing is.
+        off = {name: False for name in unsaid & document.keys() if hints[name] is bool}
+        return cls(**said, **off, extra=extra, unsaid=frozenset(unsaid))
 
     def to_document(self) -> dict[str, Any]:
         """The JSON object, keys in alphabetical order; only ``unsaid`` fields are left out."""
@@ -238,8 +240,8 @@ class DSparkSpeculatorConfig(DFlashSpeculatorConfig):
 
     markov_rank: int = 256
     markov_head_type: str = "vanilla"
-    enable_confidence_head: bool = True
-    confidence_head_with_markov: bool = True
+    enable_confidence_head: bool = False  # the format's first writer has it on, and writes it
+    confidence_head_with_markov: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

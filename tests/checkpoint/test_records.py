@@ -111,9 +111,13 @@ def test_a_null_where_a_value_must_stand_says_nothing_and_stays(kind: str) -> No
 
 def test_a_null_flag_shows_what_vllm_takes() -> None:
     config = SpeculatorModelConfig.read(document("eagle3", norm_before_residual=None))
-    assert config.norm_before_residual is True
+    assert config.norm_before_residual is False
     assert config.to_document()["norm_before_residual"] is None
-    assert config.explicit().to_document()["norm_before_residual"] is True
+    assert config.explicit().to_document()["norm_before_residual"] is False
+    left_open = {key: value for key, value in document("eagle3").items() if key != "norm_before_residual"}
+    assert SpeculatorModelConfig.read(left_open).explicit().to_document()["norm_before_residual"] is True
+    causal = SpeculatorModelConfig.read(document("dflash", sliding_window_non_causal=None)).explicit()
+    assert causal.to_document()["sliding_window_non_causal"] is False
 
 
 def test_no_classes_stay_none() -> None:
