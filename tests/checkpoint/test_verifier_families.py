@@ -46,6 +46,13 @@ def llama4() -> Any:
     return transformers.Llama4Config(text_config=text, vision_config=vision)
 
 
+def cohere_compass() -> Any:
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}
+    return transformers.CohereCompassTextConfig(
+        **SIZES, logit_scale=0.25, rope_parameters={"full_attention": rope}
+    )
+
+
 FAMILIES: dict[str, Callable[[], Any]] = {
     "Llama 3": lambda: transformers.LlamaConfig(**SIZES),
     "Llama 3, tied": lambda: transformers.LlamaConfig(**SIZES, tie_word_embeddings=True),
@@ -70,7 +77,7 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "Cohere 2, LayerNorm": lambda: transformers.Cohere2Config(**SIZES, logit_scale=0.0625),
     "Cohere 2 MoE, LayerNorm": lambda: transformers.Cohere2MoeConfig(**SIZES, **MIXED, logit_scale=0.25),
     "Cohere 2 MoE, RMSNorm": lambda: transformers.Cohere2MoeConfig(**SIZES, **MIXED, rms_norm_eps=1e-4),
-    "Cohere Compass, LayerNorm": lambda: transformers.CohereCompassTextConfig(**SIZES, logit_scale=0.25),
+    "Cohere Compass, LayerNorm": cohere_compass,
     "Starcoder 2, LayerNorm with bias": lambda: transformers.Starcoder2Config(**SIZES),
 }  # fmt: skip
 
