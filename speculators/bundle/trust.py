@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from speculators.errors import RecipeError
+from speculators.recipe.engine_rules import ORDINARY_ARGS
 from speculators.recipe.hub_cache import HubFile, hub_file
 from speculators.recipe.prompt_source import BENCHMARK_FILES, sources_of
 from speculators.recipe.source_rules import COMMIT, REPOSITORY_AT
@@ -33,39 +34,6 @@ HARMLESS_VARIABLES = frozenset(
         "VLLM_ENGINE_ITERATION_TIMEOUT_S",
         "VLLM_LOGGING_LEVEL",
         "VLLM_WORKER_MULTIPROC_METHOD",
-    }
-)
-#: Engine arguments that size, place or schedule work.  Their values must be plain besides.
-HARMLESS_ARGUMENTS = frozenset(
-    {
-        "async_scheduling",
-        "block_size",
-        "cpu_offload_gb",
-        "data_parallel_size",
-        "disable_custom_all_reduce",
-        "disable_log_stats",
-        "dtype",
-        "enable_chunked_prefill",
-        "enable_expert_parallel",
-        "enable_prefix_caching",
-        "enforce_eager",
-        "gpu_memory_utilization",
-        "kv_cache_dtype",
-        "kv_cache_memory_bytes",
-        "limit_mm_per_prompt",
-        "long_prefill_token_threshold",
-        "max_long_partial_prefills",
-        "max_model_len",
-        "max_num_batched_tokens",
-        "max_num_partial_prefills",
-        "max_num_seqs",
-        "max_seq_len_to_capture",
-        "num_gpu_blocks_override",
-        "pipeline_parallel_size",
-        "quantization",
-        "seed",
-        "swap_space",
-        "tensor_parallel_size",
     }
 )
 #: A word or number: no path, no module, no address, no JSON.
@@ -95,7 +63,7 @@ def _variables(recipe: Mapping[str, Any]) -> Iterator[Concern]:
 
 def _arguments(recipe: Mapping[str, Any]) -> Iterator[Concern]:
     for name, value in recipe.get("engine", {}).get("args", {}).items():
-        if name not in HARMLESS_ARGUMENTS or not _is_plain(value):
+        if name not in ORDINARY_ARGS or not _is_plain(value):
             yield Concern(f"engine.args.{name}", f"{value!r}: an argument not known as harmless")
 
 

@@ -90,12 +90,13 @@ def _text(path: Path, *, is_copy: bool) -> int:
     from speculators.errors import RecipeError
     from speculators.recipe.inheritance import UnusableError, read_source
     from speculators.recipe.reference_run import is_reference_run
+    from speculators.recipe.shipped import instead_of
     from speculators.recipe.yaml_loader import load_yaml
 
     try:
         text = read_source(path).text
     except UnusableError as error:
-        raise RecipeError(f"{path}: {error}", rule="unreadable") from error
+        raise RecipeError(f"{path}: {error}", hint=instead_of(path), rule="unreadable") from error
     if is_reference_run(run := load_yaml(text, str(path)).data):
         return _translated(path, run)
     typer.echo(text, nl=False)

@@ -111,7 +111,8 @@ def _parsed(text: str, path: Path, number: int) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         place = f"{path}:{number + error.lineno - 1}:{error.colno}"
-        raise RecipeError(f"{place}: not JSON: {error.msg}", hint=EXAMPLE, rule="prompts") from error
+        what = error.msg.removesuffix(" at")  # the place of it stands in front
+        raise RecipeError(f"{place}: not JSON: {what}", hint=EXAMPLE, rule="prompts") from error
 
 
 def _csv(file: TextIO, path: Path) -> Numbered:

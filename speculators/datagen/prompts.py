@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,10 +58,13 @@ def question(messages: list[Message]) -> list[Message]:
     return messages[:-1] if messages[-1]["role"] == "assistant" else messages
 
 
-def read_prompts(paths: Sequence[Path], columns: Columns = AS_THEY_ARE, only: str = "") -> list[Prompt]:
+def read_prompts(
+    paths: Sequence[Path], columns: Columns = AS_THEY_ARE, only: str = "", first: int | None = None
+) -> list[Prompt]:
     """All prompts of the files, in order.
 
-    ``columns``: which column is what, where rows are of no form of ``rows``; ``only``: the topic to keep.
+    ``columns``: which column is what, where rows are of no form of ``rows``; ``only``: the topic to keep;
+    ``first``: how many rows of each file are read, all where it is None.
 
     Raises:
         RecipeError: a file is missing or a row is malformed or repeats an id; names file and line.
@@ -71,7 +75,7 @@ def read_prompts(paths: Sequence[Path], columns: Columns = AS_THEY_ARE, only: st
     for path in paths:
         stems[path.stem] += 1  # many a dataset has a train-00000-of-00001
         stem = path.stem if stems[path.stem] == 1 else f"{path.stem}.{stems[path.stem]}"
-        for number, row in read_rows(path):
+        for number, row in islice(read_rows(path), first):
             place = f"{path}:{number}"
             if only and isinstance(row, dict) and row.get(columns.topic) != only:
                 continue

@@ -26,6 +26,39 @@ OWNED_ARGS = {
     "api_key": "servers listen on loopback only, and recipes are shared",
     "seed": "it comes from 'datagen.prompts.seed' and 'training.seed'",
 }
+#: vLLM arguments that size, place or schedule work, and can do no more than that.
+ORDINARY_ARGS = frozenset(
+    {
+        "async_scheduling",
+        "block_size",
+        "cpu_offload_gb",
+        "data_parallel_size",
+        "disable_custom_all_reduce",
+        "disable_log_stats",
+        "dtype",
+        "enable_chunked_prefill",
+        "enable_expert_parallel",
+        "enable_prefix_caching",
+        "enforce_eager",
+        "gpu_memory_utilization",
+        "kv_cache_dtype",
+        "kv_cache_memory_bytes",
+        "limit_mm_per_prompt",
+        "long_prefill_token_threshold",
+        "max_long_partial_prefills",
+        "max_model_len",
+        "max_num_batched_tokens",
+        "max_num_partial_prefills",
+        "max_num_seqs",
+        "max_seq_len_to_capture",
+        "num_gpu_blocks_override",
+        "pipeline_parallel_size",
+        "quantization",
+        "seed",
+        "swap_space",
+        "tensor_parallel_size",
+    }
+)
 SECRET_WORDS = {
     "TOKEN",
     "TOKENS",

@@ -10,6 +10,7 @@ import copy
 from typing import Any, NamedTuple
 
 from speculators.recipe.diagnostics import Diagnostic, diagnostic
+from speculators.recipe.engine_rules import ORDINARY_ARGS, OWNED_ARGS
 from speculators.recipe.positions import Mark, Path, Positions, dotted, split_path
 from speculators.recipe.schema import load_schema, schema_at, schema_paths
 from speculators.recipe.suggestions import nearest
@@ -106,6 +107,8 @@ def _suggestion(path: Path, end: int) -> str:
     homes = [dotted(candidate) for candidate in known if candidate[-len(tail) :] == tail]
     if len(homes) == 1:
         return f"did you mean '{homes[0]}'?"
+    if path[-1] in ORDINARY_ARGS - OWNED_ARGS.keys():
+        return f"did you mean 'engine.args.{path[-1]}'?"
     siblings = {str(candidate[-1]): candidate for candidate in known if candidate[:-1] == path[: end - 1]}
     if match := nearest(str(path[end - 1]), siblings):
         return f"did you mean '{dotted((*siblings[match], *path[end:]))}'?"

@@ -6,11 +6,11 @@ import os
 from collections.abc import Iterator
 
 from speculators.datagen.prompt_files import UNREAD, count_rows
-from speculators.datagen.prompt_sets import SETS
+from speculators.datagen.prompt_sets import SETS, Columns, PromptSet
 from speculators.errors import SpeculatorsError
 from speculators.recipe.diagnostics import Diagnostic
 from speculators.recipe.prompt_source import BENCHMARK_FILES, PackageFile, PromptSource, sources_of
-from speculators.recipe.source_rules import prompt_file
+from speculators.recipe.source_rules import first_rows, prompt_file
 from speculators.recipe.suggestions import did_you_mean, listing
 from speculators.recipe.view import View
 
@@ -31,6 +31,16 @@ def benchmark_prompts(view: View) -> Iterator[Diagnostic]:
             unknown = one.rule == "missing-file" and not os.path.splitext(str(source.file))[1]
             hint = did_you_mean(str(source.file), SETS) if unknown else ""
             yield one._replace(hint=f"{hint} {one.hint}") if hint else one
+        if not found and isinstance(source.file, str):
+            yield from _first_rows(view, source.file, source.set, item)
+
+
+def _first_rows(view: View, file: str, kind: PromptSet | None, item: int | None) -> Iterator[Diagnostic]:
+    if kind:
+        yield from first_rows(view, BENCHMARK_FILES, file, item, kind.columns, kind.only)
+    elif view.is_sound("benchmark.columns"):
+        columns = Columns(**view.get("benchmark.columns", {}))
+        yield from first_rows(view, BENCHMARK_FILES, file, item, columns)
 
 
 def real_prompts(view: View) -> Iterator[Diagnostic]:

@@ -26,6 +26,7 @@ from speculators.recipe.prompt_source import BENCHMARK_FILES, PackageFile, Promp
 from speculators.recipe.reference_run import is_reference_run
 from speculators.recipe.rules import run_rules
 from speculators.recipe.schema import apply_defaults, load_schema
+from speculators.recipe.shipped import instead_of
 from speculators.recipe.validation import validate
 from speculators.recipe.view import BROUGHT_MODELS, FILES, View, named
 from speculators.recipe.warm_start import inherit
@@ -130,7 +131,8 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), text: str | None = No
         family = load_family(read_source(path) if text is None else Source(path, text))
     except UnusableError as error:
         message = f"cannot read the recipe: {error}"
-        return Loaded(None, (diagnostic("error", "unreadable", message, Mark(str(path))),))
+        found = diagnostic("error", "unreadable", message, Mark(str(path)), instead_of(path))
+        return Loaded(None, (found,))
     document = family.document
     if is_reference_run(document.data):
         message = "this is a run.yaml of vllm-project/speculators, not a recipe"

@@ -37,6 +37,18 @@ def shipped() -> list[Shipped]:
     ]
 
 
+def instead_of(path: Path) -> str:
+    """What to name where ``path`` cannot be read as a recipe."""
+    if path.is_dir():
+        return "name the recipe's file in it"
+    if path.exists():
+        return "a recipe is a text file in UTF-8"
+    beside = [file.name for file in path.parent.glob("*.y*ml")]
+    if path.stem in shipped_paths():
+        return f"a recipe of that name comes along: speculators show {path.stem} > {path.stem}.yaml"
+    return did_you_mean(path.name, beside) or "'speculators show --list' names the recipes that come along"
+
+
 def find_recipe(wanted: str) -> Path:
     """The file ``wanted``, or the shipped recipe of that name.
 

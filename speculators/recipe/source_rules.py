@@ -6,8 +6,12 @@ import os
 import re
 from collections.abc import Iterator
 
+from speculators.datagen.parquet import is_parquet
 from speculators.datagen.prepared import prepared_problem
 from speculators.datagen.prompt_files import GZIP, SUFFIXES, UNREAD
+from speculators.datagen.prompt_sets import AS_THEY_ARE, Columns
+from speculators.datagen.prompts import read_prompts
+from speculators.errors import RecipeError
 from speculators.recipe.diagnostics import Diagnostic
 from speculators.recipe.hub_cache import HubFile, hub_file
 from speculators.recipe.positions import split_path
@@ -21,6 +25,7 @@ SOURCES = ("path", "repository", "package")
 DRAFTS_NEED = ("datagen", "training", "draft", "benchmark.quantised")
 TRAINED_BLOCKS = ("algorithm", "datagen", "training")
 HUB = "hf://"
+FIRST_ROWS = 100
 COMMIT = re.compile(r"[0-9a-f]{40}")
 #: What else may bring rows to train on, and how their responses are made.
 PROMPT_SOURCES = ("datagen.prompts.files", "datagen.prompts.magpie.count")
@@ -108,13 +113,17 @@ def _model_exists(view: View, name: str, what: str) -> Iterator[Diagnostic]:
         message = f"{what} folder '{model}' does not exist beside the recipe"
         hint = f"give an existing folder, or repository@revision for a {what} on the hub"
         yield view.problem("error", "missing-file", name, message, hint)
+    elif not os.path.isfile(view.folder / model / "config.json"):
+        message = f"{what} folder '{model}' has no config.json"
+        hint = f"give the folder that holds the {what}'s config.json and weights"
+        yield view.problem("error", "missing-file", name, message, hint)
 
 
 def verifier_folder(view: View) -> Iterator[Diagnostic]:
     path = view.get("verifier.path")
     if not os.path.isdir(view.folder / path):
         message = f"folder '{path}' does not exist"
-        yield view.problem("error", "missing-file", "verifier.path", message, RELATIVE)
+        yield view.problem("error", "missing-file", "verifier.path", message, _relative(path))
     elif not os.path.isfile(view.folder / path / "config.json"):
         message = f"folder '{path}' has no config.json"
         hint = "it must be a Hugging Face model folder"
@@ -124,7 +133,8 @@ def verifier_folder(view: View) -> Iterator[Diagnostic]:
 def training_files(view: View) -> Iterator[Diagnostic]:
     name = "datagen.prompts.files"
     for number, file in enumerate(view.get(name)):
-        yield from prompt_file(view, name, hub_file(file) or file, number)
+        found = list(prompt_file(view, name, hub_file(file) or file, number))
+        yield from found or first_rows(view, name, file, number)
 
 
 def prompt_file(view: View, name: str, file: str | HubFile, item: int | None) -> Iterator[Diagnostic]:
@@ -148,12 +158,32 @@ def _readable(view: View, name: str, file: str, item: int | None = None) -> Iter
         message = f"'{file}' is of a kind that is not read"
         hint = f"save its rows as one of {listing(SUFFIXES)}"
         yield view.problem("error", "prompt-file", name, message, hint, item=item)
+    elif os.path.isdir(path):
+        message = f"'{file}' is a folder, not a file"
+        yield view.problem("error", "missing-file", name, message, "name the files in it", item=item)
     elif not os.path.isfile(path):
         message = f"file '{file}' does not exist"
-        yield view.problem("error", "missing-file", name, message, RELATIVE, item=item)
+        yield view.problem("error", "missing-file", name, message, _relative(file), item=item)
     elif not os.access(path, os.R_OK):
         message = f"file '{file}' may not be read by this user"
         yield view.problem("error", "missing-file", name, message, item=item)
+
+
+def first_rows(
+    view: View, name: str, file: str, item: int | None, columns: Columns = AS_THEY_ARE, only: str = ""
+) -> Iterator[Diagnostic]:
+    """The first row of one of the recipe's own files that is no prompt: columns of other names, usually.
+
+    Only the first rows are read, for a check takes half a second; a run reads them all.  ``columns`` and
+    ``only`` as in ``read_prompts``.
+    """
+    path = view.folder / file
+    if hub_file(file) or is_parquet(path):  # the one may not be here, the other needs pyarrow
+        return
+    try:
+        read_prompts([path], columns, only, first=FIRST_ROWS)
+    except RecipeError as error:
+        yield view.problem("error", error.rule, name, error.message, error.hint, item=item)
 
 
 def prepared_data(view: View) -> Iterator[Diagnostic]:
@@ -198,4 +228,8 @@ def kept_responses(view: View) -> Iterator[Diagnostic]:
         )
 
 
-RELATIVE = "file names are relative to the recipe's folder"
+def _relative(name: str) -> str:
+    """What may be amiss with the name of a file or folder that is not there."""
+    if name.startswith("~") or "$" in name:
+        return "'~' and '$' are not filled in: write the name out"
+    return "file names are relative to the recipe's folder"

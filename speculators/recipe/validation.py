@@ -6,15 +6,19 @@ jsonschema finds what is wrong; this module says it in words of the recipe, with
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Set
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from speculators.recipe.corrections import correction, example, habit
 from speculators.recipe.diagnostics import Diagnostic, diagnostic
+from speculators.recipe.engine_rules import ORDINARY_ARGS, OWNED_ARGS
 from speculators.recipe.positions import Mark, Path, Positions, dotted
 from speculators.recipe.schema import SCHEMA_ID, case_values, load_schema, schema_at, schema_paths
 from speculators.recipe.suggestions import did_you_mean, listing, nearest
+from speculators.recipe.yaml_writer import inline_yaml
 
 if TYPE_CHECKING:
     from jsonschema import ValidationError
@@ -29,9 +33,8 @@ TYPE_NAMES = {
     "null": "null",
 }
 
-#: Words of YAML 1.1 and of other tools for a switch; a recipe knows only true and false, or what a key lists.
-YES = ("on", "yes", "true", "y")
-NO = ("off", "no", "false", "n")
+#: A pattern that is a word: the one text that a number may also be.
+ONE_WORD = re.compile(r"\^(\w+)\$")
 
 
 class Validation(NamedTuple):
@@ -54,7 +57,7 @@ class Finding(NamedTuple):
 
 def validate(data: Any, positions: Positions, spoiled: Set[Path] = frozenset()) -> Validation:
     """Check ``data`` against the recipe schema; errors at or below ``spoiled`` paths are left out."""
-    errors = [error for error in _validator().iter_errors(data) if not _within(_path(error), spoiled)]
+    errors = [error for error in _validator().iter_errors(data) if not _within(_place(error), spoiled)]
     findings = [found for error in _one_per_value(errors) for found in _explain(error, positions)]
     meant = {path for found in findings for path in found.stands_for}
     findings += _missing((error for error in errors if error.validator == "required"), positions, meant)
@@ -83,6 +86,12 @@ def _path(error: ValidationError) -> Path:
     return tuple(error.absolute_path)
 
 
+def _place(error: ValidationError) -> Path:
+    """The path of the value at fault, or of the key that is."""
+    about_key = "propertyNames" in _schema_path(error)
+    return (*_path(error), str(error.instance)) if about_key else _path(error)
+
+
 def _schema_path(error: ValidationError) -> list[str | int]:
     return list(error.absolute_schema_path)
 
@@ -97,8 +106,7 @@ def _one_per_value(errors: Iterable[ValidationError]) -> list[ValidationError]:
     for error in sorted(errors, key=lambda error: error.validator != "type"):
         if error.validator in EXPLANATIONS:
             about_keys = error.validator == "additionalProperties"
-            place = _path(error) + ((str(error.instance),) if "propertyNames" in _schema_path(error) else ())
-            kept.setdefault((place, about_keys), error)
+            kept.setdefault((_place(error), about_keys), error)
     return list(kept.values())
 
 
@@ -137,6 +145,8 @@ def suggest_key(block: Path, key: str, known: set[str]) -> tuple[str, tuple[Path
     if homes:
         blocks = listing((f"'{dotted(path[:-1])}'" if path[:-1] else "the top" for path in homes), "or")
         return f"'{key}' belongs under {blocks}".replace("under the top", "at the top"), tuple(homes)
+    if key in ORDINARY_ARGS - OWNED_ARGS.keys():
+        return f"'{key}' is an argument of vLLM: those belong under 'engine.args'", ()
     if match := nearest(key, known):
         return f"did you mean '{match}'?{foreign_letters(key)}", ((*block, match),)
     return f"known keys: {', '.join(sorted(known))}", ()
@@ -153,38 +163,12 @@ def _wrong_type(error: ValidationError, positions: Positions) -> Iterator[Findin
     wanted: Any = error.validator_value
     names = [TYPE_NAMES[name] for name in ([wanted] if isinstance(wanted, str) else wanted)]
     name = dotted(path) or "the recipe"
-    schema: Any = error.schema
-    hint = ""
-    if not path:
-        hint = "'speculators show NAME' writes a recipe to start from, 'show --list' names them"
-    elif error.instance is None:
-        left_out = "leave the key out to get its default"
-        is_block = schema.get("type") == "object"
-        hint = left_out if "default" in schema and not is_block else "write its keys below it, indented"
-    elif "enum" in schema:
-        hint = f"{_habit(error.instance, schema['enum'])} one of: {', '.join(schema['enum'])}".strip()
-    elif isinstance(error.instance, bool | int | float) and "text" in names:
-        hint = "put it in quotes"
-    elif isinstance(error.instance, str):
-        hint = _plain_value(error.instance, names)
+    hint = "'speculators show NAME' writes a recipe to start from, 'show --list' names them"
+    if path:
+        schema: Any = error.schema
+        hint = correction(error.instance, schema, _validator().evolve(schema=schema).is_valid)
     message = f"{name} is {_show(error.instance)}, but must be {listing(names, 'or')}"
     yield Finding(path, positions.value(path), "wrong-type", message, hint)
-
-
-def _habit(value: Any, choices: Iterable[str]) -> str:
-    """What a switch's word of other YAML files is called among ``choices``."""
-    words = YES if value is True or value in YES else NO if value is False or value in NO else ()
-    return next((f"did you mean '{choice}'?" for choice in choices if choice in words), "")
-
-
-def _plain_value(text: str, names: Iterable[str]) -> str:
-    """The value that YAML 1.1 reads in a text, where one like it is wanted: ``1_000``, ``yes``."""
-    digits = text.replace("_", "").replace(",", "")
-    if {"a whole number", "a number"} & set(names) and digits != text and digits.isdecimal():
-        return f"write {digits}: digits are not grouped"
-    if "true or false" in names and text.lower() in YES + NO:
-        return f"write {'true' if text.lower() in YES else 'false'}"
-    return ""
 
 
 def _bad_enum(error: ValidationError, positions: Positions) -> Iterator[Finding]:
@@ -193,7 +177,7 @@ def _bad_enum(error: ValidationError, positions: Positions) -> Iterator[Finding]
         return
     path = _path(error)
     choices: list[str] = list(error.validator_value)  # type: ignore[arg-type]
-    guess = _habit(error.instance, choices) or did_you_mean(str(error.instance), choices)
+    guess = habit(error.instance, choices) or did_you_mean(str(error.instance), choices)
     hint = f"{guess} one of: {', '.join(choices)}".strip()
     yield Finding(
         path, positions.value(path), "bad-value", f"{dotted(path)} is {_show(error.instance)}", hint
@@ -242,8 +226,12 @@ def _bad_pattern(error: ValidationError, positions: Positions) -> Iterator[Findi
         yield from _bad_key_name(error, positions)
         return
     schema: Any = error.schema
-    hint = f"for example: {schema['examples'][0]}" if "examples" in schema else ""
-    message = f"{dotted(path)} is {_show(error.instance)}, which does not match {error.validator_value}"
+    message, hint = f"{dotted(path)} is {_show(error.instance)}", example(schema)
+    if word := ONE_WORD.fullmatch(str(error.validator_value)):
+        others = [TYPE_NAMES[name] for name in schema["type"] if name != "string"]
+        message += f", but must be {listing([*others, repr(word[1])], 'or')}"
+    else:
+        message += f", which does not match {error.validator_value}"
     yield Finding(path, positions.value(path), "bad-value", message, hint)
 
 
@@ -282,7 +270,15 @@ def _missing(errors: Iterable[ValidationError], positions: Positions, meant: Set
             keys = listing(f"'{name}'" for name in missing)
             message = f"{where} lacks the key{plural} {keys}"
             hint = next((words for key, words in MISSING_HINTS.items() if key in missing), "")
+            hint = hint or _examples(block, missing)
             yield Finding((*block, next(iter(missing))), positions.key(block), "missing-key", message, hint)
+
+
+def _examples(block: Path, names: Iterable[str]) -> str:
+    """What the schema gives as examples of keys of ``block``."""
+    keys = (schema_at(load_schema(), block) or {}).get("properties", {})
+    shown = {name: keys[name]["examples"][0] for name in names if "examples" in keys[name]}
+    return f"for example: {inline_yaml(shown)[1:-1]}" if shown else ""
 
 
 MISSING_HINTS = {

@@ -25,6 +25,9 @@ Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 DEEPEST = 40
 
+#: What git writes above the first of two versions that it could not merge.
+UNMERGED = "<<<<<<< "
+
 #: What people usually did when the parser says this.
 SYNTAX_HINTS = {
     "found character that cannot start any token": "indent with spaces, not tabs; quote a value that "
@@ -103,17 +106,17 @@ class _Builder:
             _skip(event, events)
             return None
         if isinstance(event, ev.MappingStartEvent):
-            return self.mapping(events, path)
+            return self.mapping(events, path, in_braces=bool(event.flow_style))
         if isinstance(event, ev.SequenceStartEvent):
             return self.sequence(events, path)
         return self.scalar(event, path) if isinstance(event, ev.ScalarEvent) else None
 
-    def mapping(self, events: Iterator[Any], path: Path) -> dict[str, Any]:
+    def mapping(self, events: Iterator[Any], path: Path, *, in_braces: bool) -> dict[str, Any]:
         result: dict[str, Any] = {}
         for event in events:
             if isinstance(event, ev.MappingEndEvent):
                 break
-            key = self.key(event, events, path)
+            key = self.key(event, events, path, after_comma=in_braces and bool(result))
             if key is None:
                 self.node(next(events), events, (*path, "?"))
             elif key in result:
@@ -127,7 +130,7 @@ class _Builder:
                 result[key] = self.node(next(events), events, (*path, key))
         return result
 
-    def key(self, event: Any, events: Iterator[Any], path: Path) -> str | None:
+    def key(self, event: Any, events: Iterator[Any], path: Path, *, after_comma: bool) -> str | None:
         """The key's text, or None after reporting why it cannot be one."""
         if not isinstance(event, ev.ScalarEvent):
             self.problem(event, (*path, "?"), "a key must be a word, not a list, block or alias")
@@ -139,9 +142,9 @@ class _Builder:
             self.problem(event, (*path, "<<"), "merge keys (<<) are not allowed", "write the values out")
             return None
         if event.implicit[0] and self.plain(event, path) != event.value:
-            self.problem(
-                event, (*path, event.value), f"key {event.value or 'null'} is not a string", "quote it"
-            )
+            hint = "quote it, and with it what stands before the comma if both are one value"
+            message = f"key {event.value or 'null'} is not a string"
+            self.problem(event, (*path, event.value), message, hint if after_comma else "quote it")
         return str(event.value)
 
     def sequence(self, events: Iterator[Any], path: Path) -> list[Any]:
@@ -189,6 +192,12 @@ def _skip(event: Any, events: Iterator[Any]) -> None:
 
 
 def _syntax_error(error: Exception, builder: _Builder) -> Diagnostic:
+    for number, line in enumerate(builder.lines, start=1):
+        if line.startswith(UNMERGED):
+            message = "not valid YAML: two versions of these lines stand here, a merge is not finished"
+            hint = "keep one of them, and remove the lines that begin with <<<<<<<, ======= and >>>>>>>"
+            place = Mark(builder.file, number, 1, len(line), line)
+            return diagnostic("error", "yaml-syntax", message, place, hint)
     began, mark = getattr(error, "context_mark", None), getattr(error, "problem_mark", None)
     if mark is None or "end of stream" in str(getattr(error, "problem", "")):
         mark = began or mark  # what was never closed is at fault, not the last line

@@ -38,3 +38,16 @@ def dump_yaml(data: Any) -> str:
     """``data`` as YAML, keys in their given order."""
     text: str = yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
     return text
+
+
+def inline_yaml(data: Any) -> str:
+    """``data`` as YAML within a line."""
+    text: str = yaml.dump(
+        data,
+        Dumper=_Dumper,
+        sort_keys=False,
+        allow_unicode=True,
+        default_flow_style=True,
+        width=float("inf"),
+    )
+    return text.removesuffix("...\n").rstrip("\n")
