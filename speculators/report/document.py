@@ -37,7 +37,7 @@ RECIPES = {"given": Path("recipe.yaml"), "resolved": Path("resolved.yaml")}
 STAGE_FIELDS = ("name", "action", "seconds", "bytes")
 IMAGE_FIELDS = ("reference", "digest", "tested")
 
-#: Each with the part of the summary that is there where it was measured after all.
+#: What no report can say, or only one whose summary has the part that is named.
 NOT_CHECKED = {
     "temperature above 0: all requests are greedy": "sampled",
     "prompts longer than the benchmark's, and other kinds of prompts": "",
@@ -124,9 +124,14 @@ def report_document(
             for one in benchmark["rounds"]
         ],
         "serve": serving_command(benchmark, model),
-        "not_checked": [text for text, part in NOT_CHECKED.items() if not summary.get(part)],
+        "not_checked": not_checked(summary),
         "status": [one._asdict() for one in status()],
     }
+
+
+def not_checked(summary: Mapping[str, Any]) -> list[str]:
+    """What a reader might take for checked in the run of ``summary``, and is not."""
+    return [text for text, part in NOT_CHECKED.items() if not summary.get(part)]
 
 
 def recipe_of(folder: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from speculators.benchmark.checks import broken
-from speculators.report.verdict import judgement, requests
+from speculators.report.verdict import LOSES, compared, judgement, requests
 
 FASTER = "faster"
 SLOWER = "slower"
@@ -25,7 +25,23 @@ def headline(summary: dict[str, Any]) -> str:
     (first, _), *others = judged
     speeds = [f"{first['speedup']['mean']:.2f}× the plain speed at {requests(first['concurrency'])}"]
     speeds += [f"{one['speedup']['mean']:.2f}× at {one['concurrency']}" for one, _ in others]
-    return f"{', '.join(speeds)}: {advice([(one['concurrency'], word) for one, word in judged])}."
+    text = f"{', '.join(speeds)}: {advice([(one['concurrency'], word) for one, word in judged])}"
+    if arm := winner(summary):
+        over_all = "over all loads " if others else ""
+        text += f"; {over_all}{arm}, which needs no training, is faster"
+    return f"{text}."
+
+
+def winner(summary: dict[str, Any]) -> str:
+    """The arm without training that is certainly faster than the draft, of several the fastest; or none."""
+    ahead = {
+        one["arm"]: one["draft_over_it"]["mean"]
+        for one in summary.get("extra_arms", [])
+        if one["draft_over_it"]
+        and compared(one["draft_over_it"]) == LOSES
+        and all(check["ok"] is not False for check in one["checks"])
+    }
+    return min(ahead, key=ahead.__getitem__, default="")
 
 
 def advice(loads: Sequence[tuple[int, str]]) -> str:

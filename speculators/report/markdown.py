@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import resources
 from typing import Any
 
-from speculators.report import comparison, expectations
+from speculators.report import comparison, expectations, ledger
 from speculators.report.spelling import FILTERS
 
 TEMPLATE = "report.md.jinja"
@@ -25,7 +25,7 @@ def render(document: dict[str, Any]) -> str:
         "expected": expectations.sentence,
     }
     text = (resources.files("speculators.report") / "templates" / TEMPLATE).read_text(encoding="utf-8")
-    return environment.from_string(text).render(document)
+    return environment.from_string(text).render(document, ledger=ledger.sentences(document))
 
 
 def cell(text: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from importlib import resources
 from typing import Any, NamedTuple
 
-from speculators.report import comparison, expectations, plots
+from speculators.report import comparison, expectations, ledger, plots
 from speculators.report.spelling import FILTERS
 
 TEMPLATE = "report.html.jinja"
@@ -63,7 +63,8 @@ def render(document: dict[str, Any]) -> str:
         "comparison": comparison.text,
         "wanted": expectations.wanted,
     }
-    return environment.get_template(TEMPLATE).render(document, figures=list(figures(document)))
+    parts = {"figures": list(figures(document)), "ledger": ledger.sentences(document)}
+    return environment.get_template(TEMPLATE).render(document, **parts)
 
 
 def _template(name: str) -> str:

@@ -16,6 +16,7 @@ UNDER = {
     "sampled": "with answers drawn as the model's own configuration says",
 }
 
+LOSES = "It loses to"
 OF_RANDOM = " The prompts were random text, so acceptance, and speed with it, says nothing of real requests."
 
 
@@ -73,9 +74,9 @@ def advice(words: list[str]) -> str:
     there = "here" if len(slower) == len(words) else "for those loads"
     text = ""
     if slower and all(word == "slower" for word in slower):
-        text = f" The draft makes answers slower than without it: leave it off {there}."
+        text = f" Speculation makes answers slower than without it: leave it off {there}."
     elif slower:
-        text = f" Nothing measured speaks for turning the draft on {there}."
+        text = f" Nothing measured speaks for turning speculation on {there}."
     if any(word not in ("faster", "slower") for word in words):
         text += " More rounds (benchmark.rounds) make it more certain."
     return text
@@ -129,4 +130,4 @@ def compared(over: dict[str, Any]) -> str:
     """How the draft stands to another arm, by the interval of their ratio."""
     if over["low"] is not None and over["low"] > 1:
         return "It beats"
-    return "It loses to" if over["high"] is not None and over["high"] < 1 else "It is not shown to beat"
+    return LOSES if over["high"] is not None and over["high"] < 1 else "It is not shown to beat"

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from speculators.documents import read_json, write_json
-from speculators.report.document import REPLAY, write_report
+from speculators.report import markdown
+from speculators.report.document import REPLAY, not_checked, write_report
 from tests.report import documents
 from tests.report.documents import DATA, run_folder
 
@@ -101,3 +102,33 @@ def test_what_the_run_found_of_a_missed_prediction_is_told(tmp_path: Path, recor
     page = (folder / "report.md").read_text(encoding="utf-8")
     assert "Not probed: no room." in page
     assert "Which half" not in page
+
+
+def test_what_was_measured_is_not_called_unchecked() -> None:
+    always = not_checked({"sampled": None, "cached": None})
+    assert "prefix caching: off in both arms" in always
+    assert "temperature above 0: all requests are greedy" in always
+    measured = not_checked({"sampled": {}, "cached": {"speed": []}})
+    assert set(always) - set(measured) == {"prefix caching: off in both arms"}
+
+
+def test_rows_without_looping_answers_stand_where_answers_loop(
+    tmp_path: Path, record: dict[str, Any]
+) -> None:
+    document = write_report(run_folder(tmp_path), record)
+    document["summary"]["speed"][0]["looping"] = ["bench-001"]
+    page = markdown.render(document)
+    assert "\n| 1 | not looping |" in page
+    assert "\n| 4 | not looping |" not in page
+    assert "\n| all (geometric mean) | not looping |" in page
+    assert "| not looping |" not in GOLDEN.read_text(encoding="utf-8")
+
+
+def test_a_recipe_without_a_draft_model_says_what_draft_stands_for(
+    tmp_path: Path, record: dict[str, Any]
+) -> None:
+    record["stages"] = [stage for stage in record["stages"] if stage["name"] in ("verifier", "prompts")]
+    folder = run_folder(tmp_path)
+    write_report(folder, record)
+    for name in ("report.md", "report.html"):
+        assert "This recipe has no draft model:" in (folder / name).read_text(encoding="utf-8")

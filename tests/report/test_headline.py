@@ -51,6 +51,37 @@ def test_only_what_is_certain_is_advised(loads: list[tuple[int, str]], text: str
     assert advice(loads) == text
 
 
+def free(arm: str, over: dict[str, Any], **checks: bool) -> dict[str, Any]:
+    """An arm without training, with what the draft is over it."""
+    found = [{"name": name, "ok": ok, "detail": ""} for name, ok in checks.items()]
+    return {"arm": arm, "draft_over_it": over, "checks": found}
+
+
+@pytest.mark.parametrize(
+    ("arms", "end"),
+    [
+        (
+            [free("ngram", ratio(0.75, 0.6, 0.9), possible=True)],
+            "; ngram, which needs no training, is faster.",
+        ),
+        (
+            [free("ngram", ratio(0.75, 0.6, 0.9)), free("suffix", ratio(0.7, 0.6, 0.8))],
+            "; suffix, which needs no training, is faster.",
+        ),
+        ([free("ngram", ratio(0.9, 0.7, 1.1)), free("suffix", ratio(1.2, 1.1, 1.3))], ": use it."),
+        ([free("ngram", ratio(0.9))], ": use it."),
+        ([free("ngram", ratio(0.75, 0.6, 0.9), possible=False)], ": use it."),
+    ],
+)
+def test_who_reads_no_further_learns_of_the_faster_arm_without_training(
+    arms: list[dict[str, Any]], end: str
+) -> None:
+    found = headline(summary((1, ratio(1.31, 1.2, 1.4))) | {"extra_arms": arms})
+    assert found.endswith(end)
+    several = headline(summary((1, ratio(1.31, 1.2, 1.4)), (4, ratio(1.2, 1.1, 1.3))) | {"extra_arms": arms})
+    assert several.endswith(end.replace("; ", "; over all loads "))
+
+
 def test_nothing_is_said_of_a_broken_or_empty_comparison() -> None:
     assert headline(summary((1, ratio(2.0, 1.9, 2.1)), same_work="30 %")).startswith("No verdict")
     assert headline(summary((1, None))).startswith("No verdict")

@@ -44,7 +44,7 @@ def test_random_prompts_are_said_to_be_no_real_ones() -> None:
 def test_a_recipe_that_slows_serving_down_says_so() -> None:
     text = verdict(summary((1, ratio(0.8, 0.7, 0.9)), (4, ratio(0.5, 0.4, 0.6))))
     assert text.startswith("Slower at one request at a time: 0.80 times")
-    assert text.endswith(" The draft makes answers slower than without it: leave it off here.")
+    assert text.endswith(" Speculation makes answers slower than without it: leave it off here.")
 
 
 def test_mixed_results_are_told_apart_by_load() -> None:
@@ -61,7 +61,7 @@ def test_a_slow_down_in_every_round_is_said_even_when_it_is_not_certain() -> Non
     speed["speed"][0]["rounds"] = [{"speedup": 0.9}, {"speedup": 0.4}]
     text = verdict(speed)
     assert text.startswith("Slower, but not certainly, at one request at a time: 0.60 times")
-    assert "Nothing measured speaks for turning the draft on here." in text
+    assert "Nothing measured speaks for turning speculation on here." in text
 
 
 def test_one_round_claims_no_certainty() -> None:
