@@ -20,6 +20,7 @@ from typing import IO
 from speculators.errors import StageError
 from speculators.executors import supervise
 from speculators.executors.base import SAVE_SECONDS, Endpoint, OnLine, log_tail
+from speculators.executors.known_causes import cause_in_log
 
 POLL_SECONDS = 0.1
 # The supervisor needs its grace period, then a moment to see that everything is gone.
@@ -141,6 +142,8 @@ def require_server(name: str, server: Endpoint | None) -> None:
     if server is None or (code := server.exit_code()) is None:
         return
     cause = server.why()
+    if not cause.text:
+        cause = cause_in_log(server.log)
     known = f": {cause.text}" if cause.text else ""
     raise StageError(
         f"server '{server.name}' ended (exit code {code}) while '{name}' was using it{known}; "

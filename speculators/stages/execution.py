@@ -14,6 +14,7 @@ from pathlib import Path
 from speculators.documents import read_json, write_json, write_text
 from speculators.errors import BY_EXIT_CODE, SpeculatorsError, StageError
 from speculators.executors.base import NOTHING, Endpoint, Executor, Needs, OnLine, Step, StepResult, log_tail
+from speculators.executors.known_causes import cause_in, cause_in_log
 from speculators.stages.documents import ERROR_NAME, StageInput
 
 INPUT_NAME = "input.json"
@@ -72,8 +73,12 @@ def _failure(name: str, known: Path, result: StepResult, beside: Endpoint | None
     elif known.is_file():
         error = read_json(known)
         message, hint, rule = error["message"], error["hint"], error["rule"]
+        hint = cause_in(message).hint or hint or cause_in_log(log).hint
+    elif exit_code == 128 + signal.SIGKILL:
+        message, hint = KILLED
     else:
-        message, hint = KILLED if exit_code == 128 + signal.SIGKILL else (f"exit code {exit_code}", "")
+        cause = cause_in_log(log)
+        message, hint = f"exit code {exit_code}" + (f", {cause.text}" if cause.text else ""), cause.hint
     if beside is not None and rule.startswith(("server", "speculation")):
         log = beside.log
     tail = "".join(f"\n  | {line}" for line in log_tail(log).splitlines())

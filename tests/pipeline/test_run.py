@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from speculators.documents import read_json, write_json
-from speculators.errors import MachineError, StageError
+from speculators.errors import MachineError, RecipeError, StageError
 from speculators.executors.base import Step, StepResult
 from speculators.executors.local import LocalExecutor
 from speculators.pipeline import keys
@@ -126,6 +126,14 @@ def test_a_failed_stage_is_tried_again_and_its_leftovers_are_gone(tmp_path: Path
         build(a_run(tmp_path, fails(3)), VERIFIER)
     output = build(a_run(tmp_path, leaves("model")), VERIFIER)
     assert not (output / ERROR_NAME).exists()
+
+
+def test_what_the_engine_is_known_to_mean_is_the_way_out(tmp_path: Path):
+    said = "engine.args: vLLM refuses them: No available memory for the cache blocks."
+    cause = {"rule": "engine-args", "message": said, "hint": "they are vLLM's argument names"}
+    with pytest.raises(RecipeError) as caught:
+        build(a_run(tmp_path, fails(2, cause)), VERIFIER)
+    assert caught.value.hint.startswith("raise engine.args.gpu_memory_utilization")
 
 
 def test_a_failure_names_stage_cause_log_and_the_way_on(tmp_path: Path):
