@@ -26,9 +26,10 @@ def check(
 ) -> int:
     """Check recipes before anything runs.
 
-    Keys, types, values and how they fit together: every problem is shown at once,
-    with its place. Exit code 2 when there is an error. Of a lock only the form is
-    checked here: 'speculators lock --check' compares it.
+    Keys, types, values, how they fit together, and the first rows of prompt files:
+    every problem is shown at once, with its place. Exit code 2 when there is an
+    error. Of a lock only the form is checked here: 'speculators lock --check'
+    compares it.
 
     \b
     Examples:

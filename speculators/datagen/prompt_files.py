@@ -113,6 +113,8 @@ def _parsed(text: str, path: Path, number: int) -> Any:
         place = f"{path}:{number + error.lineno - 1}:{error.colno}"
         what = error.msg.removesuffix(" at")  # the place of it stands in front
         raise RecipeError(f"{place}: not JSON: {what}", hint=EXAMPLE, rule="prompts") from error
+    except RecursionError as error:
+        raise RecipeError(f"{path}:{number}: nested too deeply", hint=EXAMPLE, rule="prompts") from error
 
 
 def _csv(file: TextIO, path: Path) -> Numbered:

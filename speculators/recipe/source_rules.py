@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from speculators.datagen.parquet import is_parquet
 from speculators.datagen.prepared import prepared_problem
-from speculators.datagen.prompt_files import GZIP, SUFFIXES, UNREAD
+from speculators.datagen.prompt_files import GZIP, SUFFIXES, UNREAD, is_lines
 from speculators.datagen.prompt_sets import AS_THEY_ARE, Columns
 from speculators.datagen.prompts import read_prompts
 from speculators.errors import RecipeError
@@ -25,7 +25,8 @@ SOURCES = ("path", "repository", "package")
 DRAFTS_NEED = ("datagen", "training", "draft", "benchmark.quantised")
 TRAINED_BLOCKS = ("algorithm", "datagen", "training")
 HUB = "hf://"
-FIRST_ROWS = 100
+#: How many rows of a prompt file a check reads, and up to how many bytes one that has no lines.
+FIRST_ROWS, READ_WHOLE = 100, 10_000_000
 COMMIT = re.compile(r"[0-9a-f]{40}")
 #: What else may bring rows to train on, and how their responses are made.
 PROMPT_SOURCES = ("datagen.prompts.files", "datagen.prompts.magpie.count")
@@ -174,11 +175,13 @@ def first_rows(
 ) -> Iterator[Diagnostic]:
     """The first row of one of the recipe's own files that is no prompt: columns of other names, usually.
 
-    Only the first rows are read, for a check takes half a second; a run reads them all.  ``columns`` and
-    ``only`` as in ``read_prompts``.
+    Only the first rows are read, and of a large file without lines none, for a check takes half a second; a
+    run reads them all.  ``columns`` and ``only`` as in ``read_prompts``.
     """
     path = view.folder / file
     if hub_file(file) or is_parquet(path):  # the one may not be here, the other needs pyarrow
+        return
+    if not is_lines(path) and path.stat().st_size > READ_WHOLE:
         return
     try:
         read_prompts([path], columns, only, first=FIRST_ROWS)
