@@ -33,7 +33,7 @@ def correction(value: Any, schema: Mapping[str, Any], fits: Callable[[Any], bool
     for meant, why in _meant(value):
         if fits(meant):
             return f"write {inline_yaml(meant)}{why}"
-    if "string" in types and isinstance(value, bool | int | float):
+    if isinstance(value, bool | int | float) and fits(str(value)):
         return "put it in quotes"
     return example(schema)
 

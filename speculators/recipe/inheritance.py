@@ -45,7 +45,11 @@ class Family(NamedTuple):
 
 
 class UnusableError(Exception):
-    """A file cannot be read, or not as a parent; the message says why."""
+    """A file cannot be read, or not as a parent; the message says why, ``hint`` the way out as a parent."""
+
+    def __init__(self, message: str, hint: str = "give another recipe's file, relative to this one") -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 def read_source(path: Path) -> Source:
@@ -82,8 +86,7 @@ def load_family(source: Source, below: tuple[Path, ...] = ()) -> Family:
             raise UnusableError("it holds no block of keys")
     except UnusableError as error:
         message = f"cannot extend '{name}': {error}"
-        hint = "give another recipe's file, relative to this one"
-        problem = diagnostic("error", "extends", message, child.positions.value(EXTENDS), hint)
+        problem = diagnostic("error", "extends", message, child.positions.value(EXTENDS), error.hint)
         spoiled = child.spoiled | {ROOT}
         return Family(own._replace(diagnostics=(*child.diagnostics, problem), spoiled=spoiled), (source,))
     rebased = _rebased(parent.document.data, path.parent, source.path.parent)
@@ -94,7 +97,8 @@ def _parent_source(path: Path, chain: tuple[Path, ...]) -> Source:
     if path.resolve() in chain:
         raise UnusableError("it extends this recipe itself")
     if len(chain) > DEEPEST:
-        raise UnusableError(f"recipes extend one another at most {DEEPEST} deep")
+        message = f"recipes extend one another at most {DEEPEST} deep"
+        raise UnusableError(message, "write two of them into one file")
     return read_source(path)
 
 

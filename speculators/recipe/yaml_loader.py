@@ -117,8 +117,8 @@ class _Builder:
             if isinstance(event, ev.MappingEndEvent):
                 break
             key = self.key(event, events, path, after_comma=in_braces and bool(result))
-            if key is None:
-                self.node(next(events), events, (*path, "?"))
+            if key is None:  # what stands behind it is no problem of its own
+                _skip(next(events), events)
             elif key in result:
                 first = self.keys[(*path, key)].line
                 self.report(
