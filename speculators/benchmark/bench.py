@@ -98,7 +98,8 @@ def prepare(
     left_out = missing_packages(wanted, interior)
     if lacking := missing_packages([values["method"]] if "method" in values else [], interior):
         reason = "; ".join(lacking.values())
-        raise MachineError(f"algorithm.kind '{speculation.algorithm}': {reason}", rule="package")
+        hint = "install it where the engine runs, or choose kind 'ngram', which needs no package"
+        raise MachineError(f"algorithm.kind '{speculation.algorithm}': {reason}", hint=hint, rule="package")
     free = [arm for arm in wanted if arm not in left_out]
     depths = values["benchmark"].get("depths", ())
     conditions = conditions_of(values["benchmark"], quantised="quantised" in inputs)

@@ -26,6 +26,8 @@ from speculators.documents import CHUNK_BYTES
 from speculators.errors import MachineError, RecipeError
 
 SILENCE_SECONDS = 60.0
+#: The way out where nobody answers.
+OFFLINE = "check the address and the network; a downloaded file can be given by its path"
 LARGEST_BYTES = 16 << 30
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 ENDPOINT = "HF_ENDPOINT"  # the Hub's own variable
@@ -71,13 +73,12 @@ def from_web(url: str, folder: Path) -> Path:
         with _opener().open(url, timeout=SILENCE_SECONDS) as answer, target.open("wb") as out:
             copy_limited(answer, out, url)
     except urllib.error.HTTPError as error:
-        raise RecipeError(
-            f"{url}: the server answers {error.code} {error.reason}", rule="no-bundle"
-        ) from error
+        hint = "check the address; what needs a log-in is downloaded by hand and given by its path"
+        said = f"{url}: the server answers {error.code} {error.reason}"
+        raise RecipeError(said, hint=hint, rule="no-bundle") from error
     except (urllib.error.URLError, HTTPException, TimeoutError, ConnectionError) as error:
         reason = getattr(error, "reason", error)
-        hint = "check the address and the network; a downloaded file can be given by its path"
-        raise MachineError(f"{url}: {reason}", hint=hint, rule="unreachable") from error
+        raise MachineError(f"{url}: {reason}", hint=OFFLINE, rule="unreachable") from error
     return target
 
 
@@ -152,7 +153,9 @@ def from_hub(address: str, folder: Path) -> Path:
             etag_timeout=SILENCE_SECONDS,
         )
     except LocalEntryNotFoundError as error:  # neither in a cache nor to be had: the Hub did not answer
-        raise MachineError(f"{address}: the Hub cannot be reached", rule="unreachable") from error
+        raise MachineError(
+            f"{address}: the Hub cannot be reached", hint=OFFLINE, rule="unreachable"
+        ) from error
     except (EntryNotFoundError, RepositoryNotFoundError) as error:
         hint = "is it private? HF_TOKEN names a token to the Hub's own client"
         raise RecipeError(f"{address}: not found", hint=hint, rule="no-bundle") from error
@@ -161,7 +164,7 @@ def from_hub(address: str, folder: Path) -> Path:
             raise
         answered = getattr(error, "response", None) is not None
         said = first_line(error) if answered else f"the Hub cannot be reached: {first_line(error)}"
-        raise MachineError(f"{address}: {said}", rule="unreachable") from error
+        raise MachineError(f"{address}: {said}", hint=OFFLINE, rule="unreachable") from error
     return Path(path)
 
 
