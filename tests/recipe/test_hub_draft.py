@@ -54,6 +54,7 @@ def test_a_draft_that_was_not_fetched_stops_with_the_command_that_fetches_it(cac
 
 def test_a_folder_needs_no_cache(cache: Path, tmp_path: Path):
     (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.json").write_text("{}")
     folder = recipe(tmp_path, "./mine")
     assert folder.hub_models() == {}
     assert folder.files()["draft"] == [tmp_path / "mine"]

@@ -91,6 +91,7 @@ def write_draft_recipe(folder: Path, draft: str) -> Path:
 
 def test_a_recipe_may_bring_its_draft_as_a_folder(tmp_path: Path) -> None:
     (tmp_path / "draft").mkdir()
+    (tmp_path / "draft" / "config.json").write_text("{}")
     recipe = require_recipe(write_draft_recipe(tmp_path, "./draft"))
     assert recipe.files()["draft"] == [tmp_path / "draft"]
     assert "algorithm" not in recipe.data
@@ -132,6 +133,23 @@ def test_a_file_that_is_no_recipe_is_said_so(tmp_path: Path, content: bytes, wor
     assert recipe is None
     assert words in item.message
     assert others == []
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("mnie.yaml", "did you mean 'mine.yaml'?"),
+        ("qwen3-8b-eagle3.yaml", "speculators show qwen3-8b-eagle3 > qwen3-8b-eagle3.yaml"),
+        ("other.yaml", "'speculators show --list' names the recipes"),
+        (".", "name the recipe's file in it"),
+        ("utf16.yaml", "a recipe is a text file in UTF-8"),
+    ],
+)
+def test_what_cannot_be_read_comes_with_what_to_name_instead(tmp_path: Path, name: str, hint: str) -> None:
+    (tmp_path / "mine.yaml").write_text("a: 1\n")
+    (tmp_path / "utf16.yaml").write_bytes("a: 1\n".encode("utf-16"))
+    (item,) = load_recipe(tmp_path / name).diagnostics
+    assert hint in item.hint
 
 
 def test_a_missing_or_unreadable_file_is_one_error(tmp_path: Path) -> None:

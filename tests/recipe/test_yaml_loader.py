@@ -98,6 +98,8 @@ def test_scalars_follow_the_core_schema_of_yaml_1_2(text: str, value: Any) -> No
         ("a: *x\n", (1, 4), "anchors and aliases"),
         ("a: !!str 1\n", (1, 4), "tags"),
         ("<<: {a: 1}\n", (1, 1), "merge keys"),
+        ("<<: *x\n", (1, 1), "merge keys"),
+        ("a: 0\n<<<<<<< mine\nb: 1\n=======\nb: 2\n>>>>>>> other\n", (2, 1), "a merge is not finished"),
         ("a: .nan\n", (1, 4), "not a finite number"),
         ("a: 1e999\n", (1, 4), "too large"),
         ("a: " + "9" * 400, (1, 4), "too many digits"),
