@@ -15,6 +15,7 @@ from speculators.documents import read_json, write_json, write_text
 from speculators.errors import BY_EXIT_CODE, SpeculatorsError, StageError
 from speculators.executors.base import NOTHING, Endpoint, Executor, Needs, OnLine, Step, StepResult, log_tail
 from speculators.executors.known_causes import cause_in, cause_in_log
+from speculators.quantities import duration
 from speculators.stages.documents import ERROR_NAME, StageInput
 
 INPUT_NAME = "input.json"
@@ -82,5 +83,5 @@ def _failure(name: str, known: Path, result: StepResult, beside: Endpoint | None
     if beside is not None and rule.startswith(("server", "speculation")):
         log = beside.log
     tail = "".join(f"\n  | {line}" for line in log_tail(log).splitlines())
-    text = f"{name} failed: {message}\n  last lines of {log}:{tail}"
+    text = f"{name} failed after {duration(result.seconds)}: {message}\n  last lines of {log}:{tail}"
     return BY_EXIT_CODE.get(exit_code, StageError)(text, hint=hint, rule=rule)

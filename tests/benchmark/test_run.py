@@ -363,7 +363,7 @@ def test_a_round_whose_result_was_damaged_is_measured_again(
 def test_a_clients_own_error_is_raised_as_what_it_is(measure: Callable[..., Any]) -> None:
     error = {"rule": "prompt-order", "message": "wrong prompts", "hint": "do this"}
     with pytest.raises(
-        RecipeError, match=r"round 1/2 plain failed: wrong prompts[\s\S]*client says no"
+        RecipeError, match=r"round 1/2 plain failed after 1.5 s: wrong prompts[\s\S]*client says no"
     ) as caught:
         measure(FakeExecutor(code=2, error=error))
     assert (caught.value.hint, caught.value.rule) == ("do this", "prompt-order")

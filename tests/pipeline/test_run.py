@@ -142,7 +142,7 @@ def test_a_failure_names_stage_cause_log_and_the_way_on(tmp_path: Path):
     with pytest.raises(MachineError) as caught, booked(run):
         build(run, VERIFIER)
     error = caught.value
-    assert "stage 'verifier' failed" in error.message
+    assert "stage 'verifier' failed after 0.1 s: needs 3 GB" in error.message
     assert "needs 3 GB, 1 GB free" in error.message
     assert "| the last thing it said" in error.message
     assert error.hint == "free some; finished work is kept; continue with: speculators run RECIPE"
