@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from speculators.recipe.recipe import require_recipe
 from speculators.recipe.shipped import shipped_paths
 
 #: Checks and plans every recipe in one process to which the heavy packages do not exist.
@@ -50,6 +51,17 @@ def test_every_recipe_is_checked_and_planned_offline(plans: dict[str, Any], name
     checked, planned, document, _ = plans[name]
     assert (checked, planned) == (0, 0)
     assert document["needs"]["source"].startswith("facts committed as ")
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_the_disk_that_is_expected_is_what_the_plan_says(plans: dict[str, Any], name: str) -> None:
+    recipe = require_recipe(PATHS[name]).data
+    if "disk_gb" not in recipe.get("expect", {}):
+        return
+    needs = plans[name][2]["needs"]
+    # What all stages keep: weights too, which are linked where no container works, and counted all the same.
+    kept = (needs["weights"] + needs["states"] + needs["training"] + needs["model"]) / 1e9
+    assert kept <= recipe["expect"]["disk_gb"]["high"] < 1.3 * kept
 
 
 @pytest.mark.parametrize("name", LARGE)
