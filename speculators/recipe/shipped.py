@@ -9,7 +9,7 @@ from typing import NamedTuple
 from speculators.errors import RecipeError
 from speculators.recipe.inheritance import load_family, read_source
 from speculators.recipe.schema import published_path
-from speculators.recipe.suggestions import did_you_mean
+from speculators.recipe.suggestions import did_you_mean, nearest
 from speculators.recipe.view import named
 
 RECIPES = "recipes"
@@ -43,10 +43,12 @@ def instead_of(path: Path) -> str:
         return "name the recipe's file in it"
     if path.exists():
         return "a recipe is a text file in UTF-8"
-    beside = [file.name for file in path.parent.glob("*.y*ml")]
     if path.stem in shipped_paths():
         return f"a recipe of that name comes along: speculators show {path.stem} > {path.stem}.yaml"
-    return did_you_mean(path.name, beside) or "'speculators show --list' names the recipes that come along"
+    beside = {file.stem: file.name for file in path.parent.glob("*.y*ml")}
+    if match := nearest(path.stem, beside):
+        return f"did you mean '{beside[match]}'?"
+    return "'speculators show --list' names the recipes that come along"
 
 
 def find_recipe(wanted: str) -> Path:

@@ -104,4 +104,4 @@ def test_the_words_are_those_of_the_installed_vllm(module: str, words: str) -> N
         leave_out("vLLM is not installed")
     text = (Path(str(found.origin)).parent / module).read_text(encoding="utf-8")
     assert words in text
-    assert cause_in(f"{words}on startup") != UNKNOWN
+    assert cause_in(f"{words} cuda:0 on startup") != UNKNOWN

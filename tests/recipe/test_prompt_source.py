@@ -37,7 +37,9 @@ ROW = {"question_id": 81, "category": "writing", "prompt": ["Write a post.", "Re
 def write(folder: Path, prompts: str, more: str = "") -> Path:
     (folder / "model").mkdir(exist_ok=True)
     (folder / "model" / "config.json").write_text("{}")
-    (folder / "own.jsonl").write_text('{"prompt": "Why?"}\n{"prompt": "Who?"}\n')
+    # Of a form of ours, and with the column of GSM8K: tests name it as either.
+    rows = [{"prompt": one, "question": one} for one in ("Why?", "Who?")]
+    (folder / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "x.yaml").write_text(TEXT.replace("PROMPTS", prompts).replace("MORE", more))
     return folder / "x.yaml"
 
