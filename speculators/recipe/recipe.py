@@ -131,8 +131,8 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), text: str | None = No
         family = load_family(read_source(path) if text is None else Source(path, text))
     except UnusableError as error:
         message = f"cannot read the recipe: {error}"
-        found = diagnostic("error", "unreadable", message, Mark(str(path)), instead_of(path))
-        return Loaded(None, (found,))
+        unreadable = diagnostic("error", "unreadable", message, Mark(str(path)), instead_of(path))
+        return Loaded(None, (unreadable,))
     document = family.document
     if is_reference_run(document.data):
         message = "this is a run.yaml of vllm-project/speculators, not a recipe"
