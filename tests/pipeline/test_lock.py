@@ -122,7 +122,7 @@ TEXT = lock.render(PINS)
         (TEXT.replace("rows: 12", "rows: many"), 'rows is "many", but must be: how many rows', ""),
         (TEXT.replace("c" * 40, "main"), 'revision is "main", but must be: the commit', ""),
         (TEXT + "name: y\n", "key 'name' is set twice", ""),
-        (f"<<<<<<< HEAD\n{TEXT}", "4:1", "not valid YAML"),
+        (f"<<<<<<< HEAD\n{TEXT}", "1:1", "a merge is not finished"),
         ("", "the lock is null, but must be: a block", ""),
         ("[]", "the lock is [], but must be: a block", ""),
     ],

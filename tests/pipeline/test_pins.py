@@ -53,7 +53,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def recipe(folder: Path, verifier: str = "{path: model}", draft: str = "./draft") -> Recipe:
-    (folder / "prompts.jsonl").write_text(ROW + "\n" + ROW)
+    (folder / "prompts.jsonl").write_text(ROW + "\n" + ROW.replace('"a"', '"b"'))
     for name in ("model", "draft"):
         if not (folder / name).exists():
             write_model(folder / name)
