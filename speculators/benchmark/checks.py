@@ -100,6 +100,17 @@ def possible(speed: list[dict[str, Any]], served_by_concurrency: list[dict[str, 
     return _check("possible", not impossible, "; ".join(impossible) or fine)
 
 
+def implausible(speed: list[dict[str, Any]], served_by_concurrency: list[dict[str, Any]]) -> list[str]:
+    """A warning of each load whose mean speedup no draft can give: all there is to go by in one round."""
+    served = {one["concurrency"]: one.get("acceptance_length") for one in served_by_concurrency}
+    return [
+        f"at {one['concurrency']}: {one['speedup']['mean']:.2f} times the plain speed is more than an "
+        f"acceptance length of {limit:.2f} can give: something else slowed plain serving"
+        for one in speed
+        if one["speedup"] and (limit := served.get(one["concurrency"])) and one["speedup"]["mean"] > limit
+    ]
+
+
 def capture_sizes(benchmark: dict[str, Any], args: Mapping[str, Any], tokens: int) -> dict[str, Any]:
     """Whether the widest batch of a speculating arm fits the engine's captured graphs.
 

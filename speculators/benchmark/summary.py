@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 from speculators.benchmark.breakdown import asked_random, breakdown
-from speculators.benchmark.checks import capture_sizes, possible, run_checks, same_work
+from speculators.benchmark.checks import capture_sizes, implausible, possible, run_checks, same_work
 from speculators.benchmark.load import mean_latencies
 from speculators.benchmark.ngram import proposals
 from speculators.benchmark.pairs import Pair, Sample, all_steps, counters_of, pair_up, request_counters
@@ -69,6 +69,7 @@ def summarise(benchmark: dict[str, Any], replay: dict[str, Any] | None = None) -
         "random_prompts": asked_random(benchmark["samples"]),
         "warnings": warnings(benchmark),
     }
+    summary["warnings"] += implausible(summary["speed"], summary["acceptance"]["served_by_concurrency"])
     return summary | {"checks": run_checks(benchmark, pairs, summary)}
 
 

@@ -25,6 +25,8 @@ def headline(summary: dict[str, Any]) -> str:
     (first, _), *others = judged
     speeds = [f"{first['speedup']['mean']:.2f}× the plain speed at {requests(first['concurrency'])}"]
     speeds += [f"{one['speedup']['mean']:.2f}× at {one['concurrency']}" for one, _ in others]
+    if all(one["speedup"]["low"] is None for one, _ in judged):
+        return f"{', '.join(speeds)}, in one round, which shows nothing for sure."
     text = f"{', '.join(speeds)}: {advice([(one['concurrency'], word) for one, word in judged])}"
     if arm := winner(summary):
         over_all = "over all loads " if others else ""

@@ -26,6 +26,11 @@ from tests.report.test_verdict import ratio, summary
             "0.93× the plain speed at one request at a time: no difference is shown that is larger than the "
             "noise.",
         ),
+        (
+            [(1, ratio(1.38)), (4, ratio(0.9))],
+            "1.38× the plain speed at one request at a time, 0.90× at 4, in one round, which shows nothing "
+            "for sure.",
+        ),
     ],
 )
 def test_the_first_sentence(speedups: list[tuple[int, dict[str, Any]]], text: str) -> None:
