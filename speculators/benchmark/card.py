@@ -18,6 +18,7 @@ from speculators.benchmark.cost_model import Cell, Measured, Model, fit, held_ou
 from speculators.benchmark.pairs import Sample, counters_of, pair_up, request_spec
 from speculators.benchmark.rounds import DRAFT, FREE_ARMS, PLAIN, depth_of
 from speculators.benchmark.setting import Setting, regrets, setting, validated
+from speculators.benchmark.stability import warnings
 from speculators.errors import RecipeError
 from speculators.serving.metrics import pooled
 
@@ -79,6 +80,7 @@ def card(benchmark: Mapping[str, Any]) -> dict[str, Any]:
         "schedule": [list(one) for one in chosen.schedule],
         "off_from": chosen.off_from,
         "speculative_config": chosen.config(),
+        "warnings": warnings(benchmark),
     }
 
 

@@ -46,5 +46,6 @@ def _lines(card: Mapping[str, Any]) -> Iterator[str]:
     widest = max(one["requests"] for one in card["cells"])
     yield f"reckoned for {card['context']:.0f} tokens of context"
     yield f"vLLM keeps the last setting beyond {widest} requests, the widest load that was measured"
+    yield from (f"warning: {one}" for one in card["warnings"])
     if card.get("checked_by_vllm") is not None:
         yield f"vLLM's own function {'takes' if card['checked_by_vllm'] else 'REFUSES'} the schedule"

@@ -40,8 +40,12 @@ def swept(*concurrencies: int) -> dict[str, Any]:
                 times = {"ttft_ms": 50.0, "latency_ms": 50.0 + wait, "prompt_tokens": prompt}
                 rows.append(request(name, tokens=TOKENS, spec=counts, **times))
             samples.append(sample(1, arm, requests, 100.0, rows))
-    asked = {"requests": len(PROMPTS)}
-    return {"samples": samples, "speculation": {"algorithm": "eagle3", "tokens": 5}, "benchmark": asked}
+    return {
+        "samples": samples,
+        "rounds": [],
+        "speculation": {"algorithm": "eagle3", "tokens": 5},
+        "benchmark": {"requests": len(PROMPTS)},
+    }
 
 
 def test_a_cell_is_the_mean_step_of_its_requests() -> None:
@@ -146,6 +150,7 @@ def test_what_proposes_only_at_times_has_no_card() -> None:
 def test_the_card_is_read_in_a_terminal_and_as_a_page() -> None:
     found = card(swept(1, 4, 16, 64))
     assert "requests at a time: propose" in text(found)
+    assert "warning: rounds: 1; with fewer than 5" in text(found)
     page = html(found, "a <draft>")
     assert "a &lt;draft&gt;" in page
     assert "<script" not in page
