@@ -130,7 +130,7 @@ class FeatureRegression(TrainTimeTest):
 
     def unroll(self, sequence: PackedSequence, asked: Asked) -> list[torch.Tensor]:
         features = self.verifier.normed(sequence.hidden_states[:, -1])  # [S, H]
-        embeddings = self.verifier.embedding[sequence.token_ids[asked.plan.read]]  # [S + K - 1, H]
+        embeddings = self.embeddings(sequence, asked.plan)  # [S + K - 1, H]
         states: list[torch.Tensor] = self.draft(
             features, embeddings, sequence.positions, sequence.documents, self.precision
         )

@@ -27,9 +27,8 @@ from speculators.checkpoint.peagle import PEagleConfig
 from speculators.models.eagle3 import INIT_STD, Eagle3Draft, Span
 from speculators.models.operators import normed
 from speculators.models.unroll import FULL_PRECISION, Choice, Plan, Precision, Stream, Unroll
-from speculators.training.asked import Asked
 from speculators.training.packing import PackedSequence
-from speculators.training.ttt import TrainTimeTest
+from speculators.training.ttt import DenseTrainTimeTest, TrainTimeTest
 
 
 class PEagleDraft(Eagle3Draft):
@@ -104,13 +103,12 @@ class ParallelDepths(TrainTimeTest):
 
     draft: PEagleDraft
 
-    def unroll(self, sequence: PackedSequence, asked: Asked) -> list[torch.Tensor]:
-        states, embeddings = sequence.hidden_states[:, :-1], self.embeddings(sequence, asked.plan)
-        finals: list[torch.Tensor] = self.draft(states, embeddings, asked.plan, self.precision)
-        return finals
-
     def embeddings(self, sequence: PackedSequence, plan: Plan) -> torch.Tensor:
         """Of each row's next token, and below them the mask's, [S + K - 1, H]."""
         known = sequence.token_ids[plan.read[: len(plan.positions)]]  # [S]
         mask = known.new_full((plan.steps - 1,), self.draft.config.mask_token_id)  # [K - 1]
         return self.verifier.embedding[torch.cat([known, mask])]
+
+
+class DenseParallelDepths(ParallelDepths, DenseTrainTimeTest):
+    """The oracle: every depth of every row, every logit kept."""

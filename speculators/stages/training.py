@@ -26,14 +26,14 @@ from speculators.datagen.shards import Document, read_documents, read_index
 from speculators.documents import read_json, write_json
 from speculators.errors import MachineError, StageError
 from speculators.stages.documents import StageInput
-from speculators.training.architectures import ARCHITECTURES
+from speculators.training.architectures import ARCHITECTURES, Implementation
 from speculators.training.baselines import bigram_matches, bigram_successors
 from speculators.training.files import SHAPE_NAME, VOCABULARY_NAME
 from speculators.training.interrupts import deferred_interrupts, orphaned
 from speculators.training.launch import launch
 from speculators.training.loop import TrainingOptions, train
 from speculators.training.metrics import Tracker
-from speculators.training.objective import Objective
+from speculators.training.objective import Objective, Teaching
 from speculators.training.packing import Fitted, fit
 from speculators.training.parallel import KINDS
 from speculators.training.ranks import ALONE, Ranks, joined, local_device
@@ -165,24 +165,23 @@ def prepare_draft(step: StageInput, options: TrainingOptions, say: Say, ranks: R
     covered = vocabulary_facts(frequencies, selected, data, start.config)
     say(f"draft vocabulary: {len(selected)} tokens cover {covered['train_coverage']:.2%} of responses")
 
-    device = local_device()
+    device, implementation = local_device(), architecture.load()
+    way = chosen_way(implementation, certificate(step), options.teaching, say)
     weights = load_verifier_weights(step.inputs["verifier"] / "model")
-    verifier = FrozenVerifier.of(weights, selected, options.teaching.dtype, device)
+    verifier = FrozenVerifier.of(weights, selected, way.teaching.dtype, device)
     batches = prepare(verifier, data.validation.documents, options.sequence_length)
     torch.manual_seed(options.seed)
-    implementation, trusted = architecture.load(), certificate(step)
     draft = implementation.model(start.config).to(device)
     if start.loaded:
         require_same_ends(start.loaded, verifier)
         load_into(draft, start.loaded)
-    oracle = implementation.oracle if trusted["objective"] == "oracle" else None
-    objective = (oracle or implementation.objective)(draft, verifier, options.teaching)
+    objective = way.objective(draft, verifier, way.teaching)
     parameters = sum(parameter.numel() for parameter in draft.parameters())
     told = {
         "parameters": parameters,
         "started_from": start.digest,
-        "objective": "oracle" if oracle else "fast",
-        "mismatches": [check["name"] for check in trusted["checks"] if not check["ok"]],
+        "objective": "oracle" if way.objective is implementation.oracle else "fast",
+        "mismatches": way.mismatches,
         "verifier_agreement": agreement(batches),
         "baselines": baseline_rows(objective, data, batches, options, start.name, say, ranks),
         "vocabulary": covered,
@@ -193,6 +192,30 @@ def prepare_draft(step: StageInput, options: TrainingOptions, say: Say, ranks: R
         + (f" in each of {ranks.count} processes" if ranks.count > 1 else "")
     )
     return Taught(objective, data.train.documents, batches, told)
+
+
+class Way(NamedTuple):
+    """How this machine trains: by which objective, taught what, and which of its checks did not hold."""
+
+    objective: type[Objective]
+    teaching: Teaching
+    mismatches: list[str]
+
+
+def chosen_way(implementation: Implementation, trusted: dict[str, Any], teaching: Teaching, say: Say) -> Way:
+    """The recipe's way where the machine computes it right; else a slower one, in single precision.
+
+    The oracle's, where there is one.  Objectives without one are written in plain torch.
+    """
+    wrong = [check["name"] for check in trusted["checks"] if not check["ok"]]
+    if trusted["objective"] == "fast":
+        return Way(implementation.objective, teaching, wrong)
+    slow = implementation.oracle or implementation.objective
+    name = (
+        "the slow oracle" if implementation.oracle else "plain torch, which has no oracle to be checked by,"
+    )
+    say(f"this machine computes something else: {', '.join(wrong)}; training by {name} in float32")
+    return Way(slow, teaching._replace(dtype=torch.float32), wrong)
 
 
 def followers(step: StageInput, done: int) -> Sequence[Tracker]:

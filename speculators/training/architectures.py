@@ -51,9 +51,9 @@ def _eagle3() -> Implementation:
 
 
 def _peagle() -> Implementation:
-    from speculators.models.peagle import ParallelDepths, PEagleDraft
+    from speculators.models.peagle import DenseParallelDepths, ParallelDepths, PEagleDraft
 
-    return Implementation(PEagleDraft, ParallelDepths)
+    return Implementation(PEagleDraft, ParallelDepths, DenseParallelDepths)
 
 
 def _eagle() -> Implementation:

@@ -28,7 +28,7 @@ from torch.autograd.graph import get_gradient_edge
 
 from speculators.errors import StageError
 from speculators.models.eagle3 import Eagle3Draft
-from speculators.models.unroll import Precision
+from speculators.models.unroll import Plan, Precision
 from speculators.training.asked import Asked, ask
 from speculators.training.chunked import greedy_tokens, taught_gradients
 from speculators.training.losses import Compared, WeightedSum
@@ -92,17 +92,20 @@ class TrainTimeTest:
 
     def unroll(self, sequence: PackedSequence, asked: Asked) -> list[torch.Tensor]:
         """The draft's normed states at the asked rows, K x [N, H]."""
-        embeddings = self.verifier.embedding[sequence.token_ids[asked.plan.read]]  # [S + K - 1, H]
-        states = sequence.hidden_states[:, :-1]  # [S, A, H]
+        states, embeddings = sequence.hidden_states[:, :-1], self.embeddings(sequence, asked.plan)
         normed: list[torch.Tensor] = self.draft(states, embeddings, asked.plan, self.precision)
         return normed
+
+    def embeddings(self, sequence: PackedSequence, plan: Plan) -> torch.Tensor:
+        """Of the tokens that ``plan`` reads, [S + K - 1, H]."""
+        return self.verifier.embedding[sequence.token_ids[plan.read]]
 
 
 class DenseTrainTimeTest(TrainTimeTest):
     """The oracle: every row of every step, every logit kept, gradients by autograd alone.
 
     Slow and obviously right.  The fast objective must equal it, and training falls back to it on a
-    machine where that fails.
+    machine where that fails.  It knows one precision: the draft's, which the verifier's must be.
     """
 
     def ask(self, sequence: PackedSequence, positions: int) -> Asked:
@@ -125,7 +128,5 @@ class DenseTrainTimeTest(TrainTimeTest):
 
     def unroll(self, sequence: PackedSequence, asked: Asked) -> list[torch.Tensor]:
         """The draft's normed states at all rows, K x [S, H]."""
-        embeddings = self.verifier.embedding[sequence.token_ids[asked.plan.read]]  # [S + K - 1, H]
-        return self.draft.dense(
-            sequence.hidden_states[:, :-1], embeddings, sequence.positions, sequence.documents
-        )
+        states, embeddings = sequence.hidden_states[:, :-1], self.embeddings(sequence, asked.plan)
+        return self.draft.dense(states, embeddings, sequence.positions, sequence.documents)

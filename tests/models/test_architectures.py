@@ -11,7 +11,6 @@ from torch.nn import functional
 from speculators.checkpoint.config import draft_layout, format_of
 from speculators.models.dflash import BlockDrafting, Blocks, draw
 from speculators.models.eagle3 import Eagle3Draft
-from speculators.models.peagle import ParallelDepths
 from speculators.pipeline.machine.estimates import draft_parameters
 from speculators.recipe.facts import VerifierFacts
 from speculators.training.architectures import ARCHITECTURES
@@ -60,9 +59,7 @@ def by_autograd(objective: Objective, sequence: PackedSequence) -> list[dict[int
     plan = ask(sequence, STEPS, dense_from=0.0).plan
     if not isinstance(objective.draft, Eagle3Draft):
         return states(objective, sequence)
-    read = objective.verifier.embedding[sequence.token_ids[plan.read]]  # [S + K - 1, H]
-    if isinstance(objective, ParallelDepths):
-        read = objective.embeddings(sequence, plan)
+    read = objective.embeddings(sequence, plan)  # [S + K - 1, H]
     inputs = (sequence.hidden_states[:, :-1], read, sequence.positions, sequence.documents)
     normed = objective.draft.dense(*inputs)  # K x [S, H]
     return [

@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from speculators.checkpoint.eagle3 import Eagle3Config
+from speculators.checkpoint.peagle import PEagleConfig
 from speculators.checkpoint.verifier_weights import VerifierWeights
 from speculators.datagen.shards import Document, write_index, write_shard
 from speculators.models.eagle3 import Eagle3Draft
+from speculators.models.peagle import PEagleDraft
 from speculators.stages.documents import StageInput, write_output
 from speculators.training.architectures import ARCHITECTURES
 from speculators.training.objective import Batch, Objective, Teaching
@@ -97,8 +99,9 @@ def config(**changes: object) -> Eagle3Config:
 
 
 def draft(shape: Eagle3Config = CONFIG, seed: int = 0, dtype: torch.dtype = torch.float64) -> Eagle3Draft:
-    """A random EAGLE-3 draft."""
-    return randomised(Eagle3Draft(shape).to(dtype), seed)
+    """A random EAGLE-3 draft, or P-EAGLE one where the shape is of that."""
+    kind = PEagleDraft if isinstance(shape, PEagleConfig) else Eagle3Draft
+    return randomised(kind(shape).to(dtype), seed)
 
 
 def randomised(model: Module, seed: int = 0) -> Module:

@@ -106,8 +106,8 @@ def test_a_training_on_gpus_asks_first_and_says_what_does_not_hold(
     assert path is not None
     assert read_json(path)["identity"]["gpus"] == ["NVIDIA H100"] * 4
     assert said[-1] == (
-        f"this machine computes something else: {RANKS}: 0.3 instead of at most 0.001; training takes a "
-        "slower way that holds"
+        f"this machine computes something else: {RANKS}: 0.3 instead of at most 0.001; training goes "
+        "round it, and says how"
     )
 
 

@@ -12,19 +12,22 @@ from speculators.documents import read_json, write_json
 from speculators.stages.__main__ import main
 from speculators.stages.documents import OUTPUT_NAME, StageInput
 from speculators.training.files import METRICS_NAME
+from speculators.training.loop import DTYPES
 from tests.models import tiny
 
 FAILED = {"name": "fast path against oracle, one layer, float32", "ok": False}
 
 
-def train(folder: Path, result: dict[str, Any] | None, **changes: Any) -> tuple[dict[str, Any], list[float]]:
+def train(
+    folder: Path, result: dict[str, Any] | None, kind: str = "eagle3", **changes: Any
+) -> tuple[dict[str, Any], list[float]]:
     """The stage's result and its losses, on a machine of which ``result`` is known."""
     world = tiny.write_world(folder / "world")
     files = {}
     if result:
         files = {"certificate": [folder / "certificate.json"]}
         write_json(folder / "certificate.json", {"result": result})
-    values = {"algorithm": tiny.ALGORITHM, "training": {**tiny.TRAINING, **changes}}
+    values = {"algorithm": tiny.ALGORITHMS[kind], "training": {**tiny.TRAINING, **changes}}
     write_json(folder / "input.json", StageInput("training", values, world, files, folder / "out").document())
     assert main(str(folder / "input.json")) == 0
     rows = [json.loads(line) for line in (folder / "out" / METRICS_NAME).read_text().splitlines()]
@@ -32,15 +35,33 @@ def train(folder: Path, result: dict[str, Any] | None, **changes: Any) -> tuple[
     return found, [row["loss"] for row in rows if row["kind"] == "step"]
 
 
-def test_a_machine_that_fails_is_taught_by_the_oracle_to_the_same_losses(tmp_path: Path) -> None:
-    sound, losses = train(tmp_path / "sound", None)
-    wrong, slow = train(
-        tmp_path / "wrong", {"objective": "oracle", "parallelism": ["ddp"], "checks": [FAILED, {"ok": True}]}
-    )
+MISMATCH = {"objective": "oracle", "parallelism": ["ddp"], "checks": [FAILED, {"ok": True}]}
+
+
+@pytest.mark.parametrize("precision", DTYPES)
+@pytest.mark.parametrize("kind", ["eagle3", "peagle"])
+def test_a_machine_that_fails_is_taught_by_the_oracle_to_the_same_losses(
+    tmp_path: Path, capsys, kind: str, precision: str
+) -> None:
+    """In single precision, whatever the recipe wants: what else holds there has not been asked."""
+    sound, losses = train(tmp_path / "sound", None, kind)
+    wrong, slow = train(tmp_path / "wrong", MISMATCH, kind, precision=precision)
     assert (sound["objective"], sound["mismatches"]) == ("fast", [])
     assert (wrong["objective"], wrong["mismatches"]) == ("oracle", [FAILED["name"]])
+    assert (
+        f"something else: {FAILED['name']}; training by the slow oracle in float32" in capsys.readouterr().out
+    )
     assert slow == pytest.approx(losses, rel=1e-4)
     assert slow != losses
+
+
+def test_a_kind_without_an_oracle_is_taught_in_single_precision(tmp_path: Path, capsys) -> None:
+    _, losses = train(tmp_path / "sound", None, "dflash")
+    wrong, slow = train(tmp_path / "wrong", MISMATCH, "dflash", precision="bfloat16")
+    assert (wrong["objective"], slow) == ("fast", losses)
+    assert (
+        "training by plain torch, which has no oracle to be checked by, in float32" in capsys.readouterr().out
+    )
 
 
 def test_ranks_that_do_not_learn_what_one_does_are_not_used(tmp_path: Path, capsys) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import pytest
@@ -12,8 +13,10 @@ from hypothesis import strategies as st
 from torch._dynamo.testing import CompileCounter
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from speculators.checkpoint.peagle import PEagleConfig
 from speculators.models import operators
 from speculators.models.eagle3 import Eagle3Draft
+from speculators.models.peagle import DenseParallelDepths, ParallelDepths
 from speculators.models.unroll import Precision
 from speculators.training.asked import ask
 from speculators.training.losses import LOSSES
@@ -47,6 +50,15 @@ shapes = st.builds(lambda some, norms: tiny.config(**some, **norms), flags, st.s
 
 
 WAYS = (TrainTimeTest, DenseTrainTimeTest)
+parallel_shapes = st.builds(
+    lambda some, norm_before_fc: PEagleConfig(
+        **{**asdict(tiny.CONFIG), **some, "norm_before_fc": norm_before_fc, "norm_output": False},
+        mask_token_id=7,
+    ),
+    flags,
+    st.booleans(),
+)
+PARALLEL_WAYS = (ParallelDepths, DenseParallelDepths)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -118,6 +130,14 @@ def test_in_double_precision(shape, sequence, steps, losses, checkpointing, buck
     assert_equal(
         *(step(way, shape, sequence, teaching) for way in (TrainTimeTest, DenseTrainTimeTest)), 1e-10
     )
+
+
+@settings(max_examples=30, deadline=None)
+@given(parallel_shapes, tiny.sequences(), st.integers(2, 5), losses, st.booleans())
+def test_parallel_depths_in_double_precision(shape, sequence, depths, losses, checkpointing) -> None:
+    teaching = Teaching(depths, 0.8, losses, checkpointing=checkpointing)
+    sequence = sequence._replace(hidden_states=sequence.hidden_states.double())
+    assert_equal(*(step(way, shape, sequence, teaching) for way in PARALLEL_WAYS), 1e-10)
 
 
 @settings(max_examples=25, deadline=None)
