@@ -42,6 +42,16 @@ def test_a_feed_forward_in_blocks_of_rows_has_the_same_gradients(monkeypatch: py
     torch.testing.assert_close(blocks, whole, rtol=1e-14, atol=1e-14)
 
 
+def test_the_number_of_blocks_costs_half_precision_no_digit(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    inputs = [one.detach().bfloat16().requires_grad_() for one in (random(64, 6), random(8, 6), random(6, 4))]
+    upstream = torch.randn(64, 6).bfloat16()
+    whole = torch.autograd.grad(feed_forward(*inputs), inputs, upstream)
+    monkeypatch.setitem(BLOCK_ROWS, "cpu", 2)
+    blocks = torch.autograd.grad(feed_forward(*inputs), inputs, upstream)
+    assert all(torch.equal(one, other) for one, other in zip(blocks, whole))
+
+
 def test_a_feed_forward_of_no_rows_teaches_nothing() -> None:
     x, *matrices = random(0, 6), random(8, 6), random(6, 4)
     feed_forward(x, *matrices).sum().backward()

@@ -160,7 +160,12 @@ BF16_LOSS, BF16_GRADIENT = 0.005, 0.04
 def test_in_half_precision_within_bounds_and_with_single_precision_gradients(
     layers: int, norm_output: bool
 ) -> None:
-    """Gradients of four sequences side by side: how well one alone is conditioned is luck."""
+    """Gradients of four sequences side by side: how well one alone is conditioned is luck.
+
+    Of two layers with normed output the worst gradient of a sequence is 0.027 off in the mean over 64 of
+    them, and 0.080 in the worst; with ``fc``'s scale in front of its product 0.029 and 0.076; of the plain
+    model under torch's autocast 0.033 and 0.132.  All 64 side by side: 0.023, 0.025 and 0.031.
+    """
     shape = tiny.config(layers=layers, norm_output=norm_output)
     pairs = []
     for seed in range(1, 8, 2):
