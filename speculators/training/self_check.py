@@ -8,7 +8,7 @@ its oracle in loss and every gradient, and do several ranks learn what one does?
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -35,18 +35,22 @@ SHAPE = Eagle3Config(
     rms_norm_eps=1e-5, rope_theta=10000.0, max_position_embeddings=1024, layers=1, aux_layers=(1, 2, 3),
     vocab_size=1024, draft_vocab_size=512,
 )  # fmt: skip
-SHAPES = {
-    "one layer": SHAPE,
-    "two layers, window, norms per state": replace(
-        SHAPE, layers=2, sliding_window=48, norm_before_fc=False, fc_norm=True, norm_before_residual=True,
-        norm_output=True,
-    ),
-}  # fmt: skip
+ANOTHER = replace(
+    SHAPE, layers=2, sliding_window=48, norm_before_fc=False, fc_norm=True, norm_before_residual=True,
+    norm_output=True,
+)  # fmt: skip
+Lengths = Sequence[tuple[int, int]]  # tokens of documents, and of their prompts
+#: A fast step runs the rows that are taught, or all of them.
+MIXED, TAUGHT = ((37, 12), (200, 60), (150, 140), (61, 3)), ((200, 2), (137, 3))
+CASES = {
+    "one layer": (SHAPE, MIXED),
+    "one layer, every row": (SHAPE, TAUGHT),
+    "two layers, window, norms per state": (ANOTHER, MIXED),
+}
 #: By the dtype of matrix products: how far loss and gradients may be from the oracle's in float32.
 BOUNDS = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 #: Of losses and draft after ``STEPS`` steps; sums in another order grow apart.
 TOGETHER_BOUND = 1e-3
-LENGTHS = ((37, 12), (200, 60), (150, 140), (61, 3))  # tokens, and tokens of the prompt
 
 
 class Check(NamedTuple):
@@ -71,16 +75,19 @@ class Check(NamedTuple):
 
 
 def fast_against_oracle(device: torch.device) -> Iterator[Check]:
-    """The fast objective on ``device`` against the oracle in float32 there, in every dtype."""
+    """The fast objective on ``device`` against the oracle in float32 there, in every dtype.
+
+    With products in half precision the verifier's ends and states are in it too, as in training.
+    """
     implementation = ARCHITECTURES[KIND].load()
     assert implementation.oracle is not None
-    for label, shape in SHAPES.items():
-        expected = _gradients(_objective(shape, implementation.oracle, TEACHING, device))
+    for label, (shape, lengths) in CASES.items():
+        expected = _gradients(_objective(shape, implementation.oracle, TEACHING, device), lengths)
         for dtype, bound in BOUNDS.items():
             name = f"fast path against oracle, {label}, {str(dtype).removeprefix('torch.')}"
             teaching = TEACHING._replace(dtype=None if dtype == torch.float32 else dtype)
             try:
-                found = _gradients(_objective(shape, implementation.objective, teaching, device))
+                found = _gradients(_objective(shape, implementation.objective, teaching, device), lengths)
             except RuntimeError as error:  # a kernel that is not there, or refuses
                 yield failed(name, str(error), bound)
                 continue
@@ -93,7 +100,7 @@ def learned(ranks: Ranks, parallelism: str, device: torch.device) -> dict[str, A
     objective = _objective(SHAPE, ARCHITECTURES[KIND].load().objective, TEACHING, device)
     draft = objective.draft
     objective.draft = spread(draft, parallelism, ranks)
-    optimiser, documents = Optimiser(draft, "adamw", 0.01), list(_documents(8, SHAPE))
+    optimiser, documents = Optimiser(draft, "adamw", 0.01), list(_documents(MIXED + MIXED))
     losses = []
     for step in range(STEPS):
         # More sequences than ranks, of unequal lengths, in another order each time.
@@ -120,33 +127,34 @@ def ranks_against_one(alone: dict[str, Any], together: dict[str, Any], name: str
 def _objective(
     shape: Eagle3Config, kind: type[Objective], teaching: Teaching, device: torch.device
 ) -> Objective:
-    """A fresh draft with its verifier, the same numbers on every device."""
+    """A fresh draft with its verifier, the same numbers on every device and in every dtype of products."""
     torch.manual_seed(0)
     draft = ARCHITECTURES[KIND].load().model(shape)
     with torch.no_grad():
         for parameter in draft.parameters():  # no gain is hidden behind a one
             parameter.copy_(torch.randn(parameter.shape) * 0.05 + (1.0 if parameter.dim() == 1 else 0.0))
     size = (shape.vocab_size, shape.hidden_size)
-    embedding, head = torch.randn(size), torch.randn(size)
+    embedding, head = (torch.randn(size).bfloat16().float() for _ in range(2))
     ends = VerifierWeights(embedding, torch.ones(shape.hidden_size), shape.rms_norm_eps, head)
     draft_ids = torch.arange(shape.draft_vocab_size) * 2
-    return kind(draft.to(device), FrozenVerifier.of(ends, draft_ids, device=device), teaching)
+    verifier = FrozenVerifier.of(ends, draft_ids, teaching.dtype or torch.float32, device)
+    return kind(draft.to(device), verifier, teaching)
 
 
-def _documents(count: int, shape: Eagle3Config) -> Iterator[Document]:
-    """Random documents of very different lengths and supervised shares."""
+def _documents(lengths: Lengths) -> Iterator[Document]:
+    """Random documents, their states' numbers such that half precision holds them."""
     generator = torch.Generator().manual_seed(1)
-    for number in range(count):
-        length, prompt = LENGTHS[number % len(LENGTHS)]
-        states = torch.randn(length, len(shape.aux_layers) + 1, shape.hidden_size, generator=generator)
-        tokens = torch.randint(shape.vocab_size, (length,), generator=generator)
+    for number, (length, prompt) in enumerate(lengths):
+        states = torch.randn(length, len(SHAPE.aux_layers) + 1, SHAPE.hidden_size, generator=generator)
+        states = states.bfloat16().float()
+        tokens = torch.randint(SHAPE.vocab_size, (length,), generator=generator)
         yield Document(f"random-{number}", "", "train", False, prompt, tokens, states)
 
 
-def _gradients(objective: Objective) -> dict[str, torch.Tensor]:
+def _gradients(objective: Objective, lengths: Lengths) -> dict[str, torch.Tensor]:
     """The loss and every gradient of one packed sequence."""
-    device = objective.verifier.embedding.device
-    sequence = pack(list(_documents(len(LENGTHS), SHAPE)))
+    embedding = objective.verifier.embedding
+    device, sequence = embedding.device, pack(list(_documents(lengths)), embedding.dtype)
     batch = objective.batch(sequence, torch.Generator().manual_seed(0)).to(device)
     weights = objective.weights(torch.tensor(batch.supervised, device=device))
     sums = objective.backward(batch, weights)

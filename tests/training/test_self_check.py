@@ -9,7 +9,8 @@ import torch
 
 from speculators.models import unroll
 from speculators.models.kernels import CPU_FLASH
-from speculators.training import self_check
+from speculators.training import chunked, self_check
+from speculators.training.losses import Compared
 from speculators.training.ranks import ALONE
 from speculators.training.self_check import Check, fast_against_oracle, learned, ranks_against_one
 
@@ -26,6 +27,7 @@ def test_a_sound_machine_passes() -> None:
     checks = list(fast_against_oracle(CPU))
     assert [check.name for check in checks] == [
         "fast path against oracle, one layer, float32",
+        "fast path against oracle, one layer, every row, float32",
         "fast path against oracle, two layers, window, norms per state, float32",
     ]
     assert all(check.ok for check in checks)
@@ -53,7 +55,21 @@ class Missing:
 
 def test_a_kernel_that_is_a_thousandth_off_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unroll, "kernel_for", lambda device, dtype: Leaky)
-    assert [check.ok for check in fast_against_oracle(CPU)] == [False, False]
+    assert [check.ok for check in fast_against_oracle(CPU)] == [False] * 3
+
+
+def test_half_precision_is_asked_of_the_head_and_the_loss_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(self_check, "BOUNDS", {torch.bfloat16: 0.05})
+    monkeypatch.setattr(self_check, "CASES", {"one layer": self_check.CASES["one layer"]})
+    sound = chunked.compared
+    assert [check.ok for check in fast_against_oracle(CPU)] == [True]
+
+    def spoilt(verifier, last, guesses):
+        rows = sound(verifier, last, guesses)
+        return Compared(rows.z * 1.1, rows.y) if guesses.dtype == torch.bfloat16 else rows
+
+    monkeypatch.setattr(chunked, "compared", spoilt)
+    assert [check.ok for check in fast_against_oracle(CPU)] == [False]
 
 
 def test_a_kernel_that_is_not_there_is_a_failed_check_with_its_cause(monkeypatch: pytest.MonkeyPatch) -> None:
