@@ -1,6 +1,6 @@
-"""A step for nothing on the longest sequence: what does not fit the memory shows in the first minute.
+"""A step for nothing on what needs the most memory: what does not fit shows in the first minute.
 
-Sequences come in a shuffled order, so without it the longest may come hours into a run.  It is run
+Sequences come in a shuffled order, so without it the worst may come hours into a run.  It is run
 with all that a later step finds there: gradients, and the optimiser's moments, whose room is taken by
 stand-ins as long as there are none.  Draft, optimiser and random generators are as they were after it.
 """
@@ -27,16 +27,25 @@ from speculators.training.step import backward, share_of
 CPU_WORDS = ("DefaultCPUAllocator", "can't allocate memory", "not enough memory")
 
 
-def longest(windows: Sequence[Window], documents: Sequence[Document]) -> list[int]:
-    """Document numbers of the sequence with the most tokens, of equals with the longest document.
+def neediest(windows: Sequence[Window], documents: Sequence[Document]) -> list[list[int]]:
+    """Document numbers of the longest sequence, and of one with more to learn where there is one.
 
-    Attention grows with the square of a document, everything else with the tokens.
+    Some objectives run every row and some those that are taught, so either may need the most.  Of equals
+    the one with the longest document: attention grows with its square.
     """
     lengths = [len(document.token_ids) for document in documents]
+    learned = [length - document.prompt_tokens for length, document in zip(lengths, documents)]
     sequences = {tuple(sequence) for window in windows for sequence in window}
-    return list(
-        max(sequences, key=lambda one: (sum(lengths[n] for n in one), max(lengths[n] for n in one), one))
-    )
+
+    def total(tokens: Sequence[int], sequence: Sequence[int]) -> int:
+        return sum(tokens[number] for number in sequence)
+
+    def most(tokens: Sequence[int]) -> tuple[int, ...]:
+        return max(sequences, key=lambda one: (total(tokens, one), max(lengths[n] for n in one), one))
+
+    longest, richest = most(lengths), most(learned)
+    more = total(learned, richest) > total(learned, longest)
+    return [list(longest), list(richest)] if more else [list(longest)]
 
 
 def dry_step(
@@ -47,32 +56,33 @@ def dry_step(
     say: Callable[[str], None],
     ranks: Ranks = ALONE,
 ) -> None:
-    """Run the longest sequence forwards and backwards, on each of the ``ranks``, and forget the gradient.
+    """Run the neediest sequences forwards and backwards, on each of the ``ranks``, and forget the gradient.
 
     Raises:
-        StageError: the loss on it is not finite.
-        MachineError: it does not fit the memory.
+        StageError: the loss on one is not finite.
+        MachineError: one does not fit the memory.
     """
     device = objective.verifier.embedding.device
-    sequence = longest(windows, documents)
-    tokens = sum(len(documents[number].token_ids) for number in sequence)
     generators = [device] if device.type == "cuda" else []
-    began = time.monotonic()
-    try:
-        with torch.random.fork_rng(devices=generators):
-            # One sequence for each rank: none is idle.
-            share = share_of([sequence] * ranks.count, objective, documents, 0, 0, ranks)
-            moments = optimiser.stand_ins()
-            backward(objective, share.batches, ranks)
-            del moments
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        raise too_large(tokens, device, error) from error
-    finally:
-        optimiser.zero_grad()
-    seconds, peak = time.monotonic() - began, size(peak_bytes(device))
-    say(f"dry step on the longest sequence ({tokens} tokens): {seconds:.1f} s, peak memory {peak}")
+    for sequence in neediest(windows, documents):
+        tokens = sum(len(documents[number].token_ids) for number in sequence)
+        taught = tokens - sum(documents[number].prompt_tokens for number in sequence)
+        what, began = f"{tokens} tokens, {taught} of them to learn", time.monotonic()
+        try:
+            with torch.random.fork_rng(devices=generators):
+                # One sequence for each rank: none is idle.
+                share = share_of([sequence] * ranks.count, objective, documents, 0, 0, ranks)
+                moments = optimiser.stand_ins()
+                backward(objective, share.batches, ranks)
+                del moments
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise too_large(what, device, error) from error
+        finally:
+            optimiser.zero_grad()
+        seconds, peak = time.monotonic() - began, size(peak_bytes(device))
+        say(f"dry step on {what}: {seconds:.1f} s, peak memory {peak}")
     if device.type == "cuda":
         torch.cuda.empty_cache()  # of the stand-ins: blocks of other sizes will be asked for
 
@@ -82,10 +92,10 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in CPU_WORDS)
 
 
-def too_large(tokens: int, device: torch.device, error: RuntimeError) -> MachineError:
+def too_large(what: str, device: torch.device, error: RuntimeError) -> MachineError:
     """The error that says what to lower."""
     return MachineError(
-        f"a training step on the longest sequence, {tokens} tokens, does not fit the memory of {device}: "
+        f"a training step on a sequence of {what}, does not fit the memory of {device}: "
         f"{str(error).splitlines()[0]}",
         hint="turn training.gradient_checkpointing on, or lower training.sequence_length; sequences_per_step "
         "costs no memory, so raise it by as much",

@@ -134,7 +134,7 @@ def train(
 
     Raises:
         StageError: a loss or a gradient is not finite.
-        MachineError: the longest sequence does not fit the memory.
+        MachineError: a step on one of the sequences does not fit the memory.
         KeyboardInterrupt: ``interrupted`` said yes on any rank; a checkpoint is written.
     """
     draft, plan = objective.draft, options.plan([len(document.token_ids) for document in documents])

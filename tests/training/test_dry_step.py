@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from speculators.training.dry_step import dry_step, longest
+from speculators.training.dry_step import dry_step, neediest
 from speculators.training.optimiser import KINDS, Optimiser
 from tests.models import tiny
 
@@ -18,8 +18,21 @@ DOCUMENTS = [tiny.document(10 + seed % 5, 4, seed) for seed in range(6)]
 
 def test_the_longest_sequence_is_chosen_and_of_equals_that_with_the_longest_document() -> None:
     documents = [tiny.document(length, 2, length) for length in (6, 6, 12, 8, 3)]
-    assert longest([[[0, 1]], [[2], [3, 4]]], documents) == [2]
-    assert longest([[[3, 4]], [[0, 1, 4]], [[4, 2]]], documents) == [4, 2]
+    assert neediest([[[0, 1]], [[2], [3, 4]]], documents) == [[2]]
+    assert neediest([[[3, 4]], [[0, 1, 4]], [[4, 2]]], documents) == [[4, 2]]
+
+
+def test_a_shorter_sequence_with_more_to_learn_is_run_too() -> None:
+    """Rows that nothing is learned from cost next to nothing."""
+    documents = [tiny.document(40, 36, 0), tiny.document(30, 4, 1), tiny.document(32, 6, 2)]
+    windows = [[[0], [1], [2]]]
+    assert neediest(windows, documents) == [[0], [2]]  # of 26 to learn both, [2] in a longer document
+    taught, lines = tiny.objective(tiny.draft(dtype=torch.float32), 2, 1.0, torch.float32), []
+    dry_step(taught, documents, windows, Optimiser(taught.draft, "adamw", 0.1), lines.append)
+    assert [line.partition(":")[0] for line in lines] == [
+        "dry step on 40 tokens, 4 of them to learn",
+        "dry step on 32 tokens, 26 of them to learn",
+    ]
 
 
 @pytest.mark.parametrize("optimizer", sorted(KINDS))
@@ -34,7 +47,7 @@ def test_draft_optimiser_and_generators_are_as_they_were(optimizer: str) -> None
     assert all(parameter.grad is None for parameter in draft.parameters())
     assert not list(optimiser.state())
     assert torch.equal(torch.get_rng_state(), drawn)
-    assert lines[0].startswith("dry step on the longest sequence (21 tokens): ")
+    assert lines[0].startswith("dry step on 21 tokens, 13 of them to learn: ")
 
 
 @pytest.mark.parametrize(("optimizer", "moments"), [("adamw", 2), ("muon", 1)])
@@ -81,6 +94,6 @@ def test_a_sequence_that_does_not_fit_is_said_with_its_length_and_the_way_out() 
     rule, message, hint = found.stdout.splitlines()[:3]
     assert rule == "out-of-memory"
     assert message.startswith(
-        "a training step on the longest sequence, 1000000 tokens, does not fit the memory"
+        "a training step on a sequence of 1000000 tokens, 999996 of them to learn, does not fit the memory"
     )
     assert "lower training.sequence_length" in hint

@@ -59,7 +59,7 @@ def test_training_lowers_the_loss_and_repeats_bit_for_bit(tmp_path: Path) -> Non
     assert first.course == second.course
     assert first.optimiser_steps == len(losses)
     assert first.tokens == OPTIONS.epochs * sum(len(document.token_ids) for document in DOCUMENTS)
-    assert lines[0].startswith("dry step on the longest sequence (31 tokens)")
+    assert lines[0].startswith("dry step on 31 tokens, ")
     assert "tokens/s" in lines[1]
     assert sum(line.startswith("epoch") for line in lines) == OPTIONS.epochs
 
