@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -43,7 +43,8 @@ from speculators.training.validation import ValidationBatch, agreement, evaluate
 from speculators.training.verifier import FrozenVerifier
 
 CONTINUES = True
-#: Of the ``training`` block: where and how it is done, which is no part of what is learned.
+#: Of the ``training`` block: where and how it is done, which is no part of what is learned; and a name, of
+#: whose weights the digest is.
 HOW = ("devices", "parallelism", "trackers", "init_from")
 
 
@@ -124,6 +125,7 @@ def train_draft(step: StageInput, ranks: Ranks) -> dict[str, Any]:
     """Everything from the captured states to the trained draft; each of the ``ranks`` does it."""
     options, say = training_options(step.values), partial(print, flush=True) if ranks.leads else silent
     taught = prepare_draft(step, options, say, ranks)
+    options = replace(options, started_from=taught.facts["started_from"])
     checkpoints, parallelism = Checkpoints(step.work), step.values["training"]["parallelism"]
     with deferred_interrupts() as interrupted:
         trained = train(

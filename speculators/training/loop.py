@@ -47,6 +47,7 @@ class TrainingOptions:
     """What of the recipe's ``training`` block decides the result, with ``ttt_steps`` decided.
 
     ``speculative_tokens``: what serving will draft, and therefore what validation replays.
+    ``started_from``: digest of the weights that ``init_from`` names.
     """
 
     sequence_length: int
@@ -68,6 +69,7 @@ class TrainingOptions:
     losses: Mapping[str, float] = field(default_factory=lambda: {"forward_kl": 1.0})
     precision: str = "float32"
     gradient_checkpointing: bool = False
+    started_from: str | None = None
 
     @property
     def teaching(self) -> Teaching:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from speculators.checkpoint.eagle3 import FORMAT
 from speculators.checkpoint.package import assemble, write_checkpoint
 from speculators.checkpoint.read import read_checkpoint
 from speculators.documents import read_json, write_json
+from speculators.errors import EXIT_INTERRUPTED
+from speculators.stages import training as training_stage
 from speculators.stages.__main__ import main
 from speculators.stages.documents import ERROR_NAME, OUTPUT_NAME, StageInput
 from speculators.training.files import DRAFT_NAME, VOCABULARY_NAME
@@ -26,10 +30,10 @@ DRAFT_IDS = torch.arange(tiny.CONFIG.draft_vocab_size) * 2 + 1
 SHAPE = tiny.config(norm_output=True, rope_scaling=YARN, rope_theta=5e5)
 
 
-def publish(folder: Path, dtype: torch.dtype = torch.bfloat16, **ends: torch.Tensor) -> Path:
+def publish(folder: Path, dtype: torch.dtype = torch.bfloat16, seed: int = 7, **ends: torch.Tensor) -> Path:
     """A draft as somebody else published it, in half precision; ``ends`` replace the verifier's."""
     folder.mkdir()
-    draft, weights = tiny.draft(SHAPE, seed=7, dtype=torch.float32), tiny.weights(dtype=torch.bfloat16)
+    draft, weights = tiny.draft(SHAPE, seed, dtype=torch.float32), tiny.weights(dtype=torch.bfloat16)
     weights = weights._replace(**ends)
     tensors = assemble(draft.state_dict(), DRAFT_IDS, weights, FORMAT.copies)
     halves = {name: part.to(dtype) if part.is_floating_point() else part for name, part in tensors.items()}
@@ -98,6 +102,31 @@ def test_a_conflict_is_refused_with_both_places(tmp_path: Path, changes, words: 
     assert error["rule"] == "init-from"
     assert words.format(place=start / "config.json") in error["message"]
     assert "leave the recipe's value out to inherit" in error["hint"]
+
+
+@contextmanager
+def told_at_once() -> Iterator[Callable[[], bool]]:
+    yield lambda: True
+
+
+def test_a_checkpoint_of_another_start_is_not_continued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world, document = tiny.write_world(tmp_path / "world"), tmp_path / "training.json"
+    values = {"algorithm": {**tiny.ALGORITHM, "norm_output": True}, "training": tiny.TRAINING}
+
+    def attempt(start: Path) -> int:
+        files = {"training.init_from": [start]}
+        write_json(document, StageInput("training", values, world, files, tmp_path / "out").document())
+        return main(str(document))
+
+    one, other = publish(tmp_path / "one"), publish(tmp_path / "other", seed=8)
+    with monkeypatch.context() as patch:
+        patch.setattr(training_stage, "deferred_interrupts", told_at_once)
+        assert [attempt(one), attempt(one)] == [EXIT_INTERRUPTED] * 2
+    assert "continuing from step 1 of" in capsys.readouterr().out
+    assert attempt(other) == 0
+    assert "was made from other options or documents" in capsys.readouterr().out
 
 
 def test_ends_that_are_not_the_verifier_s_are_refused(tmp_path: Path) -> None:
