@@ -82,6 +82,16 @@ def backward(
     Raises:
         StageError: the loss is not finite; the message names the documents.
     """
+    figures = added_up(objective, batches, ranks, idle=idle)
+    return window_loss(figures.tolist(), batches, ranks)
+
+
+def added_up(objective: Objective, batches: Sequence[Batch], ranks: Ranks, *, idle: bool) -> torch.Tensor:
+    """Add the window's gradient; returns its figures, on the device.
+
+    [1 + K + 2 + N] float64: the loss, each position's mean divergence, rows and tokens; the divergence of
+    each of this rank's N ``batches``.
+    """
     device = objective.verifier.embedding.device
     counted = [[*batch.supervised, len(batch.sequence.token_ids)] for batch in batches]
     counts = torch.tensor(counted).sum(dim=0) * (not idle)  # [K + 1]
@@ -96,11 +106,19 @@ def backward(
     local = torch.stack(divergences)  # [N, K]
     sums = ranks.sum(local.sum(dim=0) * (not idle))  # [K]
     means = sums / supervised.clamp(min=1)  # [K]
-    figures = torch.cat([(weights * sums).sum()[None], means, counts[[0, -1]], local.sum(dim=1)]).tolist()
-    positions = len(means)
-    loss, by_step, (rows, tokens) = figures[0], figures[1 : 1 + positions], figures[1 + positions :][:2]
+    return torch.cat([(weights * sums).sum()[None], means, counts[[0, -1]], local.sum(dim=1)])
+
+
+def window_loss(figures: Sequence[float], batches: Sequence[Batch], ranks: Ranks) -> WindowLoss:
+    """What ``added_up`` found, read.
+
+    Raises:
+        StageError: the loss is not finite; the message names the documents.
+    """
+    loss, *others = figures
+    by_sequence = others[-len(batches) :]
+    *by_step, rows, tokens = others[: -len(batches)]
     if not math.isfinite(loss):
-        by_sequence = figures[3 + positions :]
         broken = [batch for batch, value in zip(batches, by_sequence) if not math.isfinite(value)]
         raise not_finite("loss", loss, broken, batches, ranks)
     return WindowLoss(loss, by_step, int(rows), int(tokens))
@@ -120,8 +138,10 @@ def optimiser_step(
         StageError: loss or gradient is not finite; nothing was updated.
     """
     optimiser.zero_grad()
-    result = backward(objective, share.batches, ranks, idle=share.idle)
-    norm = whole(torch.nn.utils.clip_grad_norm_(objective.draft.parameters(), gradient_clip)).item()
+    found = added_up(objective, share.batches, ranks, idle=share.idle)
+    length = whole(torch.nn.utils.clip_grad_norm_(objective.draft.parameters(), gradient_clip))
+    norm, *figures = torch.cat([length[None], found]).tolist()
+    result = window_loss(figures, share.batches, ranks)
     if not math.isfinite(norm):
         raise not_finite("gradient norm", norm, [], share.batches, ranks)
     optimiser.step(rate)

@@ -21,7 +21,9 @@ from speculators.models.unroll import Precision
 from speculators.training.asked import ask
 from speculators.training.losses import LOSSES
 from speculators.training.objective import Teaching, moved
+from speculators.training.optimiser import Optimiser
 from speculators.training.packing import PackedSequence
+from speculators.training.step import Share, optimiser_step
 from speculators.training.ttt import DenseTrainTimeTest, TrainTimeTest
 from tests.models import tiny
 
@@ -199,6 +201,19 @@ def test_a_step_asks_no_tensor_for_a_number(prompt: int) -> None:
     assert (batch.rows.plan.choice is None) == (prompt == 2)
     with NothingAsked():
         objective.backward(batch, weights)
+
+
+def test_a_window_is_read_when_all_of_it_is_on_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one list of its figures is no operator.  AdamW asks its own counters, which lie on the CPU."""
+    monkeypatch.setattr(Optimiser, "step", lambda self, rate: None)
+    objective = tiny.objective(tiny.draft(), 3)
+    batches = tiny.batches(objective, [tiny.document(40, 30, 1)], [tiny.document(50, 30, 2)])
+    with NothingAsked():
+        result, norm = optimiser_step(
+            objective, Share(batches), Optimiser(objective.draft, "adamw", 0.1), 0.1, 1.0
+        )
+    assert (result.supervised, result.tokens) == (30, 90)
+    assert norm > 0
 
 
 def test_one_compilation_serves_documents_of_any_number_and_length() -> None:
