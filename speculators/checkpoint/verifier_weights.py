@@ -42,7 +42,9 @@ class VerifierWeights(NamedTuple):
     soft_cap: float | None = None
 
     def to(self, device: torch.device | None, dtype: torch.dtype, head: bool = True) -> VerifierWeights:
-        """All tensors on ``device`` in ``dtype``; a tied head stays tied, another may stay as it is."""
+        """All tensors on ``device``, embedding and head in ``dtype``; a tied head stays tied, another may
+        stay as it is.  The norm keeps its numbers: half of a ``1 + w`` would be lost in half precision.
+        """
         embedding, moved = self.embedding.to(device, dtype), self.head
         if self.head is self.embedding:
             moved = embedding
@@ -50,9 +52,9 @@ class VerifierWeights(NamedTuple):
             moved = self.head.to(device, dtype)
         return self._replace(
             embedding=embedding,
-            final_norm=self.final_norm.to(device, dtype),
+            final_norm=self.final_norm.to(device),
             head=moved,
-            norm_bias=None if self.norm_bias is None else self.norm_bias.to(device, dtype),
+            norm_bias=None if self.norm_bias is None else self.norm_bias.to(device),
         )
 
     def normed(self, states: torch.Tensor) -> torch.Tensor:

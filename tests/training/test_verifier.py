@@ -40,6 +40,16 @@ def test_a_tied_head_is_there_as_the_embedding() -> None:
     assert verifier.ends.head is verifier.embedding
 
 
+def test_the_final_norm_is_not_rounded_to_the_dtype_of_products() -> None:
+    """A family that stores the difference from one has digits there that half precision has not."""
+    gains = 1 + torch.randn(tiny.CONFIG.hidden_size).bfloat16().float() / 64
+    weights = tiny.weights(dtype=torch.bfloat16)._replace(final_norm=gains)
+    states = torch.randn(50, tiny.CONFIG.hidden_size).bfloat16()
+    assert torch.equal(FrozenVerifier.of(weights, IDS, torch.bfloat16).normed(states), weights.normed(states))
+    rounded = weights._replace(final_norm=gains.bfloat16())
+    assert not torch.equal(rounded.normed(states), weights.normed(states))
+
+
 def test_the_whole_head_says_what_the_head_says() -> None:
     weights = tiny.weights()
     states = torch.randn(5, tiny.CONFIG.hidden_size, dtype=torch.float64)
