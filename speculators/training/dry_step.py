@@ -71,7 +71,7 @@ def dry_step(
         try:
             with torch.random.fork_rng(devices=generators):
                 # One sequence for each rank: none is idle.
-                share = share_of([sequence] * ranks.count, objective, documents, 0, 0, ranks)
+                share = share_of([sequence] * ranks.count, objective, documents, 0, 0, ranks).to(device)
                 moments = optimiser.stand_ins()
                 backward(objective, share.batches, ranks)
                 del moments

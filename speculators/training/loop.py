@@ -30,12 +30,13 @@ from speculators.training.noise import Gain
 from speculators.training.objective import Objective, Teaching
 from speculators.training.optimiser import Optimiser
 from speculators.training.parallel import spread, whole, whole_draft
+from speculators.training.prefetch import Prefetch
 from speculators.training.progress import Progress
 from speculators.training.ranks import ALONE, Ranks
 from speculators.training.resume import Checkpoints, RunState
 from speculators.training.run_plan import RunPlan, plan_run
 from speculators.training.schedule import learning_rate_factor
-from speculators.training.step import optimiser_step, share_of
+from speculators.training.step import Share, optimiser_step, share_of
 from speculators.training.validation import ValidationBatch, evaluate
 
 #: By the recipe's ``training.precision``.
@@ -145,14 +146,20 @@ def train(
     optimiser = Optimiser(draft, options.optimizer, options.weight_decay)
     state = RunState(draft, optimiser, folder / METRICS_NAME, folder / DRAFT_NAME, ingredients)
     progress = Progress(len(plan.windows), say, checkpoints.restore(state, say, ranks))
-    run = _Run(objective, documents, held_out, options, plan, state, progress, ranks)
+
+    def share(number: int) -> Share:
+        epoch = plan.epoch_of(number)
+        return share_of(plan.windows[number], objective, documents, options.seed, epoch, ranks)
+
+    shares = Prefetch(share, progress.total_steps, objective.verifier.embedding.device)
+    run = _Run(objective, shares, held_out, options, plan, state, progress, ranks)
     if progress.steps:
         epoch = min(plan.epoch_of(progress.steps - run.validation_is_due), options.epochs)
         say(f"continuing from step {progress.steps} of {progress.total_steps} (epoch {epoch})")
     with progress.pause():
         dry_step(objective, documents, plan.windows, optimiser, say, ranks)
     trackers = follow(progress.steps) if ranks.leads else ()
-    with writing(state.metrics if ranks.leads else None, trackers, say) as metrics:
+    with shares, writing(state.metrics if ranks.leads else None, trackers, say) as metrics:
         while not run.finished:
             if run.validation_is_due:
                 run.validate(metrics)
@@ -172,7 +179,7 @@ class _Run(NamedTuple):
     """A run at work, between one window or validation and the next."""
 
     objective: Objective
-    documents: Sequence[Document]
+    shares: Prefetch
     held_out: Sequence[ValidationBatch]
     options: TrainingOptions
     plan: RunPlan
@@ -194,9 +201,8 @@ class _Run(NamedTuple):
     def step(self, metrics: Metrics) -> None:
         """One window."""
         options, progress = self.options, self.progress
-        window, epoch = self.plan.windows[progress.steps], self.plan.epoch_of(progress.steps)
-        rate = options.rate(progress.steps, progress.total_steps)
-        share = share_of(window, self.objective, self.documents, options.seed, epoch, self.ranks)
+        epoch, rate = self.plan.epoch_of(progress.steps), options.rate(progress.steps, progress.total_steps)
+        share = self.shares.take(progress.steps)
         optimiser, clip = self.state.optimiser, options.gradient_clip
         result, norm = optimiser_step(self.objective, share, optimiser, rate, clip, self.ranks)
         progress.step(epoch, result.loss, result.tokens)

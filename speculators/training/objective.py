@@ -19,7 +19,7 @@ Three promises keep steps fast and let one window span sequences and devices:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
@@ -50,8 +50,14 @@ class Batch(NamedTuple):
     rows: Any  # the architecture's own index tensors: a tensor, or (named) tuples of them
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch with its tensors on ``device``."""
-        return self._replace(sequence=self.sequence.to(device), rows=moved(self.rows, device))
+        """The same batch with its tensors on ``device``, or on their way there from ``pinned`` memory."""
+        there: Batch = mapped(self, lambda tensor: tensor.to(device, non_blocking=True))
+        return there
+
+    def pinned(self) -> Batch:
+        """The same batch in memory that a GPU fetches from while the CPU goes on."""
+        pinned: Batch = mapped(self, torch.Tensor.pin_memory)
+        return pinned
 
 
 class Objective(Protocol):
@@ -102,10 +108,15 @@ def step_means(supervised: torch.Tensor, step_decay: float) -> torch.Tensor:
 
 
 def moved(value: Any, device: torch.device) -> Any:
-    """``value`` with every tensor in it on ``device``; tuples, named or not, keep their kind."""
+    """``value`` with every tensor in it on ``device``."""
+    return mapped(value, lambda tensor: tensor.to(device))
+
+
+def mapped(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """``value`` with every tensor in it changed; tuples, named or not, keep their kind."""
     if isinstance(value, torch.Tensor):
-        return value.to(device)
+        return change(value)
     if isinstance(value, tuple):
-        parts = [moved(part, device) for part in value]
+        parts = [mapped(part, change) for part in value]
         return type(value)._make(parts) if hasattr(value, "_make") else tuple(parts)
     return value

@@ -105,7 +105,7 @@ def learned(ranks: Ranks, parallelism: str, device: torch.device) -> dict[str, A
     for step in range(STEPS):
         # More sequences than ranks, of unequal lengths, in another order each time.
         window = [[(step + number) % len(documents)] for number in range(5)]
-        share = share_of(window, objective, documents, 0, step, ranks)
+        share = share_of(window, objective, documents, 0, step, ranks).to(device)
         result, _ = optimiser_step(objective, share, optimiser, 1e-3, 1.0, ranks)
         losses.append(result.loss)
     norms = [whole(tensor).double().norm().item() for tensor in draft.state_dict().values()]

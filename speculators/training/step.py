@@ -41,6 +41,14 @@ class Share(NamedTuple):
     batches: list[Batch]
     idle: bool = False
 
+    def to(self, device: torch.device) -> Share:
+        """The same share on ``device``."""
+        return self._replace(batches=[batch.to(device) for batch in self.batches])
+
+    def pinned(self) -> Share:
+        """The same share in memory that a GPU fetches from while the CPU goes on."""
+        return self._replace(batches=[batch.pinned() for batch in self.batches])
+
 
 def share_of(
     window: Window,
@@ -50,15 +58,11 @@ def share_of(
     epoch: int,
     ranks: Ranks = ALONE,
 ) -> Share:
-    """This rank's sequences of ``window``: as many tokens as the others', as far as that goes."""
+    """This rank's sequences of ``window``, on the CPU: as many tokens as the others', as far as that goes."""
     tokens = [sum(len(documents[number].token_ids) for number in numbers) for numbers in window]
     own = balanced(tokens, ranks.count)[ranks.index]
     shortest = min(range(len(window)), key=lambda number: (tokens[number], number))
-    device = objective.verifier.embedding.device
-    batches = [
-        make_batch(objective, documents, window[number], seed, epoch).to(device)
-        for number in own or [shortest]
-    ]
+    batches = [make_batch(objective, documents, window[number], seed, epoch) for number in own or [shortest]]
     return Share(batches, idle=not own)
 
 
