@@ -46,16 +46,20 @@ class TrainTimeTest:
 
     def __init__(self, draft: Eagle3Draft, verifier: FrozenVerifier, teaching: Teaching) -> None:
         """Raises ``StageError`` where a sliding window is no longer than the drafted tokens."""
-        window = draft.config.sliding_window
-        if window is not None and window <= teaching.positions:
-            raise StageError(
-                f"a sliding window of {window} tokens is filled by {teaching.positions} drafted ones",
-                hint="draft fewer tokens, or use a draft with a wider window",
-                rule="window-too-short",
-            )
         self.draft, self.verifier, self.teaching = draft, verifier, teaching
         self.loss = WeightedSum(teaching.losses)
         self.precision = Precision(teaching.dtype, teaching.checkpointing)
+        self.require_window(teaching.positions)
+
+    def require_window(self, positions: int) -> None:
+        """Refuse to draft so many tokens that a sliding window holds none of the verifier's."""
+        window = self.draft.config.sliding_window
+        if window is not None and window <= positions:
+            raise StageError(
+                f"a sliding window of {window} tokens is filled by {positions} drafted ones",
+                hint="draft fewer tokens, or use a draft with a wider window",
+                rule="window-too-short",
+            )
 
     def batch(self, sequence: PackedSequence, generator: torch.Generator) -> Batch:
         """Every supervised row of every step; nothing is drawn."""
@@ -83,7 +87,11 @@ class TrainTimeTest:
         return sums
 
     def propose(self, sequence: PackedSequence, positions: int) -> torch.Tensor:
-        """The draft's greedy tokens, [S, positions] int64; -1 where no generated token is guessed."""
+        """The draft's greedy tokens, [S, positions] int64; -1 where no generated token is guessed.
+
+        More than are practised, it may be: raises ``StageError`` where a sliding window is filled by them.
+        """
+        self.require_window(positions)
         device = sequence.token_ids.device
         asked: Asked = moved(self.ask(sequence, positions), device)
         with torch.no_grad():

@@ -141,3 +141,8 @@ def test_proposals_are_the_greedy_guesses_of_supervised_rows(way) -> None:
 def test_a_window_that_the_drafted_tokens_alone_would_fill_is_refused() -> None:
     with pytest.raises(StageError, match="sliding window of 4 tokens"):
         TrainTimeTest(tiny.draft(tiny.config(sliding_window=4)), tiny.frozen(), Teaching(4))
+    practised = TrainTimeTest(tiny.draft(tiny.config(sliding_window=4)), tiny.frozen(), Teaching(2))
+    sequence = pack([tiny.document(9, 4, seed=1)], torch.float64)
+    assert practised.propose(sequence, 3).max() >= 0
+    with pytest.raises(StageError, match="filled by 4 drafted"):
+        practised.propose(sequence, 4)
