@@ -135,6 +135,7 @@ def _objective(
             parameter.copy_(torch.randn(parameter.shape) * 0.05 + (1.0 if parameter.dim() == 1 else 0.0))
     size = (shape.vocab_size, shape.hidden_size)
     embedding, head = (torch.randn(size).bfloat16().float() for _ in range(2))
+    head = head / 4  # logits of a few units, as a verifier's are
     ends = VerifierWeights(embedding, torch.ones(shape.hidden_size), shape.rms_norm_eps, head)
     draft_ids = torch.arange(shape.draft_vocab_size) * 2
     verifier = FrozenVerifier.of(ends, draft_ids, teaching.dtype or torch.float32, device)
