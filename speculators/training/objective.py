@@ -6,10 +6,11 @@ with a class that has the methods of ``Objective``; train-time-test (``training.
 
 Three promises keep steps fast and let one window span sequences and devices:
 
-* **Shapes are decided before the step.**  ``batch`` runs in the loader, on the CPU: whatever has a
-  size that depends on the data (row sets, drawn anchors) is made there.  ``backward`` never asks a
-  tensor for a number (no ``.item()``, no ``.tolist()``, no boolean indexing), so that nobody waits
-  for an accelerator.  The loop reads numbers once a window.
+* **Shapes are decided before the step.**  ``batch`` runs in the loader, on the CPU, and beside a step
+  where that has a device of its own (``training.prefetch``): whatever has a size that depends on the
+  data (row sets, drawn anchors) is made there, and nothing changed that others read.  ``backward``
+  never asks a tensor for a number (no ``.item()``, no ``.tolist()``, no boolean indexing), so that
+  nobody waits for an accelerator.  The loop reads numbers once a window.
 * **Losses are normalised outside.**  ``backward`` is given the weight of one row at each draft
   position, made from the supervised rows of the *whole* window: a row weighs the same whichever
   sequence, and whichever device, it was packed onto.
