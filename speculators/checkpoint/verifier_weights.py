@@ -43,7 +43,7 @@ class VerifierWeights(NamedTuple):
 
     def to(self, device: torch.device | None, dtype: torch.dtype, head: bool = True) -> VerifierWeights:
         """All tensors on ``device``, embedding and head in ``dtype``; a tied head stays tied, another may
-        stay as it is.  The norm keeps its numbers: half of a ``1 + w`` would be lost in half precision.
+        stay as it is.  The norm keeps its own: ``1 + w`` has digits that half precision has not.
         """
         embedding, moved = self.embedding.to(device, dtype), self.head
         if self.head is self.embedding:

@@ -53,6 +53,14 @@ class Missing:
         raise RuntimeError("no kernel image is available for execution on the device")
 
 
+class Unknown:
+    backward = staticmethod(CPU_FLASH.backward)
+
+    @staticmethod
+    def forward(q, k, v, layout):
+        return torch.ops.aten._flash_attention_of_another_torch(q, k, v)
+
+
 def test_a_kernel_that_is_a_thousandth_off_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unroll, "kernel_for", lambda device, dtype: Leaky)
     assert [check.ok for check in fast_against_oracle(CPU)] == [False] * 3
@@ -72,12 +80,21 @@ def test_half_precision_is_asked_of_the_head_and_the_loss_too(monkeypatch: pytes
     assert [check.ok for check in fast_against_oracle(CPU)] == [False]
 
 
-def test_a_kernel_that_is_not_there_is_a_failed_check_with_its_cause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unroll, "kernel_for", lambda device, dtype: Missing)
+@pytest.mark.parametrize(
+    ("kernel", "cause"),
+    [
+        (Missing, "no kernel image is available for execution on the device"),
+        (Unknown, "has no attribute '_flash_attention_of_another_torch'"),
+    ],
+)
+def test_a_kernel_that_is_not_there_is_a_failed_check_with_its_cause(
+    monkeypatch: pytest.MonkeyPatch, kernel: type, cause: str
+) -> None:
+    monkeypatch.setattr(unroll, "kernel_for", lambda device, dtype: kernel)
     for check in fast_against_oracle(CPU):
         assert not check.ok
         assert check.document()["error"] is None
-        assert check.cause == "no kernel image is available for execution on the device"
+        assert cause in check.cause
 
 
 def test_ranks_that_lose_a_gradient_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
