@@ -19,7 +19,7 @@ from speculators.training.step import Share
 
 def works_ahead(device: torch.device) -> bool:
     """Whether the next window is made while ``device`` is at work on one."""
-    return device.type != "cpu"
+    return bool(device.type != "cpu")
 
 
 class Prefetch:
