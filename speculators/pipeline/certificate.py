@@ -90,9 +90,7 @@ def certify_first(ground: Ground, recipe: Recipe) -> Path | None:
         return None
     path = certificate(ground, CERTIFY_TRAINER, "auto")
     for mismatch in mismatches(known_json(path)["result"]):
-        ground.say(
-            f"this machine computes something else: {mismatch}; training goes round it, and says how"
-        )
+        ground.say(f"this machine computes something else: {mismatch}; training goes round it, and says how")
     return path
 
 
