@@ -7,6 +7,7 @@ would end somewhere in the middle of a plan, or in a draft that no engine loads.
 from __future__ import annotations
 
 import math
+import re
 import reprlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -15,6 +16,16 @@ from speculators.checkpoint.config_checks import strange_sizes
 from speculators.checkpoint.rope import ORIGINAL, rope_parameters
 from speculators.checkpoint.verifier_layout import TEXT_CONFIGS, text_config, verifier_text
 from speculators.errors import StageError
+
+#: What only drafts' configs have, in the speculators format and in others.
+DRAFT_KEYS = {
+    "speculators_config", "speculators_model_type", "draft_vocab_size", "eagle_config", "dflash_config",
+    "eagle_aux_hidden_state_layer_ids", "eagle_architecture_config", "parallel_draft_step",
+}  # fmt: skip
+#: How classes of drafts are named; NVIDIA's Eagle 2.5 is a language model that sees.
+DRAFT_CLASS = re.compile(
+    r"Eagle3|Eagle(Llama|Mistral|MiniCPM|DeepSeek)|ForCausalLMEagle|DFlash|DSpark|DraftModel"
+)
 
 
 class Wanted(NamedTuple):
@@ -103,14 +114,24 @@ def require_sound(config: Mapping[str, Any], place: str) -> None:
         raise strange(place, faults)
 
 
+def names_a_draft(config: Mapping[str, Any]) -> bool:
+    """Whether a config has keys or a class that no language model's has."""
+    architectures = config.get("architectures")
+    first = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
+    return bool(DRAFT_KEYS & config.keys()) or bool(DRAFT_CLASS.search(first))
+
+
 def require_verifier(config: Mapping[str, Any], place: str) -> None:
     """Refuse a verifier's config of which something is of another type than a draft is fitted to.
 
     What it does not say, as configs of several modalities leave sizes to their class, is not compared.
 
     Raises:
-        StageError: naming ``place`` and each such key.
+        StageError: naming ``place`` and each such key, or it is a draft's config.
     """
+    if names_a_draft(config):
+        hint = "--verifier is the model that the draft was trained for"
+        raise StageError(f"{place}: of a draft, not of a verifier", hint=hint, rule="verifier-family")
     text = verifier_text(config)
     wanted = {**dict.fromkeys(("architectures", *TEXT_CONFIGS), config), "max_position_embeddings": text}
     kept = {key: block[key] for key, block in wanted.items() if key in block}

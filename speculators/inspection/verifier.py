@@ -7,7 +7,6 @@ classes can do.  Where neither says, the answer is that nobody knows.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +23,7 @@ from speculators.checkpoint.weights_file import read_header
 from speculators.convert.kinds import detect
 from speculators.convert.layer_ids import default_ids, default_layers
 from speculators.convert.source import PICKLES, open_source
+from speculators.convert.source_config import names_a_draft
 from speculators.datagen.chat_template import chat_template
 from speculators.datagen.disk import states_bytes
 from speculators.errors import RecipeError, StageError
@@ -37,17 +37,8 @@ TOKENS = 1000
 COMPRESSED = ("kv_lora_rank",)
 
 
-#: What only drafts' configs have, in the speculators format and in others.
-DRAFT_KEYS = {
-    "speculators_config", "speculators_model_type", "draft_vocab_size", "eagle_config", "dflash_config",
-    "eagle_aux_hidden_state_layer_ids", "eagle_architecture_config", "parallel_draft_step",
-}  # fmt: skip
 #: What joins a draft's inputs, as no language model has it.
 JOINING = {"fc.weight", "model.fc.weight", "draft_model.fc.weight"}
-#: How classes of drafts are named; NVIDIA's Eagle 2.5 is a language model that sees.
-DRAFT_CLASS = re.compile(
-    r"Eagle3|Eagle(Llama|Mistral|MiniCPM|DeepSeek)|ForCausalLMEagle|DFlash|DSpark|DraftModel"
-)
 
 
 class Line(NamedTuple):
@@ -90,13 +81,6 @@ def is_model(folder: Path) -> bool:
     except RecipeError:  # of no layout that can be read
         return not JOINING & source.tensors.keys()
     return kind.name == "mtp"  # the layout of a model with a head of its own
-
-
-def names_a_draft(config: Mapping[str, Any]) -> bool:
-    """Whether a config has keys or a class that no language model's has."""
-    architectures = config.get("architectures")
-    first = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
-    return bool(DRAFT_KEYS & config.keys()) or bool(DRAFT_CLASS.search(first))
 
 
 def has_weights(folder: Path) -> bool:

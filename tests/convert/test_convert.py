@@ -282,6 +282,14 @@ def test_a_verifier_given_as_the_draft_is_called_one(tmp_path: Path, verifier: P
     assert "--verifier" in refused.value.hint
 
 
+@pytest.mark.parametrize("layout", ["nvidia", "specforge"])
+def test_a_draft_given_as_the_verifier_is_called_one(layout: str, tmp_path: Path) -> None:
+    source = LAYOUTS[layout](tmp_path / "source")
+    with pytest.raises(StageError, match="of a draft, not of a verifier") as refused:
+        run(source, source)
+    assert "trained for" in refused.value.hint
+
+
 def test_a_config_that_cannot_be_read_is_not_called_damaged(tmp_path: Path, verifier: Path) -> None:
     source = sources.safeailab(tmp_path / "source")
     (source / "config.json").unlink()

@@ -15,9 +15,10 @@ from safetensors.torch import load_file, save_file
 
 from speculators.checkpoint.verifier_layout import CLASS_DEFAULTS
 from speculators.cli.app import main
+from speculators.convert.source_config import names_a_draft
 from speculators.inspection.draft import inspect_draft
 from speculators.inspection.families import AUX_STATES, HAND_OUT, HYBRID, KEEP
-from speculators.inspection.verifier import inspect_verifier, is_model, names_a_draft
+from speculators.inspection.verifier import inspect_verifier, is_model
 from speculators.recipe.facts import CLASS_VOCABULARIES
 from tests.bundle.hub import standing_in
 from tests.convert import sources
