@@ -29,7 +29,6 @@ HEADER_LIMIT = 100 * 1024 * 1024  # the format's own
 PREFIX = 8  # bytes that say how long the header is
 CHUNK_BYTES = 1 << 18  # written at once; with megabytes the page cache takes five times the processor (ext4)
 SENT_BYTES = 1 << 24  # written before the disk is told to begin with them
-READ_BYTES = 1 << 20  # read at once, and asked for ahead: what disks take as one request (max_sectors_kb)
 
 #: Type -> bytes an element, in the order in which the format's own writer ranks types (tensor.rs).
 SIZES = {
@@ -241,15 +240,6 @@ def begin_writing_back(file: BinaryIO, start: int, end: int) -> None:
         os.posix_fadvise(file.fileno(), start, end - start, os.POSIX_FADV_DONTNEED)
 
 
-def begin_reading(file: BinaryIO, start: int, end: int) -> None:
-    """Has the disk fetch what follows, up to ``end``, while what was read is worked on.
-
-    The system's own read-ahead is an eighth of that where nobody has set it (``read_ahead_kb``).
-    """
-    if end > start and hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(file.fileno(), start, min(end - start, READ_BYTES), os.POSIX_FADV_WILLNEED)
-
-
 def in_chunks(piece: Piece) -> Iterator[memoryview]:
     """The bytes of a tensor, a part at a time; a part is good until the next is asked for.
 
@@ -264,7 +254,7 @@ def in_chunks(piece: Piece) -> Iterator[memoryview]:
 
 def _stored_chunks(parts: Iterable[Any]) -> Iterator[memoryview]:
     """Bytes of stored tensors of one type, through one buffer, however small each is."""
-    buffer, filled = memoryview(bytearray(READ_BYTES)), 0
+    buffer, filled = memoryview(bytearray(CHUNK_BYTES)), 0
     for path, there in groupby(parts, key=lambda part: part.path):
         with path.open("rb", buffering=0) as file:
             for part in there:
@@ -275,15 +265,10 @@ def _stored_chunks(parts: Iterable[Any]) -> Iterator[memoryview]:
                         raise damaged(path, f"ended at byte {place} while it was read")
                     place, filled = place + read, filled + read
                     if filled == len(buffer):
-                        begin_reading(file, place, part.end)
-                        yield from _cut(buffer)
+                        yield buffer
                         filled = 0
-    yield from _cut(buffer[:filled])
-
-
-def _cut(buffer: memoryview) -> Iterator[memoryview]:
-    for start in range(0, len(buffer), CHUNK_BYTES):
-        yield buffer[start : start + CHUNK_BYTES]
+    if filled:
+        yield buffer[:filled]
 
 
 def _tensor_bytes(tensors: Iterable[Any]) -> Iterator[memoryview]:

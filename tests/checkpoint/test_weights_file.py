@@ -62,7 +62,6 @@ def test_a_copy_is_the_file_that_the_formats_own_writer_writes(
     stored: Path, tmp_path: Path, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(weights_file, "CHUNK_BYTES", at_once)
-    monkeypatch.setattr(weights_file, "READ_BYTES", 3 * at_once)
     monkeypatch.setattr(weights_file, "SENT_BYTES", 2 * at_once)
     write_weights(tmp_path / "copied", read_header(stored)[0])
     write_weights(tmp_path / "written", TENSORS)
@@ -84,7 +83,6 @@ def test_a_tensor_joined_of_stored_ones_is_written_from_where_they_lie(
     tmp_path: Path, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(weights_file, "CHUNK_BYTES", at_once)
-    monkeypatch.setattr(weights_file, "READ_BYTES", 4 * at_once)
     parts = {f"p{number}": torch.randn(3, 5) for number in range(4)}
     save_file(parts, tmp_path / "one", metadata={})
     save_file({"q": torch.randn(2, 3, 5)}, tmp_path / "two")
@@ -188,7 +186,6 @@ def test_who_watches_a_write_sees_every_byte_once_and_no_element_cut(
     stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(weights_file, "CHUNK_BYTES", 16)
-    monkeypatch.setattr(weights_file, "READ_BYTES", 48)
     pieces, parts = read_header(stored)[0], {}
 
     def seen(name: str, dtype: str, part: memoryview) -> None:
