@@ -207,7 +207,8 @@ def causes(figures: Sequence[Figure]) -> Iterator[str]:
     step, lost = verdicts.get(STEP), SPEEDUP in gated
     if REGRESSION in lengths:
         yield BOTH if step == REGRESSION else ACCEPTANCE_FELL
-        yield from [UNKNOWN_STEP] if lost and step == UNDECIDED else []
+        if lost and step == UNDECIDED:
+            yield UNKNOWN_STEP
     elif lost and lengths and lengths[0] == OK:  # that of all loads, where they were counted
         yield STEP_SLOWER
     elif lost:
