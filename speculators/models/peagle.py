@@ -27,8 +27,10 @@ from speculators.checkpoint.peagle import PEagleConfig
 from speculators.models.eagle3 import INIT_STD, Eagle3Draft, Span
 from speculators.models.operators import normed
 from speculators.models.unroll import FULL_PRECISION, Choice, Plan, Precision, Stream, Unroll
+from speculators.training.objective import Teaching
 from speculators.training.packing import PackedSequence
 from speculators.training.ttt import DenseTrainTimeTest, TrainTimeTest
+from speculators.training.verifier import FrozenVerifier
 
 
 class PEagleDraft(Eagle3Draft):
@@ -102,6 +104,11 @@ class ParallelDepths(TrainTimeTest):
     """The objective of P-EAGLE: a divergence from the verifier at every supervised row of K depths."""
 
     draft: PEagleDraft
+
+    def __init__(self, draft: PEagleDraft, verifier: FrozenVerifier, teaching: Teaching) -> None:
+        super().__init__(draft, verifier, teaching)
+        # A single depth reads no stand-in, and several devices would wait for its gradient for ever.
+        draft.mask_hidden.requires_grad_(teaching.positions > 1)
 
     def embeddings(self, sequence: PackedSequence, plan: Plan) -> torch.Tensor:
         """Of each row's next token, and below them the mask's, [S + K - 1, H]."""

@@ -211,6 +211,17 @@ def test_a_step_asks_no_tensor_for_a_number(kind: str, prompt: int) -> None:
         objective.backward(batch, weights)
 
 
+@pytest.mark.parametrize("positions", [1, 2])
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_a_step_gives_every_parameter_that_is_trained_a_gradient(kind: str, positions: int) -> None:
+    """Several devices wait for each of them, and DDP ends where one never comes."""
+    objective = tiny.of_kind(kind, positions)
+    (batch,) = tiny.batches(objective, [tiny.document(40, 30, 1)])
+    objective.backward(batch, objective.weights(torch.tensor(batch.supervised)))
+    trained = {name: one.grad for name, one in objective.draft.named_parameters() if one.requires_grad}
+    assert [name for name, gradient in trained.items() if gradient is None] == []
+
+
 def test_a_window_is_read_when_all_of_it_is_on_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """The one list of its figures is no operator.  AdamW asks its own counters, which lie on the CPU."""
     monkeypatch.setattr(Optimiser, "step", lambda self, rate: None)
