@@ -69,6 +69,7 @@ def summarise(benchmark: dict[str, Any], replay: dict[str, Any] | None = None) -
         "random_prompts": asked_random(benchmark["samples"]),
         "warnings": warnings(benchmark),
     }
+    summary["acceptance"]["breaks_even"] = _breaks_even(summary["speed"], _served(pairs, all_steps))
     summary["warnings"] += implausible(summary["speed"], summary["acceptance"]["served_by_concurrency"])
     return summary | {"checks": run_checks(benchmark, pairs, summary)}
 
@@ -247,6 +248,25 @@ def _served(
     for pair in pairs:
         found.setdefault(pair.concurrency, []).append(counting(pair.draft))
     return [{"concurrency": one, **(_figures(counted) or {})} for one, counted in found.items()]
+
+
+def _breaks_even(speed: list[dict[str, Any]], steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The acceptance length at which a load is as fast as plain serving: what a step takes in plain ones.
+
+    A draft of acceptance length t whose steps take c plain ones each is t / c times as fast, so that c is
+    ``steps``' acceptance length (every step of the verifier counted) over the speedup.
+    """
+    lengths = {one["concurrency"]: one.get("acceptance_length") for one in steps}
+    return [
+        {
+            "concurrency": one["concurrency"],
+            "mean": length / ratio["mean"],
+            "low": length / ratio["high"] if ratio["high"] else None,
+            "high": length / ratio["low"] if ratio["low"] else None,
+        }
+        for one in speed
+        if (ratio := one["speedup"]) and (length := lengths.get(one["concurrency"]))
+    ]
 
 
 def _figures(counters: list[SpecCounters | None]) -> dict[str, Any] | None:
