@@ -50,7 +50,7 @@ def test_origin_stands_beside_each_value_and_reads_back_as_the_recipe(capsys: Ca
     places = {row.split(":")[0].strip(): row.rpartition("# ")[2] for row in text.splitlines()}
     assert places["learning_rate"] == f"{SMOLLM}:{line}"
     assert places["epochs"] == "--set[1]"
-    assert places["optimizer"] == "default"
+    assert places["gradient_checkpointing"] == "default"
     assert load_yaml(text, "shown").data == require_recipe(SMOLLM, ["training.epochs=2"]).data
 
 
@@ -58,7 +58,7 @@ def test_json_has_the_values_and_their_places(capsys: Captured) -> None:
     assert app.main(["show", str(SMOLLM), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["recipe"] == require_recipe(SMOLLM).data
-    assert document["origin"]["training.optimizer"] == "default"
+    assert document["origin"]["training.gradient_checkpointing"] == "default"
     assert document["origin"]["benchmark.concurrency"].startswith(f"{SMOLLM}:")
 
 
