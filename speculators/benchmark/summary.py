@@ -26,6 +26,7 @@ from speculators.benchmark.rounds import (
     QUANTISED,
     SAMPLED,
     Condition,
+    depth_of,
 )
 from speculators.benchmark.service import service
 from speculators.benchmark.stability import warnings
@@ -59,6 +60,7 @@ def summarise(benchmark: dict[str, Any], replay: dict[str, Any] | None = None) -
         "exact_match": _exact_match(benchmark["samples"], pairs, calm),
         "outputs": _outputs(benchmark),
         "extra_arms": [_free_arm(benchmark, pairs, arm, replay) for arm in extra_arms(benchmark)],
+        "depths": _depths(benchmark, pairs),
         "base": _base(benchmark, pairs, found) if (found := benchmark.get("base")) else None,
         "quantised": _quantised(benchmark),
         "cached": _under(benchmark, CACHED, pairs),
@@ -88,6 +90,13 @@ def _free_arm(
         samples = [one for one in benchmark["samples"] if one["arm"] == arm]
         found["checks"].append(proposals(samples, replay or {}))
     return found
+
+
+def _depths(benchmark: dict[str, Any], drafts: list[Pair]) -> list[dict[str, Any]]:
+    """The draft with other numbers of proposed tokens, fewest first."""
+    arms = {one["arm"] for one in benchmark["samples"]}
+    found = sorted((tokens, arm) for arm in arms if (tokens := depth_of(arm)) is not None)
+    return [{"tokens": tokens, **_extra_arm(benchmark, drafts, arm)} for tokens, arm in found]
 
 
 def _base(benchmark: dict[str, Any], drafts: list[Pair], base: dict[str, Any]) -> dict[str, Any]:

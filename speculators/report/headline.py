@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from speculators.benchmark.checks import broken
-from speculators.report.verdict import LOSES, compared, judgement, requests
+from speculators.report.verdict import fastest, judgement, proposed, requests
 
 FASTER = "faster"
 SLOWER = "slower"
@@ -30,20 +30,18 @@ def headline(summary: dict[str, Any]) -> str:
     text = f"{', '.join(speeds)}: {advice([(one['concurrency'], word) for one, word in judged])}"
     if arm := winner(summary):
         over_all = "over all loads " if others else ""
-        text += f"; {over_all}{arm}, which needs no training, is faster"
+        text += f"; {over_all}{arm} is faster"
     return f"{text}."
 
 
 def winner(summary: dict[str, Any]) -> str:
-    """The arm without training that is certainly faster than the draft, of several the fastest; or none."""
-    ahead = {
-        one["arm"]: one["draft_over_it"]["mean"]
-        for one in summary.get("extra_arms", [])
-        if one["draft_over_it"]
-        and compared(one["draft_over_it"]) == LOSES
-        and all(check["ok"] is not False for check in one["checks"])
-    }
-    return min(ahead, key=ahead.__getitem__, default="")
+    """What is certainly faster than the draft as it is served, the fastest of several; or nothing."""
+    one = fastest([*summary.get("extra_arms", []), *summary.get("depths", [])])
+    if one is None:
+        return ""
+    return (
+        f"with {proposed(one['tokens'])} it" if "tokens" in one else f"{one['arm']}, which needs no training,"
+    )
 
 
 def advice(loads: Sequence[tuple[int, str]]) -> str:

@@ -6,6 +6,7 @@ comparison that is broken gets no verdict at all.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from speculators.benchmark.checks import broken
@@ -31,7 +32,7 @@ def verdict(summary: dict[str, Any]) -> str:
     parts = [f"{word} at {requests(one['concurrency'])}: {figure(one['speedup'])}" for one, word in judged]
     text = "; ".join(parts)
     beside = OF_RANDOM if summary.get("random_prompts") else ""
-    beside += against_free(summary) + on_quantised(summary)
+    beside += with_other_depth(summary) + against_free(summary) + on_quantised(summary)
     beside += "".join(under(summary, name, words) for name, words in UNDER.items())
     return text[0].upper() + text[1:] + "." + advice([word for _, word in judged]) + beside
 
@@ -92,6 +93,30 @@ def against_free(summary: dict[str, Any]) -> str:
         elif over:
             text += f" {compared(over)} {arm}, which needs no training: {over['mean']:.2f} times its speed."
     return text
+
+
+def with_other_depth(summary: dict[str, Any]) -> str:
+    """The number of proposed tokens that is certainly faster than the draft's own; nothing without one."""
+    one = fastest(summary.get("depths", []))
+    if one is None:
+        return ""
+    return f" It is faster with {proposed(one['tokens'])}: {figure(one['overall_speedup'])}."
+
+
+def proposed(tokens: int) -> str:
+    return "1 proposed token" if tokens == 1 else f"{tokens} proposed tokens"
+
+
+def fastest(arms: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Of arms beside the draft the fastest that certainly beats it; None without one."""
+    ahead = [
+        one
+        for one in arms
+        if one["draft_over_it"]
+        and compared(one["draft_over_it"]) == LOSES
+        and all(check["ok"] is not False for check in one["checks"])
+    ]
+    return min(ahead, key=lambda one: one["draft_over_it"]["mean"], default=None)
 
 
 def on_quantised(summary: dict[str, Any]) -> str:

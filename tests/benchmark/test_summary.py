@@ -267,6 +267,19 @@ def test_a_draft_is_compared_with_what_needs_no_training(benchmark_document: Mak
     assert verdict(summary).endswith("It loses to ngram, which needs no training: 0.80 times its speed.")
 
 
+def test_the_draft_is_compared_with_itself_at_other_numbers_of_proposed_tokens(
+    benchmark_document: Make,
+) -> None:
+    document = with_ngram(benchmark_document([(10, 12), (20, 24)]), 15, 30)
+    for one in document["samples"]:
+        one["arm"] = {"ngram": "draft-1"}.get(one["arm"], one["arm"])
+    summary = summarise(document)
+    (one,) = summary["depths"]
+    assert (one["tokens"], summary["extra_arms"]) == (1, [])
+    assert one["overall_speedup"]["mean"] == pytest.approx(1.5)
+    assert "It is faster with 1 proposed token: 1.50 times the plain speed" in verdict(summary)
+
+
 def test_repeating_now_and_then_gives_no_more_speed_than_all_steps_allow(benchmark_document: Make) -> None:
     summary = summarise(with_ngram(benchmark_document([(10, 12), (20, 24)]), 20, 40))
     (failed,) = [one for one in summary["extra_arms"][0]["checks"] if one["ok"] is False]

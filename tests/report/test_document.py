@@ -55,6 +55,25 @@ def test_rounds_of_an_earlier_attempt_are_marked(tmp_path: Path, record: dict[st
     assert "and kept: round" not in GOLDEN.read_text(encoding="utf-8")
 
 
+def test_other_numbers_of_proposed_tokens_have_a_table(tmp_path: Path, record: dict[str, Any]) -> None:
+    folder = run_folder(tmp_path)
+    benchmark = read_json(folder / "bench" / "output.json")
+    result = benchmark["result"]
+    result["samples"] += [{**one, "arm": "draft-1"} for one in result["samples"] if one["arm"] == "draft"]
+    (folder / "bench" / "output.json").write_text(json.dumps(benchmark))
+    write_report(folder, record)
+    tokens = result["speculation"]["tokens"]
+    page = (folder / "report.md").read_text(encoding="utf-8")
+    table = page.partition("## Other numbers of proposed tokens\n")[2].partition("\n## ")[0]
+    assert f"equal texts | {tokens} proposed over it |" in table
+    rows = [line for line in table.splitlines() if line.startswith("| 1 | ")]
+    assert len(rows) == len(result["benchmark"]["concurrency"]) + 1
+    assert "| 1.00× [1.00, 1.00] |" in rows[-1]
+    html = (folder / "report.html").read_text(encoding="utf-8")
+    assert html.count('<th scope="row" data-label="proposed">1</th>') == len(rows)
+    assert "## Other numbers" not in GOLDEN.read_text(encoding="utf-8")
+
+
 def test_every_figure_of_the_page_is_in_the_document(tmp_path: Path, record: dict[str, Any]) -> None:
     write_report(run_folder(tmp_path), record)
     document = read_json(tmp_path / "report.json")
