@@ -186,6 +186,7 @@ def _measure(bench: Bench, launch: Launch, rounds: int) -> dict[str, Any]:
                 "stall_timeout": bench.values["engine"]["stall_timeout"],
                 "request_body": bench.body(launch.arm),
                 "ask_all_before": bench.under(launch.arm, CACHED),
+                "replayed": "method" not in bench.values,
             },
             {name: bench.inputs[name] for name in ("verifier", "prompts")},
             {},

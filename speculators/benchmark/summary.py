@@ -71,7 +71,7 @@ def summarise(benchmark: dict[str, Any], replay: dict[str, Any] | None = None) -
         "random_prompts": asked_random(benchmark["samples"]),
         "warnings": warnings(benchmark),
     }
-    summary["acceptance"]["breaks_even"] = _breaks_even(summary["speed"], _served(pairs, all_steps))
+    summary["breaks_even"] = _breaks_even(summary["speed"], _served(pairs, all_steps))
     summary["warnings"] += implausible(summary["speed"], summary["acceptance"]["served_by_concurrency"])
     return summary | {"checks": run_checks(benchmark, pairs, summary)}
 

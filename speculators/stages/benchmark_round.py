@@ -68,6 +68,7 @@ class Round:
         self.startup_timeout: float = values["startup_timeout"]
         self.body = {**SAMPLING, **values["request_body"]}
         self.ask_all_before: bool = values["ask_all_before"]
+        self.replayed: bool = values["replayed"]
         self.tokenizer = step.inputs["verifier"] / "model"
         self.stall_timeout: float = values["stall_timeout"]
         self.client = ServerClient(values["endpoint"], values["model"], self.stall_timeout)
@@ -106,7 +107,7 @@ def run(step: StageInput) -> dict[str, Any]:
         "loads": loads,
         "profiles": profiles,
     }
-    if this.arm == PLAIN and this.number == 1:
+    if this.arm == PLAIN and this.number == 1 and this.replayed:
         result["tokens"] = _record_tokens(this)
     write_json(this.output / RESULT_NAME, result)
     return {name: value for name, value in result.items() if name not in NOT_BOOKED}

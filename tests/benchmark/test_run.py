@@ -197,6 +197,7 @@ def test_with_the_prefix_cache_on_both_arms_are_served_once_more_and_asked_every
 ) -> None:
     executor = FakeExecutor()
     document = measure(executor, asked={"prefix_cache": "both"})
+    assert {one["replayed"] for one in executor.clients} == {True}
     first = [(one["arm"], one["ask_all_before"]) for one in executor.clients[:4]]
     assert first == [("plain", False), ("draft", False), ("cached-plain", True), ("cached-draft", True)]
     for argv, client in zip(executor.servers, executor.clients):
@@ -264,6 +265,7 @@ def test_a_method_that_needs_no_checkpoint_is_the_draft_arm_itself(measure: Call
     draft = document["arms"]["draft"]
     assert json.loads(draft[draft.index("--speculative-config") + 1])["method"] == "ngram"
     assert {one["must_draft"] for one in executor.clients} == {False}
+    assert {one["replayed"] for one in executor.clients} == {False}  # its tokens would be kept for nothing
 
 
 def test_a_method_that_the_engine_cannot_serve_ends_it_at_once(

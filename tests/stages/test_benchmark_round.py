@@ -65,6 +65,7 @@ def test_a_server_that_never_gets_healthy_ends_the_launch_with_its_log(tmp_path:
             "stall_timeout": 2,
             "request_body": {},
             "ask_all_before": False,
+            "replayed": True,
         }
         inputs = {"prompts": tmp_path / "prompts", "verifier": tmp_path / "verifier"}
         step = StageInput("benchmark_round", values, inputs, {}, tmp_path / "client")
