@@ -107,7 +107,7 @@ class ParallelDepths(TrainTimeTest):
 
     def __init__(self, draft: PEagleDraft, verifier: FrozenVerifier, teaching: Teaching) -> None:
         super().__init__(draft, verifier, teaching)
-        # A single depth reads no stand-in, and several devices would wait for its gradient for ever.
+        # A single depth reads no stand-in, and DDP refuses a trained parameter that gets no gradient.
         draft.mask_hidden.requires_grad_(teaching.positions > 1)
 
     def embeddings(self, sequence: PackedSequence, plan: Plan) -> torch.Tensor:

@@ -89,7 +89,8 @@ def test_who_reads_no_further_learns_of_the_faster_arm_without_training(
 
 def test_who_reads_no_further_learns_of_a_faster_number_of_proposed_tokens() -> None:
     fewer = {**free("draft-1", ratio(0.8, 0.7, 0.9)), "tokens": 1}
-    one = summary((1, ratio(1.31, 1.2, 1.4))) | {"depths": [fewer, free("draft-2", ratio(0.9, 0.7, 1.1))]}
+    two = {**free("draft-2", ratio(0.9, 0.7, 1.1)), "tokens": 2}
+    one = summary((1, ratio(1.31, 1.2, 1.4))) | {"depths": [fewer, two]}
     assert headline(one).endswith(": use it; with 1 proposed token it is faster.")
     faster = headline(one | {"extra_arms": [free("ngram", ratio(0.7, 0.6, 0.8))]})
     assert faster.endswith("; ngram, which needs no training, is faster.")

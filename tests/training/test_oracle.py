@@ -214,7 +214,7 @@ def test_a_step_asks_no_tensor_for_a_number(kind: str, prompt: int) -> None:
 @pytest.mark.parametrize("positions", [1, 2])
 @pytest.mark.parametrize("kind", ARCHITECTURES)
 def test_a_step_gives_every_parameter_that_is_trained_a_gradient(kind: str, positions: int) -> None:
-    """Several devices wait for each of them, and DDP ends where one never comes."""
+    """DDP fails at the next step where one of them gets none."""
     objective = tiny.of_kind(kind, positions)
     (batch,) = tiny.batches(objective, [tiny.document(40, 30, 1)])
     objective.backward(batch, objective.weights(torch.tensor(batch.supervised)))
