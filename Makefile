@@ -9,7 +9,8 @@ RECIPE := recipes/smollm2-135m-eagle3.yaml
 # The smoke run proves that every stage works; its draft is too small to be fast.
 SMOKE := --set datagen.prompts.limit=48 --set datagen.prompts.magpie.count=8 --set datagen.max_tokens=64 \
 	--set training.epochs=2 --set benchmark.requests=6 --set benchmark.max_tokens=32 \
-	--set benchmark.rounds=1 --set 'benchmark.concurrency=[1]' --set benchmark.warmup_requests=1
+	--set benchmark.rounds=1 --set 'benchmark.concurrency=[1]' --set benchmark.warmup_requests=1 \
+	--set 'benchmark.depths=[]'
 
 .PHONY: quickstart quickstart-smoke test test-fast check setup-local setup-test
 .DEFAULT_GOAL := help

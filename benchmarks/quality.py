@@ -137,6 +137,7 @@ class Comparison(NamedTuple):
             "concurrency": [1],
             "rounds": 1,
             "extra_arms": [one for one in FREE_ARMS if one == arm],
+            "depths": [],
         }
         values["speculative_tokens"] = draft.speculative_tokens
         inputs = {name: self.outputs[name] for name in ("verifier", "prompts")} | {"package": draft.package}

@@ -104,7 +104,7 @@ def recipe_of(options: argparse.Namespace) -> dict[str, Any]:
     data["draft"] = str((run / "model").resolve())
     data["executor"] = "local"
     data["benchmark"] |= {"prompts": places["benchmark.prompts"][0], "rounds": options.rounds}
-    data["benchmark"]["extra_arms"] = []  # of the draft and plain alone are the questions
+    data["benchmark"] |= {"extra_arms": [], "depths": []}  # of the draft and plain alone are the questions
     data["benchmark"]["gate"] |= {"looks": options.looks}
     chosen = {"requests": options.requests, "concurrency": options.concurrency}
     data["benchmark"] |= {name: value for name, value in chosen.items() if value}

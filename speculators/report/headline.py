@@ -22,16 +22,20 @@ def headline(summary: dict[str, Any]) -> str:
     judged = [(one, judgement(one)) for one in summary["speed"] if one["speedup"]]
     if not judged:
         return "No verdict: no speed was measured in both arms."
-    (first, _), *others = judged
-    speeds = [f"{first['speedup']['mean']:.2f}× the plain speed at {requests(first['concurrency'])}"]
-    speeds += [f"{one['speedup']['mean']:.2f}× at {one['concurrency']}" for one, _ in others]
+    speeds = speeds_of([one for one, _ in judged])
     if all(one["speedup"]["low"] is None for one, _ in judged):
-        return f"{', '.join(speeds)}, in one round, which shows nothing for sure."
-    text = f"{', '.join(speeds)}: {advice([(one['concurrency'], word) for one, word in judged])}"
-    if arm := winner(summary):
-        over_all = "over all loads " if others else ""
-        text += f"; {over_all}{arm} is faster"
-    return f"{text}."
+        return f"{speeds}, in one round, which shows nothing for sure."
+    advised = advice([(one["concurrency"], word) for one, word in judged])
+    return f"{speeds}: {advised}{winner(summary)}."
+
+
+def speeds_of(loads: Sequence[dict[str, Any]]) -> str:
+    """The speedups of measured loads in a row, the first with what it means; "" without any."""
+    return ", ".join(
+        f"{one['speedup']['mean']:.2f}× "
+        + (f"at {one['concurrency']}" if number else f"the plain speed at {requests(one['concurrency'])}")
+        for number, one in enumerate(loads)
+    )
 
 
 def winner(summary: dict[str, Any]) -> str:
@@ -39,9 +43,11 @@ def winner(summary: dict[str, Any]) -> str:
     one = fastest([*summary.get("extra_arms", []), *summary.get("depths", [])])
     if one is None:
         return ""
-    return (
+    loads = [load for load in one["speed"] if load["speedup"]]
+    name = (
         f"with {proposed(one['tokens'])} it" if "tokens" in one else f"{one['arm']}, which needs no training,"
     )
+    return f"; {'over all loads ' if len(loads) > 1 else ''}{name} is faster: {speeds_of(loads)}"
 
 
 def advice(loads: Sequence[tuple[int, str]]) -> str:

@@ -100,7 +100,10 @@ def with_other_depth(summary: dict[str, Any]) -> str:
     one = fastest(summary.get("depths", []))
     if one is None:
         return ""
-    return f" It is faster with {proposed(one['tokens'])}: {figure(one['overall_speedup'])}."
+    loads = [load for load in one["speed"] if load["speedup"]]
+    figures = "; ".join(f"{figure(load['speedup'])} at {requests(load['concurrency'])}" for load in loads)
+    start = "Over all loads it is" if len(loads) > 1 else "It is"
+    return f" {start} faster with {proposed(one['tokens'])}: {figures}."
 
 
 def proposed(tokens: int) -> str:

@@ -14,10 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from speculators.benchmark.acceptance import acceptance
 from speculators.benchmark.checks import PREDICTION_TOLERANCE
 from speculators.benchmark.ngram import look_up
 from speculators.benchmark.rounds import PLAIN, Launch
-from speculators.benchmark.summary import acceptance
 from speculators.checkpoint.config import from_document
 from speculators.datagen.capture import CaptureRow, capture_documents
 from speculators.documents import read_json, read_jsonl, write_json

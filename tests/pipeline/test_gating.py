@@ -33,7 +33,12 @@ from tests.benchmark.conftest import draft_rows, plain_rows, sample
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "smollm2-135m-eagle3.yaml"
 SPREAD = (1.00, 1.01, 0.99, 1.005, 0.995)
-PLAINLY = ("benchmark.concurrency=[1]", "benchmark.requests=3", "benchmark.extra_arms=[]")
+PLAINLY = (
+    "benchmark.concurrency=[1]",
+    "benchmark.requests=3",
+    "benchmark.extra_arms=[]",
+    "benchmark.depths=[]",
+)
 VERIFIER = {"num_hidden_layers": 4, "hidden_size": 8, "vocab_size": 64}
 ITSELF = Opponent(itself=True)
 Speeds = Callable[[int], float]

@@ -57,10 +57,10 @@ def test_an_arm_that_cannot_be_served_here_is_not_counted(
     here = keys.environment
     monkeypatch.setattr(surroundings, "environment", lambda packages: here(()))
     (without,) = reasons(planned(store)["benchmark"])
-    assert without.endswith("3 rounds × 3 arms × 2 loads (without suffix: no arctic-inference here)")
+    assert without.endswith("3 rounds × 4 arms × 2 loads (without suffix: no arctic-inference here)")
     everything = {"arctic-inference": "1"}
     monkeypatch.setattr(surroundings, "environment", lambda packages: here(()) | everything)
-    assert reasons(planned(store)["benchmark"])[0].endswith("3 rounds × 4 arms × 2 loads")
+    assert reasons(planned(store)["benchmark"])[0].endswith("3 rounds × 5 arms × 2 loads")
 
 
 def test_a_changed_value_is_named_with_its_place(store: Store):

@@ -36,6 +36,18 @@ def test_faster_says_how_much_and_how_sure() -> None:
     )
 
 
+def test_a_faster_number_of_proposed_tokens_is_given_load_by_load() -> None:
+    checks = [{"name": "possible", "ok": True, "detail": ""}]
+    speed = summary((1, ratio(1.12, 1.01, 1.24)), (4, ratio(1.05, 0.97, 1.13)))["speed"]
+    fewer = {"tokens": 1, "speed": speed, "draft_over_it": ratio(0.86, 0.82, 0.9), "checks": checks}
+    text = verdict(summary((1, ratio(0.96, 0.88, 1.05)), (4, ratio(0.9, 0.8, 1.02))) | {"depths": [fewer]})
+    assert text.endswith(
+        " Over all loads it is faster with 1 proposed token: 1.12 times the plain speed (95% interval 1.01 "
+        "to 1.24, 3 rounds) at one request at a time; 1.05 times the plain speed (95% interval 0.97 to 1.13, "
+        "3 rounds) at 4 requests at a time."
+    )
+
+
 def test_random_prompts_are_said_to_be_no_real_ones() -> None:
     text = verdict(summary((1, ratio(1.21, 1.10, 1.33))) | {"random_prompts": True})
     assert "The prompts were random text, so acceptance, and speed with it, says nothing of real" in text

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from speculators.benchmark.acceptance import acceptance
 from speculators.benchmark.statistics import t_quantile
-from speculators.benchmark.summary import acceptance, summarise
+from speculators.benchmark.summary import summarise
 from speculators.errors import StageError
 from speculators.stages.replay import attempted, differs
 from tests.benchmark.conftest import document
