@@ -65,9 +65,9 @@ def _require_teachable(step: StageInput) -> None:
 def _benchmark(step: StageInput) -> list[Prompt]:
     values, files = step.values["benchmark"], step.files.get("benchmark.prompts", [])
     read_as = values.get("read_as") or [None] * len(files)
-    requests = values["requests"]
     if isinstance(text := read_as[0], dict):
-        return _random_text(step, int(text["prompt_tokens"]), requests)
+        return _random_text(step, int(text["prompt_tokens"]), text["requests"])
+    requests = values["requests"]
     prompts = unique_prompts(benchmark_prompts(files, read_as, Columns(**values.get("columns", {}))))
     where = ", ".join(map(str, files))
     if with_tools := [prompt.id for prompt in prompts if prompt.tools]:

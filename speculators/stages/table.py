@@ -59,6 +59,7 @@ PROMPTS = Stage(
     "prompts",
     reads=("verifier", "datagen.prompts", "benchmark.requests", "benchmark.columns", *ENGINE_VALUES),
     files=("datagen.prompts.files", BENCHMARK_FILES),
+    how=("benchmark.requests",),  # every row of the files is prepared; how many are asked is the load's
     inputs=("verifier",),
     packages=ENGINE_PACKAGES,
     engine=True,
@@ -178,7 +179,8 @@ def select(data: dict[str, Any], stage: Stage) -> dict[str, Any]:
 
     File names are left out because a stage gets the files themselves, and a key must not depend on
     where a file lies.  What such a name says beyond the place is ``benchmark.read_as``: for each entry of
-    ``benchmark.prompts`` its public set, the settings of its random text, or None; left out if all are None.
+    ``benchmark.prompts`` its public set, the settings of its random text with how many are wanted, or None;
+    left out if all are None.
     """
     chosen: dict[str, Any] = {}
     for path in stage.reads:
@@ -194,7 +196,10 @@ def select(data: dict[str, Any], stage: Stage) -> dict[str, Any]:
         target[last] = _without_files(source, path)
     if BENCHMARK_FILES in stage.files:
         sources = sources_of(named(data, BENCHMARK_FILES))
-        read_as = [one.set.name if one.set else one.random_text for one in sources]
+        wanted = {"requests": data["benchmark"]["requests"]}
+        read_as = [
+            one.set.name if one.set else one.random_text and {**one.random_text, **wanted} for one in sources
+        ]
         if any(read_as):
             chosen.setdefault("benchmark", {})["read_as"] = read_as
     return chosen

@@ -55,7 +55,7 @@ def test_too_few_different_prompts_are_refused_with_their_files(tmp_path: Path) 
 
 def test_random_text_is_as_many_prompts_as_are_asked(tmp_path: Path) -> None:
     save_tokenizer(tmp_path / "verifier" / "model")
-    settings = {"kind": "synthetic_text", "prompt_tokens": "32"}
+    settings = {"kind": "synthetic_text", "prompt_tokens": "32", "requests": 3}
     rows = written(tmp_path, [], requests=3, read_as=[settings], columns={})
     assert [(row["id"], row["dataset"]) for row in rows] == [
         (f"random-{number}", "random text") for number in (1, 2, 3)

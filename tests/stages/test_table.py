@@ -43,6 +43,21 @@ def test_how_the_work_is_done_reaches_the_stage_but_not_its_key():
     assert data["training"]["devices"] == 8
 
 
+def test_more_requests_of_the_load_ask_for_no_new_data():
+    more = {**DATA, "benchmark": {**DATA["benchmark"], "requests": 96}}
+    assert select(more, PROMPTS)["benchmark"] == {"requests": 96}
+    assert keyed(more, PROMPTS) == keyed(DATA, PROMPTS)
+
+
+def test_of_random_text_there_are_as_many_prompts_as_are_asked():
+    text = "kind=synthetic_text,prompt_tokens=32"
+    few, many = ({**DATA, "benchmark": {"prompts": text, "requests": number}} for number in (4, 96))
+    assert keyed(few, PROMPTS)["benchmark"] == {
+        "read_as": [{"kind": "synthetic_text", "prompt_tokens": "32", "requests": 4}]
+    }
+    assert keyed(few, PROMPTS) != keyed(many, PROMPTS)
+
+
 def test_a_draft_of_the_last_layer_only_asks_capture_for_no_other():
     assert select({**DATA, "algorithm": {"kind": "eagle", "layers": 1}}, HIDDEN_STATES).keys() == {"engine"}
 
