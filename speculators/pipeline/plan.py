@@ -6,7 +6,7 @@ prints first and what it then does cannot disagree.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -128,7 +128,10 @@ def stage_parts(
     """The parts of the stage's key."""
     files = stage_files(recipe, stage)
     sources = where.sources(recipe) if stage.names_verifier else {}
-    digests = {name: contents_digest(path) if path else OPEN for name, path in inputs.items()}
+    digests = {
+        name: contents_digest(path, stage.of_inputs.get(name)) if path else OPEN
+        for name, path in inputs.items()
+    }
     return key_parts(stage, keyed(recipe.data, stage), digests, files, sources, where.environment(stage))
 
 
@@ -150,10 +153,14 @@ def stage_files(recipe: Recipe, stage: Stage) -> dict[str, list[Path]]:
     return files
 
 
-def contents_digest(output: Path) -> str:
-    """Digest of a finished output's files, so that an unchanged output stops the cascade."""
+def contents_digest(output: Path, only: Collection[str] | None = None) -> str:
+    """Digest of a finished output's files, so that an unchanged output stops the cascade.
+
+    ``only``: the files that count; None: all of them.
+    """
     files = read_output(output)["files"]
-    return value_digest({name: entry["sha256"] for name, entry in files.items()})
+    counted = files if only is None else only
+    return value_digest({name: files[name]["sha256"] for name in counted})
 
 
 def extra_arms(recipe: Recipe, against: Opponent) -> list[str]:

@@ -7,6 +7,8 @@ the row is enough to say when its output may be used again.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from speculators.recipe.prompt_source import BENCHMARK_FILES, sources_of
@@ -17,6 +19,8 @@ TORCH_PACKAGES = ("torch", "safetensors")
 #: How the engine is started; how long one waits for it changes no output.
 ENGINE_VALUES = ("engine.args", "engine.env")
 
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
 
 class Stage(NamedTuple):
     """One row: ``reads`` and ``files`` are dotted recipe paths, ``inputs`` are stage names.
@@ -24,6 +28,7 @@ class Stage(NamedTuple):
     ``how`` are paths below ``reads`` whose values say how the work is done, not what comes of it: the stage
     gets them, and its key is made without them, so that an interrupted stage continues and a finished one
     is reused when they change.
+    ``of_inputs`` names the files of an input that are read, where not all are: others may change.
     ``packages`` are the distributions whose versions may change the output; ``engine`` says that
     the process needs the engine's environment variables, ``names_verifier`` that it resolves the
     verifier's name, so that what the name stands for belongs to the key.  ``role`` says
@@ -35,6 +40,7 @@ class Stage(NamedTuple):
     files: tuple[str, ...] = ()
     how: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()
+    of_inputs: Mapping[str, tuple[str, ...]] = NOTHING
     packages: tuple[str, ...] = ()
     engine: bool = False
     names_verifier: bool = False
@@ -78,6 +84,7 @@ RESPONSES = Stage(
         *ENGINE_VALUES,
     ),
     inputs=("verifier", "prompts"),
+    of_inputs={"prompts": ("train.jsonl",)},  # another benchmark, and the answers for training stay
     packages=ENGINE_PACKAGES,
     engine=True,
     gpus=True,

@@ -101,6 +101,20 @@ def test_changed_prompts_are_named_and_stop_where_nothing_comes_out_different(st
     assert {one.action for one in plan(recipe, store, Choice())} == {REUSE, MEASURE}
 
 
+def test_another_benchmark_asks_for_no_new_training_data(store: Store, tmp_path: Path):
+    recipe = require_recipe(RECIPE)
+    furnish(store, recipe)
+    other = tmp_path / "other.jsonl"
+    other.write_text("".join(f'{{"prompt": "What is {number}?"}}\n' for number in range(96)))
+    changed = (f"benchmark.prompts={other}", "benchmark.requests=96")
+    found = planned(store, *changed)
+    assert reasons(found["prompts"]) == ["benchmark.prompts: other contents"]
+    furnish(store, require_recipe(RECIPE, changed), {"prompts/benchmark.jsonl": "others"})
+    assert actions(planned(store, *changed)) == [REUSE] * 6 + [MEASURE]
+    assert len(store.history("prompts")) == 2
+    assert len(store.history("responses")) == 1
+
+
 def test_a_changed_package_is_named(store: Store, monkeypatch: pytest.MonkeyPatch):
     furnish(store, require_recipe(RECIPE))
     keys.forget_code()

@@ -30,6 +30,7 @@ from speculators.pipeline.store import Store
 from speculators.recipe.recipe import Recipe, require_recipe
 from speculators.stages.documents import ERROR_NAME, StageInput, read_input, write_output
 from speculators.stages.table import RESPONSES, VERIFIER
+from tests.pipeline.stages import leave
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "smollm2-135m-eagle3.yaml"
 Inside = Callable[[StageInput], int]
@@ -114,8 +115,7 @@ def test_an_input_that_came_out_different_makes_the_next_stage_anew(tmp_path: Pa
         for name in ("verifier", "prompts"):
             output = tmp_path / text / name
             output.mkdir(parents=True)
-            (output / "made.txt").write_text(text)
-            write_output(StageInput(name, {}, {}, {}, output), {}, seconds=0.0)
+            leave(output, name, {name: text})
             run.outputs[name] = output
         build(run, RESPONSES)
         assert run.executor.ran == ["responses"], text
@@ -171,8 +171,7 @@ def with_inputs(run: Run, folder: Path) -> Run:
         output = folder / name
         if not output.exists():
             output.mkdir(parents=True)
-            (output / "made.txt").write_text("made")
-            write_output(StageInput(name, {}, {}, {}, output), {}, seconds=0.0)
+            leave(output, name, {})
         run.outputs[name] = output
     return run
 
