@@ -17,7 +17,7 @@ from speculators.documents import known_json, read_json, read_jsonl, write_json,
 from speculators.recipe.engine_args import to_argv
 from speculators.recipe.yaml_loader import load_yaml
 from speculators.report import markdown, page
-from speculators.report.curves import loss_curve, validation_curve
+from speculators.report.curves import lesson, loss_curve, validation_curve
 from speculators.report.expectations import expectations
 from speculators.report.headline import headline
 from speculators.report.prompts import per_prompt
@@ -184,4 +184,9 @@ def _training(result: dict[str, Any] | None, metrics: list[dict[str, Any]]) -> d
     """The training stage's findings with the course of its loss and of its validations."""
     if not result:
         return None
-    return {**result, "curve": validation_curve(metrics), "loss": loss_curve(metrics)}
+    return {
+        **result,
+        "curve": validation_curve(metrics),
+        "loss": loss_curve(metrics),
+        "lesson": lesson(metrics),
+    }
