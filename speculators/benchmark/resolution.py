@@ -80,19 +80,23 @@ def designs(
 
 
 def table(pairs: Sequence[Pair]) -> list[list[float]]:
-    """For each round the log ratio of speeds of every request at every load, in one fixed order.
+    """For each round the log ratio of speeds of every request, in one fixed order: [rounds][prompts].
 
-    Both arms answer with the same tokens, so a request's speeds are in the ratio of its seconds.
+    Both arms answer with the same tokens, so a request's speeds are in the ratio of its seconds.  A request
+    is one prompt at every load, as in ``cost_of``: the mean over its loads, so that what a load of one launch
+    has in common counts as the launch's.
     """
-    rounds: dict[int, dict[tuple[int, str], float]] = {}
+    rounds: dict[int, dict[str, list[float]]] = {}
     for pair in pairs:
         base = {row["id"]: row["seconds"] for row in pair.plain["requests"]}
         for row in pair.draft["requests"]:
             if row["id"] in base:
                 value = math.log(base[row["id"]] / row["seconds"])
-                rounds.setdefault(pair.round, {})[pair.concurrency, row["id"]] = value
-    common = sorted(set.intersection(*(set(found) for found in rounds.values()))) if rounds else []
-    return [[rounds[number][place] for place in common] for number in sorted(rounds)]
+                rounds.setdefault(pair.round, {}).setdefault(row["id"], []).append(value)
+    loads = len({pair.concurrency for pair in pairs})
+    everywhere = [{name for name, found in one.items() if len(found) == loads} for one in rounds.values()]
+    common = sorted(set.intersection(*everywhere)) if everywhere else []
+    return [[math.fsum(rounds[number][name]) / loads for name in common] for number in sorted(rounds)]
 
 
 def cost_of(benchmark: dict[str, Any], pairs: Sequence[Pair]) -> Cost:

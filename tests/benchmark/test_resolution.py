@@ -4,34 +4,41 @@ from __future__ import annotations
 
 import math
 import random
+from statistics import fmean
 from typing import Any
 
 import pytest
 
 from speculators.benchmark.design import Cost
 from speculators.benchmark.gate import spent
-from speculators.benchmark.noise import smallest_loss
+from speculators.benchmark.noise import smallest_loss, split
 from speculators.benchmark.pairs import pair_up
 from speculators.benchmark.resolution import cost_of, resolution, table
+from speculators.benchmark.statistics import spread_of
 from speculators.report.noise import text
 from tests.benchmark.conftest import request, sample
 
 LOOKS = (5, 7, 9, 12)
 
 
-def against_itself(rounds: int, prompts: int, between: float, within: float) -> dict[str, Any]:
+def against_itself(
+    rounds: int, prompts: int, between: float, within: float, loads: tuple[int, ...] = (1,)
+) -> dict[str, Any]:
     """A benchmark document whose base is the draft, on a machine with this noise."""
     draw = random.Random(1)
     samples, launches = [], []
     for number in range(1, rounds + 1):
         luck = draw.gauss(0, between)
         seconds = [1 + place for place in range(prompts)]
-        ours = [one * math.exp(luck + draw.gauss(0, within)) for one in seconds]
-        for arm, times in (("base", seconds), ("draft", ours)):
-            rows = [request(f"p{place}", seconds=one) for place, one in enumerate(times)]
-            rate = 10 * prompts / sum(times)
-            samples.append(sample(number, arm, 1, rate, rows, wall_seconds=sum(times)))
-            launches.append({"round": number, "arm": arm, "seconds": sum(times) + 50.0})
+        whole = {"base": 50.0, "draft": 50.0}
+        for load in loads:
+            ours = [one * math.exp(luck + draw.gauss(0, within)) for one in seconds]
+            for arm, times in (("base", seconds), ("draft", ours)):
+                rows = [request(f"p{place}", seconds=one) for place, one in enumerate(times)]
+                rate = 10 * prompts / sum(times)
+                samples.append(sample(number, arm, load, rate, rows, wall_seconds=sum(times)))
+                whole[arm] += sum(times)
+        launches += [{"round": number, "arm": arm, "seconds": one} for arm, one in whole.items()]
     return {"benchmark": {"requests": prompts}, "samples": samples, "rounds": launches}
 
 
@@ -54,6 +61,17 @@ def test_noise_of_launches_is_told_from_that_of_requests() -> None:
     requests = resolution(against_itself(12, 16, 0.0, 0.2), LOOKS, 0.03, 16)
     assert launches["between"] > 0.03 > launches["within"]
     assert requests["within"] > 0.1 > 0.03 > requests["between"]
+
+
+def test_a_request_is_one_prompt_at_every_load_in_the_noise_as_in_the_cost() -> None:
+    document = against_itself(40, 16, 0.0, 0.2, (1, 2, 4, 8))
+    rows = table(pair_up(document["samples"], "draft", plain="base"))
+    assert [len(row) for row in rows] == [16] * 40
+    found = split(rows)
+    # Four loads average the luck of one request out: its standard deviation is half that at one load.
+    assert math.sqrt(found.within) == pytest.approx(0.1, rel=0.1)
+    # What designs are reckoned with is then the scatter of a round's mean as it was measured.
+    assert found.of_round(16) == pytest.approx(spread_of([fmean(row) for row in rows]), rel=0.1)
 
 
 def test_a_quieter_machine_sees_smaller_losses() -> None:
