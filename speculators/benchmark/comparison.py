@@ -22,10 +22,12 @@ from speculators.benchmark.figures import (
     Together,
     common_loads,
     compared,
+    proposed_at_times,
+    proposed_otherwise,
     visible_loss,
 )
 from speculators.benchmark.gate import OK, REGRESSION, UNDECIDED, worst
-from speculators.benchmark.measurement import Measurement
+from speculators.benchmark.measurement import ALGORITHM, TOKENS, Measurement
 from speculators.errors import EXIT_REGRESSION, EXIT_UNDECIDED, RecipeError
 
 COMPARISON_SCHEMA = "speculators/comparison/v1"
@@ -40,6 +42,13 @@ BOTH = "acceptance fell, and a step takes longer as well: look at the draft and 
 STEP_AT_LEAST = "a step takes longer: look at the engine and the machine; acceptance may have fallen as well"
 UNKNOWN_STEP = "whether a step takes longer as well cannot be told yet"
 UNKNOWN = "speed fell; whether by acceptance or by the time of a step cannot be told yet"
+
+PROPOSED_OTHERWISE = (
+    "speed fell, and tokens are proposed otherwise: set that back to see whether it comes from it"
+)
+PROPOSED_AT_TIMES = (
+    "speed fell, by fewer proposals or a slower step: steps in which nothing is proposed are not counted"
+)
 
 UNKNOWN_NOISE = "the scatter of this machine is not known, and few rounds agree by chance: --aa measures it"
 
@@ -116,16 +125,17 @@ def compare(
     reasons = (*unsound, *incomparable(old, new, anyway=anyway))
     alpha = limits.alpha if alpha is None else alpha
     figures = () if reasons else tuple(compared(old, new, limits, alpha, together))
+    said = () if reasons else (*remarks(old, new, limits, alpha, together), *ungated(old, new, figures))
     verdict = NOT_COMPARABLE if reasons else worst([one.verdict for one in figures if one.gated])
     return Comparison(
         old=old.run,
         new=new.run,
         verdict=verdict,
         reasons=reasons,
-        causes=tuple(causes(figures)) if verdict == REGRESSION else (),
+        causes=tuple(causes(figures, unexplained(old, new))) if verdict == REGRESSION else (),
         figures=figures,
         settings=tuple(differences(old.settings, new.settings)),
-        remarks=() if reasons else (*remarks(old, new, limits, alpha, together), *ungated(figures)),
+        remarks=said,
     )
 
 
@@ -188,17 +198,30 @@ def remarks(
         yield f"{old.run} has {old.rounds} rounds: against {ENOUGH_ROUNDS} a loss is found sooner"
 
 
-def ungated(figures: Sequence[Figure]) -> Iterator[str]:
+def ungated(old: Measurement, new: Measurement, figures: Sequence[Figure]) -> Iterator[str]:
     """What the verdict does not rest on although a gate is expected to see it."""
     names = {one.name for one in figures}
-    if not names & {LENGTH, LENGTH_BY_PROMPT}:
+    if proposed_otherwise(old, new):
+        ways = [f"{one.settings.get(TOKENS)} tokens by {one.settings.get(ALGORITHM)}" for one in (old, new)]
+        yield (
+            f"{ways[0]} are proposed in {old.run}, {ways[1]} in {new.run}: their acceptance lengths are "
+            "different quantities, and the verdict says nothing of them"
+        )
+    elif not names & {LENGTH, LENGTH_BY_PROMPT}:
         yield "acceptance was not counted in both: the verdict says nothing of it"
     if ANSWERS not in names:
         yield "no answers of one request at a time are in both: the verdict says nothing of them"
 
 
-def causes(figures: Sequence[Figure]) -> Iterator[str]:
-    """What a regression comes from, in words."""
+def unexplained(old: Measurement, new: Measurement) -> str:
+    """Why acceptance does not tell what a loss of speed comes from; empty where it does."""
+    if proposed_otherwise(old, new):
+        return PROPOSED_OTHERWISE
+    return PROPOSED_AT_TIMES if proposed_at_times(new) else ""
+
+
+def causes(figures: Sequence[Figure], instead: str = "") -> Iterator[str]:
+    """What a regression comes from, in words; ``instead``: what is said where acceptance does not tell."""
     verdicts = {one.name: one.verdict for one in figures if one.concurrency is None or not one.rounds}
     gated = {one.name for one in figures if one.gated and one.verdict == REGRESSION}
     if gated & {ANSWERS, LOSSLESS}:
@@ -209,6 +232,8 @@ def causes(figures: Sequence[Figure]) -> Iterator[str]:
         yield BOTH if step == REGRESSION else ACCEPTANCE_FELL
         if lost and step == UNDECIDED:
             yield UNKNOWN_STEP
+    elif lost and instead:
+        yield instead
     elif lost and lengths and lengths[0] == OK:  # that of all loads, where they were counted
         yield STEP_SLOWER
     elif lost:

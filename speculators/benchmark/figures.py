@@ -12,7 +12,9 @@ from typing import NamedTuple
 
 from speculators.benchmark.gate import ALPHA, OK, REGRESSION, UNDECIDED, Judged, judge
 from speculators.benchmark.measurement import (
+    ALGORITHM,
     ALONE,
+    TOKENS,
     Answers,
     Measurement,
     log_lengths,
@@ -20,6 +22,7 @@ from speculators.benchmark.measurement import (
     pooled_length,
 )
 from speculators.benchmark.noise import smallest_loss
+from speculators.benchmark.rounds import FREE_ARMS
 from speculators.benchmark.statistics import Estimate, mean_estimate, spread_of, welch
 
 SPEEDUP, STEP = "speedup", "speed of a step"
@@ -106,14 +109,40 @@ def compared(
         # Not gated, but a reader looks for the worst: the chance of a false alarm is that of all together.
         at_load = Rounds(log_speedups(old, [load]), log_speedups(new, [load]), together and Together())
         yield over_rounds(SPEEDUP, load, at_load, limits.speed, alpha / len(loads), gated=False)
+    if not proposed_otherwise(old, new):
+        yield from _acceptance(old, new, speeds, limits, alpha)
+    yield from outputs(old.answers, new.answers, alpha, gated=limits.outputs)
+
+
+def _acceptance(
+    old: Measurement, new: Measurement, speeds: Rounds, limits: Limits, alpha: float
+) -> Iterator[Figure]:
+    """What was accepted, and the speed that is left of ``speeds`` without it: that of a step."""
+    loads, alike = common_loads(old, new), speeds.together and Together()
     by_prompt = on_same_prompts(old.answers, new.answers, limits.prompt_acceptance, alpha)
-    lengths = Rounds(log_lengths(old, loads), log_lengths(new, loads), together and Together())
+    lengths = Rounds(log_lengths(old, loads), log_lengths(new, loads), alike)
     if lengths.old and lengths.new:
         yield over_rounds(LENGTH, None, lengths, limits.acceptance, alpha, gated=by_prompt is None)
-        yield over_rounds(STEP, None, speeds.less(lengths), limits.speed, alpha, gated=False)
+        if not proposed_at_times(old):
+            yield over_rounds(STEP, None, speeds.less(lengths), limits.speed, alpha, gated=False)
     if by_prompt is not None:
         yield by_prompt
-    yield from outputs(old.answers, new.answers, alpha, gated=limits.outputs)
+
+
+def proposed_at_times(one: Measurement) -> bool:
+    """Whether the method leaves steps without a proposal, which the engine does not count."""
+    return one.settings.get(ALGORITHM) in FREE_ARMS
+
+
+def proposed_otherwise(old: Measurement, new: Measurement) -> bool:
+    """Whether acceptance lengths are of different quantities: no other K reaches as far, and of a method that
+    proposes at times only those steps are counted in which it does.
+    """
+    ways = [
+        (one.settings.get(TOKENS), one.settings.get(ALGORITHM) if proposed_at_times(one) else None)
+        for one in (old, new)
+    ]
+    return ways[0] != ways[1]
 
 
 def visible_loss(

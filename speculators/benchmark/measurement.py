@@ -23,6 +23,8 @@ MACHINE = ("processor", "cores", "gpus")
 UPGRADED = ("driver", "system")
 #: The load at which acceptance is nearly exact: greedy, and no other request in the batch.
 ALONE = 1
+#: Settings without whose being the same an acceptance length is another quantity.
+ALGORITHM, TOKENS = "draft algorithm", "speculative tokens"
 
 
 def pooled_length(counts: Sequence[tuple[int, int]]) -> float:
@@ -159,7 +161,7 @@ def measured_work(
 
 def measured_settings(speculation: Mapping[str, Any], engine: Mapping[str, Any]) -> dict[str, Any]:
     """How it was served: the draft's kind, and the recipe's ``engine`` block."""
-    found = {"draft algorithm": speculation["algorithm"], "speculative tokens": speculation["tokens"]}
+    found = {ALGORITHM: speculation["algorithm"], TOKENS: speculation["tokens"]}
     for block in ("args", "env"):
         found |= {f"engine.{block}.{name}": value for name, value in engine.get(block, {}).items()}
     return found

@@ -14,6 +14,8 @@ from speculators.benchmark.comparison import (
     BOTH,
     NOT_COMPARABLE,
     OUTPUTS_CHANGED,
+    PROPOSED_AT_TIMES,
+    PROPOSED_OTHERWISE,
     STEP_AT_LEAST,
     STEP_SLOWER,
     UNKNOWN,
@@ -22,7 +24,16 @@ from speculators.benchmark.comparison import (
     causes,
     compare,
 )
-from speculators.benchmark.figures import LENGTH, LENGTH_BY_PROMPT, SPEEDUP, STEP, Figure, Limits
+from speculators.benchmark.figures import (
+    ANSWERS,
+    LENGTH,
+    LENGTH_BY_PROMPT,
+    LOSSLESS,
+    SPEEDUP,
+    STEP,
+    Figure,
+    Limits,
+)
 from speculators.benchmark.gate import OK, REGRESSION, UNDECIDED
 from speculators.benchmark.measurement import Answers, Drafting, Load, Measurement, measurement, parse
 from speculators.recipe.schema import published
@@ -128,6 +139,30 @@ def test_what_the_verdict_does_not_rest_on_is_said() -> None:
         "acceptance was not counted in both",
         "no answers of one request at a time are in both",
     ]
+
+
+def test_another_number_of_proposed_tokens_is_no_loss_of_acceptance() -> None:
+    """With fewer proposed less can be accepted, whatever the draft is worth."""
+    three, one = ({"draft algorithm": "eagle3", "speculative tokens": count} for count in (3, 1))
+    old = measured(settings=three)
+    faster = measured("new", settings=one, accepted=20, speeds={1: slower(-0.05)})
+    found = compare(old, faster)
+    assert (found.verdict, {figure.name for figure in found.figures}) == (OK, {SPEEDUP, ANSWERS, LOSSLESS})
+    assert "3 tokens by eagle3 are proposed in old, 1 tokens by eagle3 in new" in found.remarks[-1]
+    assert not any("not counted" in remark for remark in found.remarks)
+    found = compare(old, faster._replace(loads=measured(speeds={1: slower(0.1)}).loads))
+    assert (found.verdict, found.causes) == (REGRESSION, (PROPOSED_OTHERWISE,))
+
+
+def test_of_a_method_that_proposes_at_times_no_step_is_called_slower() -> None:
+    ngram = {"draft algorithm": "ngram", "speculative tokens": 3}
+    old, new = measured(settings=ngram), measured("new", settings=ngram, speeds={1: slower(0.1)})
+    found = compare(old, new)
+    assert (found.verdict, found.causes) == (REGRESSION, (PROPOSED_AT_TIMES,))
+    assert figure(found, LENGTH_BY_PROMPT).gated
+    assert STEP not in {one.name for one in found.figures}
+    draft = measured(settings={"draft algorithm": "eagle3", "speculative tokens": 3})
+    assert not {LENGTH, LENGTH_BY_PROMPT, STEP} & {one.name for one in compare(draft, new).figures}
 
 
 def test_other_answers_are_named_first() -> None:
