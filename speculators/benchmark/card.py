@@ -75,7 +75,7 @@ def card(benchmark: Mapping[str, Any]) -> dict[str, Any]:
             {**cell._asdict(), "speedup": model.speedup(cell)} for cell in _unmeasured(measured, len(rates))
         ],
         "held_out": {"median": median(errors), "worst": errors[-1]} if errors else None,
-        "regrets": [one._asdict() for one in regrets(model, measured)],
+        "regrets": [one._asdict() for one in regrets(chosen, measured)],
         "context": context,
         "schedule": [list(one) for one in chosen.schedule],
         "off_from": chosen.off_from,

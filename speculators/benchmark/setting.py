@@ -26,6 +26,10 @@ class Setting(NamedTuple):
         first, _, tokens = self.schedule[-1]
         return first if tokens == 0 else None
 
+    def at(self, requests: int) -> int:
+        """K at a batch size; beyond the last range its K, as vLLM keeps it."""
+        return next((tokens for _, last, tokens in self.schedule if requests <= last), self.schedule[-1][2])
+
     def config(self) -> dict[str, Any]:
         """The keys of ``--speculative-config``; empty where speculation pays nowhere."""
         if not self.tokens:
@@ -59,24 +63,26 @@ def validated(found: Setting) -> list[tuple[int, int, int]]:
 
 
 class Regret(NamedTuple):
-    """At one load: the recommended K, the best measured one, and what the first loses against it."""
+    """At one load: the recommended K, the best measured one, and what the first loses against it.
+
+    ``loss``: None where the recommended K was not measured.
+    """
 
     requests: int
     context: float
     recommended: int
     best: int
-    loss: float
+    loss: float | None
 
 
-def regrets(model: Model, measured: Sequence[Measured]) -> Iterable[Regret]:
-    """For each load at which several K were measured, how good the model's choice among them really is."""
-    loads: dict[tuple[int, float], list[Measured]] = {}
+def regrets(chosen: Setting, measured: Sequence[Measured]) -> Iterable[Regret]:
+    """For each load at which several K were measured, how good that of ``chosen`` really is."""
+    loads: dict[tuple[int, float], dict[int, float]] = {}
     for one in measured:
-        loads.setdefault((one.cell.requests, one.cell.context), []).append(one)
-    for (requests, context), choices in sorted(loads.items()):
-        if len(choices) < 2:
+        loads.setdefault((one.cell.requests, one.cell.context), {})[one.cell.tokens] = one.speed
+    for (requests, context), speeds in sorted(loads.items()):
+        if len(speeds) < 2:
             continue
-        best = max(choices, key=lambda one: one.speed)
-        recommended = max(choices, key=lambda one: model.speed(one.cell))
-        loss = 1 - recommended.speed / best.speed
-        yield Regret(requests, context, recommended.cell.tokens, best.cell.tokens, loss)
+        best, recommended = max(speeds, key=speeds.__getitem__), chosen.at(requests)
+        loss = 1 - speeds[recommended] / speeds[best] if recommended in speeds else None
+        yield Regret(requests, context, recommended, best, loss)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -37,15 +37,24 @@ def _lines(card: Mapping[str, Any]) -> Iterator[str]:
     if (found := card["held_out"]) is not None:
         off = f"{found['median']:.1%} in the median, at most {found['worst']:.1%}"
         yield f"cells that were held out: speed predicted {off} off"
-    if card["regrets"]:
-        worst = max(one["loss"] for one in card["regrets"])
-        loads = f"at {len(card['regrets'])} loads"
-        yield f"{loads} the recommended setting loses at most {worst:.1%} against the best measured one"
-    else:
-        yield "no load was measured with several settings: whether the recommended one is best is not known"
+    yield from _against_measured(card["regrets"])
     widest = max(one["requests"] for one in card["cells"])
     yield f"reckoned for {card['context']:.0f} tokens of context"
     yield f"vLLM keeps the last setting beyond {widest} requests, the widest load that was measured"
     yield from (f"warning: {one}" for one in card["warnings"])
     if card.get("checked_by_vllm") is not None:
         yield f"vLLM's own function {'takes' if card['checked_by_vllm'] else 'REFUSES'} the schedule"
+
+
+def _against_measured(regrets: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """How good the recommended setting is at the loads that were measured with several settings."""
+    known = [one for one in regrets if one["loss"] is not None]
+    if known:
+        loads = f"at {len({one['requests'] for one in known})} loads"
+        worst = max(one["loss"] for one in known)
+        yield f"{loads} the recommended setting loses at most {worst:.1%} against the best measured one"
+    else:
+        yield "no load was measured with the recommended setting: whether it is best is not known"
+    if reckoned := sorted({(one["requests"], one["recommended"]) for one in regrets if one["loss"] is None}):
+        places = ", ".join(f"{tokens} tokens at {requests} requests" for requests, tokens in reckoned)
+        yield f"recommended as reckoned, and not measured (benchmark.depths): {places}"

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speculators.benchmark.cost_model import Cell, Measured, Model, StepTime, fit, held_out, length
-from speculators.benchmark.setting import regrets, setting, validated
+from speculators.benchmark.setting import Setting, regrets, setting, validated
 
 CELLS = [Cell(*one) for one in product((0, 1, 3, 5), (1, 4, 16, 64), (256.0, 2048.0))]
 #: An 8B model on a large GPU, about: 8 ms of weights, then arithmetic from some 250 tokens on.
@@ -131,11 +131,12 @@ def test_vllms_own_function_takes_the_schedule() -> None:
 
 
 def test_the_recommendation_is_near_the_best_measured_cell() -> None:
-    found = measured(GPU, CELLS, noise=0.01)
-    model = Model(RATES, fit(found))
-    losses = [one.loss for one in regrets(model, found)]
-    assert len(losses) == 8
-    assert max(losses) < 0.03
+    cells = [Cell(*one) for one in product(range(6), (1, 4, 16, 64), (1024.0,))]
+    found = measured(GPU, cells, noise=0.005)
+    chosen = setting(Model(RATES, fit(found)), 64, 1024.0)
+    losses = [one.loss for one in regrets(chosen, found)]
+    assert len(losses) == 4
+    assert all(loss is not None and loss < 0.03 for loss in losses)
 
 
 def test_a_wrong_recommendation_shows_in_what_was_measured() -> None:
@@ -143,7 +144,17 @@ def test_a_wrong_recommendation_shows_in_what_was_measured() -> None:
     found = [
         one._replace(length=1.1) if one.cell.tokens == 3 else one for one in measured(GPU, CELLS, noise=0.01)
     ]
-    wrong = [one for one in regrets(Model(RATES, fit(found)), found) if one.recommended == 3]
-    assert wrong
-    assert all(one.best != 3 and one.loss > 0.1 for one in wrong)
+    wrong = list(regrets(Setting(3, ((1, 64, 3),)), found))
+    assert len(wrong) == 8
+    assert all(one.best != 3 and one.loss is not None and one.loss > 0.1 for one in wrong)
     assert max(abs(one.error) for one in held_out(found, RATES) if one.cell.tokens == 3) > 0.5
+
+
+def test_a_recommended_setting_that_was_not_measured_is_held_against_nothing() -> None:
+    found = list(regrets(Setting(2, ((1, 4, 2), (5, 64, 1))), measured(GPU, CELLS)))
+    assert {(one.requests, one.recommended, one.loss is None) for one in found} == {
+        (1, 2, True),
+        (4, 2, True),
+        (16, 1, False),
+        (64, 1, False),
+    }

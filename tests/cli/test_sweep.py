@@ -41,7 +41,8 @@ def test_the_setting_is_printed_put_on_a_page_and_written(
     assert main(["sweep", str(run), "--html", str(page), "--write", str(draft)]) == 0
     shown = capsys.readouterr().out
     assert "requests at a time: propose" in shown
-    assert "at 5 loads the recommended setting loses at most" in shown
+    assert "at 2 loads the recommended setting loses at most" in shown
+    assert "not measured (benchmark.depths): 4 tokens at 1 requests, 4 tokens at 4 requests" in shown
     assert "beyond 64 requests" in shown
     assert "Speedup card: run" in page.read_text(encoding="utf-8")
     setting = read_json(draft / "speculative-config.json")
