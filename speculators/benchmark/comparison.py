@@ -152,8 +152,16 @@ def incomparable(old: Measurement, new: Measurement, *, anyway: bool = False) ->
     if not common_loads(old, new):
         yield "no load (requests at a time) was measured in both"
     for one in (old, new):
-        if one.loads and one.rounds < 2:
-            yield f"{one.run} has one round, so nothing is known of its spread"
+        if one.loads:
+            yield from too_few_rounds(one)
+
+
+def too_few_rounds(one: Measurement) -> Iterator[str]:
+    """Why nothing can be held against this measurement, whatever it is compared with."""
+    if not one.loads:
+        yield f"{one.run} has no load with a speed of both arms in every round"
+    elif one.rounds < 2:
+        yield f"{one.run} has one round, so nothing is known of its spread"
 
 
 def other_premises(old: Measurement, new: Measurement, *, anyway: bool = False) -> Iterator[str]:

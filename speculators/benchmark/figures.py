@@ -250,10 +250,11 @@ def _shares(
     """The shares of prompts that are left when ``old`` and ``new`` of ``count`` fall out.
 
     ``explained``: so many may fall out for another reason than the one that is asked for.  One more than is
-    explained comes about by chance in half of all cases, whatever ``count``; so it is no loss yet.
+    explained comes about by chance in half of all cases, whatever ``count``; so it is no loss yet, unless
+    nothing is left.
     """
     explained = max(old, explained)
-    verdict = OK if new <= explained + 1 else UNDECIDED
+    verdict = OK if new <= explained or new <= explained + 1 < count else UNDECIDED
     if chance_of_more(explained, new, count) < alpha:
         verdict = REGRESSION
     before, after = 1 - old / count, 1 - new / count

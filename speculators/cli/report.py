@@ -79,9 +79,18 @@ def card(run: str) -> str:
 
 
 def baseline(run: str) -> str:
+    from speculators.benchmark.comparison import too_few_rounds
+    from speculators.errors import RecipeError
     from speculators.report.source import load_source
 
-    return json.dumps(load_source(run).measured.document(), indent=1, ensure_ascii=False) + "\n"
+    measured = load_source(run).measured
+    if reasons := list(too_few_rounds(measured)):
+        raise RecipeError(
+            f"{run}: no baseline: {'; '.join(reasons)}",
+            hint="measure again with --set benchmark.rounds=12",
+            rule="no-baseline",
+        )
+    return json.dumps(measured.document(), indent=1, ensure_ascii=False) + "\n"
 
 
 FORMATS: dict[str, Callable[[str], str]] = {

@@ -125,11 +125,10 @@ def run(
 
 def run_recipe_file(asked: Asked, *, as_json: bool) -> int:
     """Run the recipe in a file and print its verdict, or its record."""
-    no_gate = asked.strict and not asked.against
-    if only_bundles := [
-        name for name, given in {"--strict": no_gate, "--trust-recipe": asked.trusted}.items() if given
-    ]:
-        raise typer.BadParameter(f"{', '.join(only_bundles)}: only for a bundle, and {asked.source} is none")
+    if asked.strict and not asked.against:
+        raise typer.BadParameter(f"--strict: only with --against or for a bundle, and {asked.source} is none")
+    if asked.trusted:
+        raise typer.BadParameter(f"--trust-recipe: only for a bundle, and {asked.source} is none")
     recipe = load(Path(asked.source), asked.overrides)
     if recipe is None:
         return RecipeError.exit_code

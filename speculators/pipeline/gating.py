@@ -13,7 +13,7 @@ from speculators.benchmark.checks import broken
 from speculators.benchmark.comparison import Comparison, compare, incomparable
 from speculators.benchmark.figures import Limits, Together
 from speculators.benchmark.gate import spent
-from speculators.benchmark.measurement import Measurement, asked_prompts, measurement, of_base
+from speculators.benchmark.measurement import Load, Measurement, asked_prompts, measurement, of_base
 from speculators.benchmark.summary import summarise
 from speculators.documents import known_json, write_json
 from speculators.errors import RecipeError
@@ -60,7 +60,7 @@ class Gate:
         if self.stored is None:
             return
         wanted = self.run.recipe.data["benchmark"]["concurrency"]
-        loads = tuple(load for load in self.stored.loads if load.concurrency in wanted)
+        loads = tuple(Load(one, (1.0,) * self.looks[0], ()) for one in wanted)
         planned = self._measured({"samples": [], "speculation": speculation, "request_body": body})
         planned = planned._replace(instrument=self.stored.instrument, loads=loads)
         if reasons := list(incomparable(self.stored, planned)):

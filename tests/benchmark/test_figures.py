@@ -121,6 +121,8 @@ def test_a_draft_that_changes_what_plain_serving_says_is_a_regression() -> None:
         (16, 5, UNDECIDED),
         (16, 6, REGRESSION),
         (64, 2, UNDECIDED),
+        (2, 1, OK),
+        (1, 1, UNDECIDED),  # nothing is left of the answers: too few to be certain, and not ok
     ],
 )
 def test_answers_that_changed_are_not_called_ok_before_it_is_certain(

@@ -65,6 +65,21 @@ def test_run_bundle_and_baseline_file_say_the_same(
     )
 
 
+def test_one_round_is_no_baseline_and_that_is_said_before_it_is_committed(
+    runs: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place, file = Path(runs[0]) / "bench" / "output.json", tmp_path / "once.json"
+    benchmark = read_json(place)
+    samples = benchmark["result"]["samples"]
+    benchmark["result"]["samples"] = [one for one in samples if one["round"] == 1]
+    write_json(place, benchmark)
+    assert app.main(["report", runs[0], "--format", "baseline", "--out", str(file)]) == 2
+    shown = capsys.readouterr().err
+    assert "has one round, so nothing is known of its spread" in shown
+    assert "--set benchmark.rounds=12" in shown
+    assert not file.exists()
+
+
 def test_markdown_is_a_table(runs: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     assert app.main(["compare", *runs, "--md"]) == 1
     lines = capsys.readouterr().out.splitlines()

@@ -22,12 +22,15 @@ def test_a_bundle_is_repeated_as_a_whole(
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("option", ["--strict", "--trust-recipe"])
-def test_what_speaks_of_bundles_is_refused_for_a_recipe(
-    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("option", "where"),
+    [("--strict", "only with --against or for a bundle"), ("--trust-recipe", "only for a bundle")],
+)
+def test_what_speaks_of_verdicts_and_bundles_is_refused_for_a_recipe_alone(
+    option: str, where: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["run", SMOLLM, option, "--runs-dir", str(tmp_path / "runs")]) == 2
-    assert f"{option}: only for a bundle" in capsys.readouterr().err
+    assert f"{option}: {where}" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "runs").exists()
 
 

@@ -191,6 +191,16 @@ def test_a_load_that_the_baseline_lacks_is_refused(tmp_path: Path, baseline: Mea
         measure(a_run(tmp_path, lambda _: 1.3, baseline, "benchmark.concurrency=[4]"))
 
 
+def test_a_baseline_of_one_round_is_refused_and_this_run_not_blamed_for_it(
+    tmp_path: Path, baseline: Measurement
+) -> None:
+    once = tuple(load._replace(speedups=load.speedups[:1]) for load in baseline.loads)
+    run = a_run(tmp_path, lambda _: 1.3, baseline._replace(loads=once))
+    with pytest.raises(RecipeError, match=f"{baseline.run} has one round") as caught:
+        measure(run)
+    assert run.record.id not in str(caught.value)
+
+
 def test_arms_that_did_other_work_are_not_comparable_and_end_the_gate(
     tmp_path: Path, baseline: Measurement
 ) -> None:
