@@ -91,11 +91,18 @@ def _report(source: str, run: Stored) -> dict[str, Any]:
 
 def benchmark_of(source: str) -> dict[str, Any]:
     """The benchmark document of the run at ``source``; raises as ``load_source``."""
-    if not (document := stored(source).evidence.benchmark):
+    evidence = stored(source).evidence
+    if not evidence.benchmark:
         raise RecipeError(
             f"{source}: this run has no benchmark", hint="run the recipe to its end", rule="no-benchmark"
         )
-    return document
+    if (status := evidence.record.get("status")) != "ok":
+        raise RecipeError(
+            f"{source}: this run ended as '{status}', so nothing is concluded from its benchmark",
+            hint="its report.html and run.json say why; run the recipe again",
+            rule="no-benchmark",
+        )
+    return evidence.benchmark
 
 
 def stored(source: str) -> Stored:

@@ -51,6 +51,14 @@ def test_the_setting_is_printed_put_on_a_page_and_written(
     assert json.loads(capsys.readouterr().out)["speculative_config"] == setting
 
 
+def test_a_run_whose_comparison_was_broken_makes_no_card(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_json(run / "run.json", {"status": "failed"})
+    assert main(["sweep", str(run)]) == 2
+    assert "ended as 'failed'" in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_schedule_that_vllm_refuses_is_not_written(
     run: Path, draft: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
