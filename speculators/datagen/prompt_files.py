@@ -88,7 +88,7 @@ def _opened(path: Path) -> TextIO:
 def _lines(file: Iterable[str]) -> Iterator[tuple[int, str]]:
     for number, line in enumerate(file, start=1):
         if line.strip():
-            yield number, line
+            yield number, line.rstrip("\r\n")  # what a line lacks at its end is not missed on the next one
 
 
 def _json_lines(file: TextIO, path: Path) -> Numbered:
@@ -111,7 +111,7 @@ def _parsed(text: str, path: Path, number: int) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         place = f"{path}:{number + error.lineno - 1}:{error.colno}"
-        what = error.msg.removesuffix(" at")  # the place of it stands in front
+        what = error.msg.removesuffix(" at").removesuffix(" starting")  # the place of it stands in front
         raise RecipeError(f"{place}: not JSON: {what}", hint=EXAMPLE, rule="prompts") from error
     except RecursionError as error:
         raise RecipeError(f"{path}:{number}: nested too deeply", hint=EXAMPLE, rule="prompts") from error

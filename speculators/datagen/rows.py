@@ -31,6 +31,9 @@ SENDERS = {
     "function": "tool",
     "observation": "tool",
 }
+#: What calls and tools have in common.
+FUNCTIONS = "a list of objects, each with a 'function' that has a 'name'"
+TOOL = 'a tool looks like {"type": "function", "function": {"name": "now", "parameters": {"type": "object"}}}'
 
 
 class Conversation(NamedTuple):
@@ -62,8 +65,11 @@ def conversation(row: Mapping[str, Any]) -> Conversation:
             f"a row has one of {', '.join(repr(name) for name in FORMS)}, this one {_these(given)}"
         )
     messages = FORMS[given[0]](row)
-    if isinstance(row.get("system"), str) and row["system"].strip() and messages[0]["role"] != "system":
-        messages = [{"role": "system", "content": row["system"]}, *messages]
+    system = row.get("system") or ""
+    if not isinstance(system, str):
+        raise _no_text(system, "system")
+    if system.strip() and messages[0]["role"] != "system":
+        messages = [{"role": "system", "content": system}, *messages]
     _check(messages)
     return Conversation(messages, _tools(row.get("tools")))
 
@@ -80,9 +86,9 @@ def _these(names: list[str]) -> str:
 
 
 def _from_prompt(row: Mapping[str, Any]) -> list[Message]:
-    messages: list[Message] = [{"role": "user", "content": row["prompt"]}]
+    messages: list[Message] = [{"role": "user", "content": _said(row, "prompt")}]
     if row.get("response") is not None:
-        messages.append({"role": "assistant", "content": row["response"]})
+        messages.append({"role": "assistant", "content": _said(row, "response")})
     return messages
 
 
@@ -98,7 +104,7 @@ def _from_sharegpt(row: Mapping[str, Any]) -> list[Message]:
         sender = turn["from"]
         if sender not in SENDERS:
             raise RowError(f"'from' is {sender!r}: none of {', '.join(SENDERS)}")
-        messages.append({"role": SENDERS[sender], "content": turn["value"]})
+        messages.append({"role": SENDERS[sender], "content": _said(turn, "value")})
     return messages
 
 
@@ -127,22 +133,34 @@ def _check(messages: list[Message]) -> None:
         if role not in ROLES:
             raise RowError(f"role {role!r} is none of {', '.join(ROLES)}")
         calls = role == "assistant" and message.get("tool_calls")
-        if calls and not _are_calls(calls):
-            raise RowError("'tool_calls' must be a list of objects, each with a 'function' that has a 'name'")
-        if calls and content is None:
+        if calls and not _name_functions(calls):
+            raise RowError(f"'tool_calls' must be {FUNCTIONS}")
+        if calls and (content is None or isinstance(content, str)):
             continue  # an answer may be nothing but a call
-        if not isinstance(content, str) or not (content.strip() or calls):
-            raise RowError("'content' must be a non-empty string")
+        _said(message, "content")
     if not any(message["role"] == "user" for message in messages):
         raise RowError("a conversation needs a user message")
 
 
-def _are_calls(value: Any) -> bool:
+def _said(row: Mapping[str, Any], name: str) -> str:
+    """What the field ``name`` has somebody say: text that is not blank."""
+    if not isinstance(row[name], str) or not row[name].strip():
+        raise _no_text(row[name], name)
+    return str(row[name])
+
+
+def _no_text(value: Any, name: str) -> RowError:
+    if isinstance(value, list):
+        return RowError(f"{name!r} is a list of parts, but only text is read", "join its texts into one")
+    return RowError(f"{name!r} must be a non-empty string")
+
+
+def _name_functions(value: Any) -> bool:
     return isinstance(value, list) and all(
-        isinstance(call, dict)
-        and isinstance(call.get("function"), dict)
-        and isinstance(call["function"].get("name"), str)
-        for call in value
+        isinstance(item, dict)
+        and isinstance(item.get("function"), dict)
+        and isinstance(item["function"].get("name"), str)
+        for item in value
     )
 
 
@@ -154,6 +172,7 @@ def _tools(value: Any) -> list[dict[str, Any]] | None:
             raise RowError(f"'tools' is text that is not JSON: {error}") from error
     if value is None or value == []:
         return None
-    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise RowError("'tools' must be a list of objects, as the chat API takes them")
-    return value
+    if not _name_functions(value):
+        raise RowError(f"'tools' must be {FUNCTIONS}, as the chat API takes them", TOOL)
+    tools: list[dict[str, Any]] = value
+    return tools

@@ -65,7 +65,7 @@ def test_unicode_line_separators_do_not_end_a_row(tmp_path: Path) -> None:
             '{"id": "a", "topic": "t", "messages": [{"role": "system", "content": "x"}]}',
             "needs a user message",
         ),
-        ('{"id": "a", "topic": "t", "prompt": " "}', ":2: 'content' must be a non-empty string"),
+        ('{"id": "a", "topic": "t", "prompt": " "}', ":2: 'prompt' must be a non-empty string"),
         (GOOD, "id 'tides-1' was used before, at"),
     ],
 )

@@ -23,6 +23,7 @@ def turn(sender: str, value: str = "x") -> dict[str, str]:
         ({"prompt": "Why?", "response": "So."}, [USER, {"role": "assistant", "content": "So."}]),
         ({"prompt": "Why?", "system": "Be brief."}, [{"role": "system", "content": "Be brief."}, USER]),
         ({"messages": [USER, CALL]}, [USER, CALL]),
+        ({"messages": [USER, {**CALL, "content": "\n"}]}, [USER, {**CALL, "content": "\n"}]),
         (
             {
                 "conversations": [
@@ -73,8 +74,15 @@ def test_a_system_message_is_not_said_twice() -> None:
         ({"messages": [{"role": "assistant", "content": "x"}]}, "needs a user message"),
         ({"conversations": [turn("narrator")]}, "'from' is 'narrator': none of human"),
         ({"conversations": [{"role": "user", "content": "x"}]}, "has 'from' and 'value'"),
-        ({"prompt": "a", "response": ""}, "'content' must be a non-empty string"),
+        ({"prompt": 3}, "'prompt' must be a non-empty string"),
+        ({"prompt": "a", "response": ""}, "'response' must be a non-empty string"),
+        ({"conversations": [turn("human", " ")]}, "'value' must be a non-empty string"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}]}]}, "is a list of parts"),
+        ({"messages": [USER, {**CALL, "content": 3}]}, "'content' must be a non-empty string"),
+        ({"prompt": "a", "system": 3}, "'system' must be a non-empty string"),
+        ({"prompt": "a", "system": ["x"]}, "'system' is a list of parts"),
         ({"prompt": "a", "tools": {"name": "f"}}, "'tools' must be a list of objects"),
+        ({"prompt": "a", "tools": [{"name": "f"}]}, "each with a 'function' that has a 'name'"),
     ],
 )
 def test_nothing_is_guessed(row: dict[str, Any], cause: str) -> None:
