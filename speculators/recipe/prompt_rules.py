@@ -86,9 +86,12 @@ def enough_requests(view: View) -> Iterator[Diagnostic]:
         if not os.path.isfile(path) or not os.access(path, os.R_OK):
             return
         try:
-            rows += count_rows(path)
+            count = count_rows(path)
         except SpeculatorsError:
             return  # that it cannot be read is said where it is
+        if not count:
+            return  # and so is that it is empty
+        rows += count
         names.append(path.name)
     if requests > rows:
         have = "have" if len(names) > 1 else "has"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from speculators.datagen.parquet import is_parquet
 from speculators.datagen.prepared import prepared_problem
-from speculators.datagen.prompt_files import GZIP, SUFFIXES, UNREAD, is_lines
+from speculators.datagen.prompt_files import EXAMPLE, GZIP, SUFFIXES, UNREAD, is_lines
 from speculators.datagen.prompt_sets import AS_THEY_ARE, Columns
 from speculators.datagen.prompts import read_prompts
 from speculators.errors import RecipeError
@@ -47,7 +47,8 @@ def one_verifier_source(view: View) -> Iterator[Diagnostic]:
     if len(given) > 1:
         names = listing(f"'{name}'" for name in given)
         message = f"verifier has {len(given)} sources, {names}, but needs exactly one"
-        yield view.problem("error", "verifier-source", f"verifier.{given[1]}", message, key=True)
+        hint = "remove what is not meant; what another recipe brings by 'extends' can only be removed there"
+        yield view.problem("error", "verifier-source", f"verifier.{given[1]}", message, hint, key=True)
     elif not given and not view.has("verifier.file") and not view.has("verifier.revision"):
         hint = "give 'path', or 'repository' with 'revision', or 'package' with 'file'"
         yield view.problem("error", "verifier-source", "verifier", "verifier names no model", hint, key=True)
@@ -135,7 +136,8 @@ def training_files(view: View) -> Iterator[Diagnostic]:
     name = "datagen.prompts.files"
     for number, file in enumerate(view.get(name)):
         found = list(prompt_file(view, name, hub_file(file) or file, number))
-        yield from found or first_rows(view, name, file, number)
+        kept = view.get("datagen.responses") == "keep" and view.get("datagen.prepared") is None
+        yield from found or first_rows(view, name, file, number, answered=kept)
 
 
 def prompt_file(view: View, name: str, file: str | HubFile, item: int | None) -> Iterator[Diagnostic]:
@@ -171,12 +173,20 @@ def _readable(view: View, name: str, file: str, item: int | None = None) -> Iter
 
 
 def first_rows(
-    view: View, name: str, file: str, item: int | None, columns: Columns = AS_THEY_ARE, only: str = ""
+    view: View,
+    name: str,
+    file: str,
+    item: int | None,
+    columns: Columns = AS_THEY_ARE,
+    only: str = "",
+    *,
+    answered: bool = False,
 ) -> Iterator[Diagnostic]:
     """The first row of one of the recipe's own files that is no prompt: columns of other names, usually.
 
     Only the first rows are read, and of a large file without lines none, for a check takes half a second; a
-    run reads them all.  ``columns`` and ``only`` as in ``read_prompts``.
+    run reads them all.  ``columns`` and ``only`` as in ``read_prompts``; ``answered``: rows without an answer
+    are of no use.
     """
     path = view.folder / file
     if hub_file(file) or is_parquet(path):  # the one may not be here, the other needs pyarrow
@@ -184,9 +194,17 @@ def first_rows(
     if not is_lines(path) and path.stat().st_size > READ_WHOLE:
         return
     try:
-        read_prompts([path], columns, only, first=FIRST_ROWS)
+        prompts = read_prompts([path], columns, only, first=FIRST_ROWS)
     except RecipeError as error:
         yield view.problem("error", error.rule, name, error.message, error.hint, item=item)
+        return
+    if not prompts and not only:
+        message = f"'{file}' has no rows"
+        yield view.problem("error", "prompts", name, message, f"write one a line: {EXAMPLE}", item=item)
+    elif answered and not any(prompt.messages[-1]["role"] == "assistant" for prompt in prompts):
+        message = f"responses: keep, but in '{file}' none of the first {len(prompts)} rows ends in an answer"
+        hint = "set responses to regenerate, or give the rows a 'response' or a last message of the assistant"
+        yield view.problem("warning", "no-responses", name, message, hint, item=item)
 
 
 def prepared_data(view: View) -> Iterator[Diagnostic]:

@@ -60,7 +60,8 @@ def validate(data: Any, positions: Positions, spoiled: Set[Path] = frozenset()) 
     errors = [error for error in _validator().iter_errors(data) if not _within(_place(error), spoiled)]
     findings = [found for error in _one_per_value(errors) for found in _explain(error, positions)]
     meant = {path for found in findings for path in found.stands_for}
-    findings += _missing((error for error in errors if error.validator == "required"), positions, meant)
+    lacking = (error for error in errors if error.validator == "required")
+    findings += _missing(lacking, positions, meant, {found.path for found in findings})
     diagnostics = tuple(
         diagnostic("error", found.rule, found.message, found.mark, found.hint) for found in findings
     )
@@ -251,8 +252,13 @@ def _repeats(error: ValidationError, positions: Positions) -> Iterator[Finding]:
     yield Finding(path, positions.value((*path, number)), "bad-value", message)
 
 
-def _missing(errors: Iterable[ValidationError], positions: Positions, meant: Set[Path]) -> Iterator[Finding]:
-    """One finding for each block that lacks keys, unless a misspelt key stands for them."""
+def _missing(
+    errors: Iterable[ValidationError], positions: Positions, meant: Set[Path], wrong: Set[Path]
+) -> Iterator[Finding]:
+    """One finding for each block that lacks keys, unless a misspelt key stands for them.
+
+    ``meant``: what misspelt keys stand for; ``wrong``: the paths of the other findings.
+    """
     wanted: dict[Path, dict[str, None]] = {}
     for error in errors:
         block = _path(error)
@@ -262,6 +268,8 @@ def _missing(errors: Iterable[ValidationError], positions: Positions, meant: Set
         names = [name for name in required if name not in present]
         if "else" in error.absolute_schema_path and ("draft",) in meant:
             continue
+        if not block and ("extends",) in wrong:
+            continue  # what the parent would have said is not known
         wanted.setdefault(block, {}).update(dict.fromkeys(n for n in names if (*block, n) not in meant))
     for block, missing in wanted.items():
         if missing:

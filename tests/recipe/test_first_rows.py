@@ -15,7 +15,7 @@ GOOD = {"prompt": "Why are there two tides a day?"}
 
 
 def problems(folder: Path, prompts: str, **benchmark: Any) -> list[str]:
-    """What a check says of a recipe that asks ``prompts``, its own rule's words only."""
+    """What a check says of the prompts of a recipe that asks ``prompts``."""
     recipe = {
         "schema": "speculators/recipe/v1",
         "name": "rows",
@@ -25,7 +25,9 @@ def problems(folder: Path, prompts: str, **benchmark: Any) -> list[str]:
     }
     path = folder / "recipe.yaml"
     path.write_text(json.dumps(recipe))
-    return [one.message for one in load_recipe(path).diagnostics if one.rule == "prompts"]
+    return [
+        one.message for one in load_recipe(path).diagnostics if one.rule in ("prompts", "too-few-prompts")
+    ]
 
 
 def lines(path: Path, *rows: Any) -> str:
@@ -55,6 +57,12 @@ def test_only_the_first_rows_are_read(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(source_rules, "FIRST_ROWS", 3)
     assert problems(tmp_path, lines(tmp_path / "p.jsonl", GOOD, GOOD, GOOD, {})) == []
     assert len(problems(tmp_path, lines(tmp_path / "p.jsonl", GOOD, GOOD, {}))) == 1
+
+
+@pytest.mark.parametrize(("name", "text"), [("p.jsonl", "\n"), ("p.json", "[]"), ("p.csv", "prompt\n")])
+def test_a_file_without_rows_is_one_problem(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    assert problems(tmp_path, name) == [f"'{name}' has no rows"]
 
 
 def test_a_large_file_without_lines_is_left_to_the_run(
