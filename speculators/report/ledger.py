@@ -50,7 +50,7 @@ def _prompts(book: Book, requests: int) -> Iterator[str]:
 
 def _responses(book: Book) -> Iterator[str]:
     rows = book["rows"]
-    tokens = f" of {book['tokens']:,} tokens" if "tokens" in book else ""
+    tokens = f" with {book['tokens']:,} tokens in all" if "tokens" in book else ""
     speed = f", at {number(book['tokens_per_second'], 0)} tokens/s" if "tokens_per_second" in book else ""
     fates = [f"{book['length_limited']:,} were cut at the longest length"] if "length_limited" in book else []
     if rows and "looping" in book:
@@ -63,8 +63,9 @@ def _responses(book: Book) -> Iterator[str]:
 
 def _outputs(book: Book) -> str:
     return (
-        f"Plain answers to the benchmark's prompts: {book['rows']:,} of {book['output_tokens']:,} tokens; "
-        f"{book['length_limited']:,} were cut at the longest length, {book['looping']:,} repeat themselves."
+        f"Plain answers to the benchmark's prompts: {book['rows']:,} with {book['output_tokens']:,} tokens "
+        f"in all; {book['length_limited']:,} were cut at the longest length, {book['looping']:,} repeat "
+        "themselves."
     )
 
 

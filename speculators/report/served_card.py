@@ -68,8 +68,8 @@ def repeated(recipe: str, lock: str, address: str) -> str:
         commands = f"speculators run {RECIPE_NAME}{' --locked' if lock else ''}"
     parts = [f"## Repeating\n\n{fenced(commands, 'bash')}", folded("Recipe", recipe)]
     if not address:
-        parts[0] += f"\nwith the recipe below as `{RECIPE_NAME}`"
-        parts[0] += f" and the lock as `{LOCK_NAME}`.\n" if lock else ".\n"
+        parts[0] += f"\nwith the recipe below as `{RECIPE_NAME}`, where the files that it names are"
+        parts[0] += f", and the lock as `{LOCK_NAME}`.\n" if lock else ".\n"
     if lock:
         parts.append(folded("Lock", lock))
     return "\n".join(parts)

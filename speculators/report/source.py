@@ -20,11 +20,13 @@ from speculators.bundle.schemas import schema_fault
 from speculators.bundle.verify import verify
 from speculators.errors import RecipeError
 from speculators.pipeline.gating import limits_of
-from speculators.pipeline.record import RECORD_NAME
+from speculators.pipeline.record import LATEST, RECORD_NAME
 from speculators.recipe.yaml_loader import load_yaml
 from speculators.report.served_card import served_sections
 
-KINDS = "a run's folder, a bundle (.speculators.tar) or a baseline file (.json)"
+RUNS = "a run's folder or a bundle (.speculators.tar)"
+#: What holds a measurement, which a comparison needs no more of.
+MEASURED = "a run's folder, a bundle (.speculators.tar) or a baseline file (.json)"
 
 
 class Source(NamedTuple):
@@ -63,7 +65,7 @@ def load_source(source: str) -> Source:
     path = Path(source)
     if path.is_file() and not is_bundle(source):
         return Source(parse(baseline_document(path)))
-    return measured_by(source, stored(source))
+    return measured_by(source, stored(source, MEASURED))
 
 
 def report_of(source: str) -> dict[str, Any]:
@@ -105,8 +107,11 @@ def benchmark_of(source: str) -> dict[str, Any]:
     return evidence.benchmark
 
 
-def stored(source: str) -> Stored:
-    """A run's documents from its folder or from a bundle of it; raises as ``load_source``."""
+def stored(source: str, kinds: str = RUNS) -> Stored:
+    """A run's documents from its folder or from a bundle of it; raises as ``load_source``.
+
+    ``kinds``: what the caller takes, for who named something else.
+    """
     if is_bundle(source):
         with fetched(source) as file:
             bundle = verify(file)
@@ -117,11 +122,23 @@ def stored(source: str) -> Stored:
             return Stored(evidence_of_bundle(bundle), *texts)
     folder = Path(source)
     if not (folder / RECORD_NAME).is_file():
-        what = "no run is in this folder" if folder.is_dir() else "there is no such file or folder"
-        raise RecipeError(f"{source}: {what}", hint=f"name {KINDS}", rule="no-run")
+        raise _no_run(folder, source, kinds)
     paths = (folder / RESOLVED_NAME, folder / LOCK_NAME, folder / "model" / "README.md")
     texts = (path.read_text(encoding="utf-8") if path.is_file() else "" for path in paths)
     return Stored(evidence_of_run(folder), *texts)
+
+
+def _no_run(path: Path, source: str, kinds: str) -> RecipeError:
+    hint = f"name {kinds}"
+    if path.is_file():
+        what = "this file is no bundle of a run"
+    elif not path.is_dir():
+        what = "there is no such file or folder"
+    else:
+        what = "no run is in this folder"
+        if (path / LATEST / RECORD_NAME).is_file():
+            hint = f"the last one of this recipe is {path / LATEST}"
+    return RecipeError(f"{source}: {what}", hint=hint, rule="no-run")
 
 
 def baseline_document(path: Path) -> dict[str, Any]:

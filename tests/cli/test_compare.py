@@ -122,6 +122,24 @@ def test_what_is_no_baseline_is_refused(
     assert complaint in capsys.readouterr().err
 
 
+def test_what_holds_no_run_is_told_from_what_is_not_there(
+    runs: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(runs[0])
+    file = baseline(runs[0], tmp_path / "one.json")
+    (run.parent / "latest").symlink_to(run.name)
+    for place, words in (
+        (str(tmp_path / "none"), "there is no such file or folder"),
+        (file, "this file is no bundle of a run [no-run]\n      = help: name a run's folder or a bundle"),
+        (str(run / "stages"), "no run is in this folder"),
+        (str(run.parent), f"the last one of this recipe is {run.parent / 'latest'}"),
+    ):
+        assert app.main(["report", place]) == 2
+        shown = capsys.readouterr().err
+        assert words in shown
+        assert "baseline" not in shown
+
+
 def test_an_unfinished_run_is_refused(runs: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     record = read_json(Path(runs[0]) / "run.json")
     write_json(Path(runs[0]) / "run.json", record | {"status": "failed"})

@@ -48,11 +48,11 @@ def test_the_books_of_a_training_are_sentences() -> None:
         "itself.",
         "Of those written by the verifier itself were left out: not ascii 4, unfinished 22.",
         "The benchmark has 96 prompts; every arm was asked the first 16.",
-        "Answers to train and validate on: 1,500 of 43,458 tokens, at 171 tokens/s; 389 were cut at the "
-        "longest length, 150 (10.0%) repeat themselves.",
+        "Answers to train and validate on: 1,500 with 43,458 tokens in all, at 171 tokens/s; 389 were cut "
+        "at the longest length, 150 (10.0%) repeat themselves.",
         "Answers left out: empty 2.",
-        "Plain answers to the benchmark's prompts: 16 of 855 tokens; 10 were cut at the longest length, 1 "
-        "repeat themselves.",
+        "Plain answers to the benchmark's prompts: 16 with 855 tokens in all; 10 were cut at the longest "
+        "length, 1 repeat themselves.",
         "Captured states of 8 prompts were computed once more by transformers: largest error 2.2e-06 "
         "(allowed 0.001), the same greedy token at 100.0% of 125 positions.",
     ]
