@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from speculators.benchmark.checks import broken
-from speculators.report.verdict import fastest, judgement, proposed, requests
+from speculators.report.verdict import fastest, judgement, proposed, requests, shown
 
 FASTER = "faster"
 SLOWER = "slower"
@@ -39,15 +39,23 @@ def speeds_of(loads: Sequence[dict[str, Any]]) -> str:
 
 
 def winner(summary: dict[str, Any]) -> str:
-    """What is certainly faster than the draft as it is served, the fastest of several; or nothing."""
-    one = fastest([*summary.get("extra_arms", []), *summary.get("depths", [])])
-    if one is None:
+    """What is certainly faster than the draft as it is served, the fastest of several; or nothing.
+
+    Where the draft is not shown to gain it is what is certainly faster than plain serving.
+    """
+    arms = [*summary.get("extra_arms", []), *summary.get("depths", [])]
+    one = fastest(arms)
+    if not (found := one or shown(summary, arms)):
         return ""
-    loads = [load for load in one["speed"] if load["speedup"]]
-    name = (
-        f"with {proposed(one['tokens'])} it" if "tokens" in one else f"{one['arm']}, which needs no training,"
-    )
-    return f"; {'over all loads ' if len(loads) > 1 else ''}{name} is faster: {speeds_of(loads)}"
+    loads = [load for load in found["speed"] if load["speedup"]]
+    over_all = "over all loads " if len(loads) > 1 else ""
+    if "tokens" in found:
+        by = f"with {proposed(found['tokens'])}"
+        text = f"{by} it is faster" if one else f"a gain is shown {by}"
+    else:
+        by = f"{found['arm']}, which needs no training"
+        text = f"{by}, is faster" if one else f"a gain is shown by {by}"
+    return f"; {over_all}{text}: {speeds_of(loads)}"
 
 
 def advice(loads: Sequence[tuple[int, str]]) -> str:

@@ -107,6 +107,31 @@ def test_who_reads_no_further_learns_of_a_faster_number_of_proposed_tokens() -> 
     assert "; ngram, which needs no training, is faster" in faster
 
 
+@pytest.mark.parametrize(
+    ("draft", "over_all", "end"),
+    [
+        (ratio(1.12, 0.91, 1.39), ratio(1.22, 1.08, 1.37),
+         "larger than the noise; a gain is shown with 1 proposed token: 1.60× the plain speed at one request "
+         "at a time."),
+        (ratio(1.12, 0.91, 1.39), ratio(1.22, 0.99, 1.45), "shown that is larger than the noise."),
+        (ratio(1.31, 1.2, 1.4), ratio(1.35, 1.2, 1.5), ": use it."),
+    ],
+    ids=["certain", "not certain", "nor needed"],
+)  # fmt: skip
+def test_a_gain_of_fewer_tokens_is_told_where_the_drafts_own_is_not_shown(
+    draft: dict[str, Any], over_all: dict[str, Any], end: str
+) -> None:
+    arm = beside("draft-1", ratio(0.92, 0.77, 1.1), AT_ONE)
+    fewer = {**arm, "tokens": 1, "overall_speedup": over_all}
+    assert headline(summary((1, draft)) | {"depths": [fewer]}).endswith(end)
+
+
+def test_a_gain_without_training_is_told_where_the_drafts_own_is_not_shown() -> None:
+    arm = {**beside("ngram", ratio(0.92, 0.77, 1.1), AT_ONE), "overall_speedup": ratio(1.22, 1.08, 1.37)}
+    found = headline(summary((1, ratio(1.12, 0.91, 1.39))) | {"extra_arms": [arm]})
+    assert "; a gain is shown by ngram, which needs no training: 1.60× the plain speed" in found
+
+
 def test_nothing_is_said_of_a_broken_or_empty_comparison() -> None:
     assert headline(summary((1, ratio(2.0, 1.9, 2.1)), same_work="30 %")).startswith("No verdict")
     assert headline(summary((1, None))).startswith("No verdict")

@@ -48,6 +48,18 @@ def test_a_faster_number_of_proposed_tokens_is_given_load_by_load() -> None:
     )
 
 
+def test_fewer_tokens_that_certainly_gain_are_given_where_the_drafts_own_do_not() -> None:
+    checks = [{"name": "possible", "ok": True, "detail": ""}]
+    speed = summary((1, ratio(1.22, 1.08, 1.37)))["speed"]
+    fewer = {"tokens": 1, "speed": speed, "overall_speedup": ratio(1.22, 1.08, 1.37), "checks": checks}
+    fewer |= {"draft_over_it": ratio(0.92, 0.77, 1.1)}
+    text = verdict(summary((1, ratio(1.12, 0.91, 1.39))) | {"depths": [fewer]})
+    assert text.endswith(
+        " It is certainly faster than plain serving with 1 proposed token: 1.22 times the plain speed (95% "
+        "interval 1.08 to 1.37, 3 rounds) at one request at a time."
+    )
+
+
 def test_random_prompts_are_said_to_be_no_real_ones() -> None:
     text = verdict(summary((1, ratio(1.21, 1.10, 1.33))) | {"random_prompts": True})
     assert "The prompts were random text, so acceptance, and speed with it, says nothing of real" in text
