@@ -100,9 +100,9 @@ def with_other_depth(summary: dict[str, Any]) -> str:
 
     Where the draft's own is not shown to gain it is one that is certainly faster than plain serving.
     """
-    one = fastest(summary.get("depths", []))
-    gain = shown(summary, summary.get("depths", []))
-    if not (found := one or gain):
+    arms = summary.get("depths", [])
+    one = fastest(arms)
+    if not (found := one or shown(summary, arms)):
         return ""
     loads = [load for load in found["speed"] if load["speedup"]]
     figures = "; ".join(f"{figure(load['speedup'])} at {requests(load['concurrency'])}" for load in loads)
@@ -118,13 +118,14 @@ def proposed(tokens: int) -> str:
 def fastest(arms: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     """Of arms beside the draft the fastest that certainly beats it; None without one."""
     ahead = [
-        one
-        for one in arms
-        if one["draft_over_it"]
-        and compared(one["draft_over_it"]) == LOSES
-        and all(check["ok"] is not False for check in one["checks"])
+        one for one in arms if one["draft_over_it"] and compared(one["draft_over_it"]) == LOSES and sound(one)
     ]
     return min(ahead, key=lambda one: one["draft_over_it"]["mean"], default=None)
+
+
+def sound(arm: dict[str, Any]) -> bool:
+    """Whether none of the arm's own checks failed."""
+    return all(check["ok"] is not False for check in arm["checks"])
 
 
 def shown(summary: dict[str, Any], arms: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
@@ -137,7 +138,7 @@ def shown(summary: dict[str, Any], arms: Sequence[dict[str, Any]]) -> dict[str, 
         if (speedup := one.get("overall_speedup"))
         and speedup["low"] is not None
         and speedup["low"] > 1
-        and all(check["ok"] is not False for check in one["checks"])
+        and sound(one)
     ]
     return max(ahead, key=lambda one: one["overall_speedup"]["mean"], default=None)
 
