@@ -71,6 +71,8 @@ SECRET_WORDS = {
     "SECRETS",
     "CREDENTIALS",
 }
+#: Tokens: one of a prompt and one of its answer.
+SMALLEST_CONTEXT = 2
 
 
 def owned_arguments(view: View) -> Iterator[Diagnostic]:
@@ -99,10 +101,18 @@ def benchmark_fits_context(view: View) -> Iterator[Diagnostic]:
 
 def _fits_context(view: View, name: str) -> Iterator[Diagnostic]:
     tokens, context = view.get(name), view.get("engine.args.max_model_len")
-    if isinstance(context, int) and tokens >= context:
+    if isinstance(context, int) and tokens >= context >= SMALLEST_CONTEXT:
         message = f"{name} is {tokens}, but prompt and response share a context of {context}"
         hint = "lower it, or raise engine.args.max_model_len"
         yield view.problem("error", "context-length", name, message, hint)
+
+
+def context_has_room(view: View) -> Iterator[Diagnostic]:
+    context = view.get("engine.args.max_model_len")
+    if isinstance(context, int) and context < SMALLEST_CONTEXT:
+        message = f"max_model_len is {context}, but prompt and response share it"
+        hint = "give what the longest prompt and answer need together, or leave it out for the verifier's own"
+        yield view.problem("error", "context-length", "engine.args.max_model_len", message, hint)
 
 
 def context_exists(view: View) -> Iterator[Diagnostic]:

@@ -91,6 +91,7 @@ RULES = (
     Rule(("engine.env",), engine_rules.no_secrets),
     Rule(("datagen.max_tokens", "engine.args.max_model_len"), engine_rules.generation_fits_context),
     Rule(("benchmark.max_tokens", "engine.args.max_model_len"), engine_rules.benchmark_fits_context),
+    Rule(("engine.args.max_model_len",), engine_rules.context_has_room),
     Rule(
         ("engine.args.max_model_len",),
         engine_rules.context_exists,

@@ -45,7 +45,7 @@ class Validation(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """One schema error: the path it spoils, its place and its words."""
+    """What is wrong once: the path it spoils, its place and its words."""
 
     path: Path
     mark: Mark
@@ -53,19 +53,23 @@ class Finding(NamedTuple):
     message: str
     hint: str = ""
     stands_for: tuple[Path, ...] = ()  # for an unknown key: what was probably meant
+    beside: tuple[Path, ...] = ()  # further paths that it spoils
 
 
 def validate(data: Any, positions: Positions, spoiled: Set[Path] = frozenset()) -> Validation:
     """Check ``data`` against the recipe schema; errors at or below ``spoiled`` paths are left out."""
     errors = [error for error in _validator().iter_errors(data) if not _within(_place(error), spoiled)]
-    findings = [found for error in _one_per_value(errors) for found in _explain(error, positions)]
+    causes = _one_per_value(errors)
+    findings = [found for error in causes for found in _explain(error, positions)]
+    findings += _unfit_keys(causes, positions)
     meant = {path for found in findings for path in found.stands_for}
     lacking = (error for error in errors if error.validator == "required")
     findings += _missing(lacking, positions, meant, {found.path for found in findings})
     diagnostics = tuple(
         diagnostic("error", found.rule, found.message, found.mark, found.hint) for found in findings
     )
-    return Validation(diagnostics, frozenset({found.path for found in findings} | meant | spoiled))
+    bad = {path for found in findings for path in (found.path, *found.beside)}
+    return Validation(diagnostics, frozenset(bad | meant | spoiled))
 
 
 @cache
@@ -174,8 +178,7 @@ def _wrong_type(error: ValidationError, positions: Positions) -> Iterator[Findin
 
 def _bad_enum(error: ValidationError, positions: Positions) -> Iterator[Finding]:
     if "propertyNames" in _schema_path(error):
-        yield from _unfit_key(error, positions)
-        return
+        return  # told by _unfit_keys, with its like
     path = _path(error)
     choices: list[str] = list(error.validator_value)  # type: ignore[arg-type]
     guess = habit(error.instance, choices) or did_you_mean(str(error.instance), choices)
@@ -185,22 +188,34 @@ def _bad_enum(error: ValidationError, positions: Positions) -> Iterator[Finding]
     )
 
 
-def _unfit_key(error: ValidationError, positions: Positions) -> Iterator[Finding]:
-    """A key that another case of its block has."""
-    block, key = _path(error), str(error.instance)
-    schema = schema_at(load_schema(), block) or {}
-    if key not in schema.get("properties", {}):
-        return  # an unknown key, which is an error of its own
-    before = _schema_path(error)[: _schema_path(error).index("then")]
-    cases: list[dict[str, Any]] = schema["allOf"]
-    case = cases[int(before[-1])]
-    having = [one for one in cases if key in one["then"]["propertyNames"]["enum"]]
-    homes = listing((value for one in having for value in _case_words(one)), "and")
-    known = ", ".join(name for name in case["then"]["propertyNames"]["enum"] if name not in case_values(case))
-    message = f"{dotted(block)} of {listing(_case_words(case), 'or')} has no key '{key}'"
-    hint = f"{homes} {'have' if len(having) > 1 else 'has'} it; known keys: {known}"
-    path = (*block, key)
-    yield Finding(path, positions.key(path), "unfit-key", message, hint)
+def _unfit_keys(errors: Iterable[ValidationError], positions: Positions) -> Iterator[Finding]:
+    """One finding for each block with keys of other cases of it: a changed kind leaves many at once."""
+    unfit: dict[tuple[Path, int], list[str]] = {}
+    for error in errors:
+        block, key, steps = _path(error), str(error.instance), _schema_path(error)
+        # A key that no case has is an unknown one, which is an error of its own.
+        if error.validator == "enum" and "propertyNames" in steps and key in _block(block)["properties"]:
+            unfit.setdefault((block, int(steps[steps.index("then") - 1])), []).append(key)
+    for (block, number), keys in unfit.items():
+        cases: list[dict[str, Any]] = _block(block)["allOf"]
+        case = cases[number]
+        homes = [word for one in cases if set(keys) <= set(_case_keys(one)) for word in _case_words(one)]
+        plural, names = "s" if len(keys) > 1 else "", listing(f"'{key}'" for key in keys)
+        message = f"{dotted(block)} of {listing(_case_words(case), 'or')} has no key{plural} {names}"
+        hint = f"known keys: {', '.join(key for key in _case_keys(case) if key not in case_values(case))}"
+        if homes:
+            have, them = "have" if len(homes) > 1 else "has", "them" if len(keys) > 1 else "it"
+            hint = f"{listing(homes, 'and')} {have} {them}; {hint}"
+        first, *others = ((*block, key) for key in keys)
+        yield Finding(first, positions.key(first), "unfit-key", message, hint, beside=tuple(others))
+
+
+def _block(path: Path) -> dict[str, Any]:
+    return schema_at(load_schema(), path) or {}
+
+
+def _case_keys(case: dict[str, Any]) -> list[str]:
+    return list(case["then"]["propertyNames"]["enum"])
 
 
 def _case_words(case: dict[str, Any]) -> list[str]:
@@ -284,7 +299,7 @@ def _missing(
 
 def _examples(block: Path, names: Iterable[str]) -> str:
     """What the schema gives as examples of keys of ``block``."""
-    keys = (schema_at(load_schema(), block) or {}).get("properties", {})
+    keys = _block(block).get("properties", {})
     shown = {name: keys[name]["examples"][0] for name in names if "examples" in keys[name]}
     return f"for example: {inline_yaml(shown)[1:-1]}" if shown else ""
 
