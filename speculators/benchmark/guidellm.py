@@ -6,6 +6,7 @@ beside its report, so that a load can be repeated by hand.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,9 +22,18 @@ ARGV = (sys.executable, "-m", "guidellm")
 #: A proxy that the shell names is not asked for the loopback address.
 SETTINGS = {"GUIDELLM__MP_POLL_INTERVAL": "1.0", "NO_PROXY": HOST, "no_proxy": HOST}
 
+PROGRESS = re.compile(
+    r"Benchmark \d+ \((?P<load>.+)\): .*successful=(?P<done>\d+) .*tokens/s=(?P<speed>[\d.]+)"
+)
 
 #: Loads of a sweep: one request at a time, all at once, and steady rates between them.
 SWEEP_LOADS = 6
+
+
+def progress(line: str) -> str:
+    """What a line of GuideLLM's says of how far a load is, in short; empty for all its other lines."""
+    found = PROGRESS.search(line)
+    return f"{found['load']}: {found['done']} requests done, {found['speed']} tok/s" if found else ""
 
 
 def closed_loop(concurrency: int) -> dict[str, Any]:

@@ -45,17 +45,18 @@ class Console:
 
     def say(self, stage: str, message: str) -> None:
         """One line of the story."""
-        self._print(f"{time.strftime('%H:%M:%S')} {stage:<14} {message}")
+        self._last_line = message  # what was heard before is over
+        self._tell(stage, message)
 
     def show(self, text: str) -> None:
         """Lines that stand for themselves, such as a table."""
         self._print(text)
 
-    def heard(self, line: str) -> None:
-        """A line of a stage's own output."""
+    def heard(self, line: str, short: str | None = None) -> None:
+        """A line of a stage's own output; ``short`` is what the live line shows of it, if anything."""
         if not line.strip():
             return
-        self._last_line = line.strip()
+        self._last_line = (line if short is None else short).strip() or self._last_line
         if self._voice.verbose:
             self._print(f"{'':<23} | {line.rstrip()}")
 
@@ -80,7 +81,7 @@ class Console:
             if self._live is not None:
                 self._live.update(f"{stage:<14} {line}")
             elif time.monotonic() - self._last_shown >= HEARTBEAT_SECONDS:
-                self.say(stage, line)
+                self._tell(stage, line)
 
     @contextmanager
     def _live_line(self) -> Iterator[None]:
@@ -96,6 +97,9 @@ class Console:
                 yield
             finally:
                 self._live = None
+
+    def _tell(self, stage: str, message: str) -> None:
+        self._print(f"{time.strftime('%H:%M:%S')} {stage:<14} {message}")
 
     def _print(self, text: str) -> None:
         if self._voice.progress == QUIET:

@@ -14,6 +14,7 @@ from typing import Any
 
 from speculators.benchmark.bench import body_for
 from speculators.benchmark.checks import broken
+from speculators.benchmark.guidellm import progress
 from speculators.benchmark.resolution import resolution
 from speculators.benchmark.run import STAGE, run_benchmark
 from speculators.benchmark.summary import summarise
@@ -73,7 +74,7 @@ def measure(run: Run) -> None:
             folder,
             run.executor,
             on_line=lambda line: run.console.say("benchmark", line),
-            on_client_line=run.console.heard,
+            on_client_line=lambda line: run.console.heard(line, progress(line)),
             holds=run.holds(),
             base=base,
             looks=gate.looks if gate is not None else (),

@@ -28,6 +28,16 @@ def test_one_request_at_a_time_is_synchronous_and_more_are_streams() -> None:
     assert scenario(4)["profile"] == {"kind": "concurrent", "streams": [4]}
 
 
+def test_progress_is_told_in_a_few_words_and_nothing_else_is() -> None:
+    line = (
+        "26-11-26 20:16:28|INFO     |guidellm.benchmark.progress:_log_update:420 - Benchmark 1 "
+        "(concurrent@4): active | elapsed=28.4s | "
+        "successful=7 errored=0 incomplete=0 | requests/s=0.27 output_tokens/s=14.99"
+    )
+    assert guidellm.progress(line) == "concurrent@4: 7 requests done, 14.99 tok/s"
+    assert guidellm.progress("  GUIDELLM__MP_POLL_INTERVAL") == ""
+
+
 def test_every_load_sends_the_same_rows_unshuffled() -> None:
     for spec in (scenario(1), scenario(4)):
         assert spec["data_loader"] == {"kind": "pytorch", "shuffle": False, "num_workers": 1}

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from speculators.benchmark.checks import broken
+from speculators.benchmark.guidellm import progress
 from speculators.benchmark.run import run_benchmark
 from speculators.benchmark.summary import summarise
 from speculators.documents import read_json, read_jsonl, write_json, write_jsonl
@@ -86,7 +87,8 @@ def test_both_arms_are_served_measured_and_predicted(inputs: dict[str, Path], tm
     }
     folder = tmp_path / "bench"
     executor = LocalExecutor()
-    document = run_benchmark(values, inputs, folder, executor, print)
+    heard: list[str] = []
+    document = run_benchmark(values, inputs, folder, executor, print, heard.append)
     write_json(folder / "output.json", {"result": document})
 
     summary = summarise(document)
@@ -95,6 +97,7 @@ def test_both_arms_are_served_measured_and_predicted(inputs: dict[str, Path], tm
     tokens = list(read_jsonl(folder / "round-01/plain/client/tokens.jsonl"))
     assert [row["id"] for row in tokens] == [f"p{number}" for number in range(6)]
     assert all(row["prompt_token_ids"] and row["output_token_ids"] for row in tokens)
+    assert any(progress(line).startswith("concurrent@3: 6 requests done") for line in heard)
 
     step = StageInput("replay", {"engine": ENGINE}, {**inputs, "benchmark": folder}, {}, tmp_path / "replay")
     write_json(tmp_path / "input.json", step.document())

@@ -33,6 +33,23 @@ def test_a_silent_stage_gets_a_heartbeat_with_its_last_words(monkeypatch: pytest
     assert "s · step 40 of 300" in stream.getvalue()
 
 
+def test_a_heartbeat_is_of_what_was_heard_since_the_last_event(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(console, "HEARTBEAT_SECONDS", 0.2)
+    monkeypatch.setattr(console, "REFRESH_SECONDS", 0.05)
+    stream = io.StringIO()
+    story = Console(stream)
+    with story.working("benchmark"):
+        story.heard("a line of no interest", "12 requests done")
+        story.heard("another of none", "")
+        time.sleep(0.5)
+        story.say("benchmark", "round 2: server starting")
+        time.sleep(0.5)
+    first, second = stream.getvalue().split("benchmark      round 2: server starting\n")
+    assert "s · 12 requests done" in first
+    assert "s · round 2: server starting" in second
+    assert "done" not in second
+
+
 def test_a_terminal_gets_a_live_line_and_the_story_above_it(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(console, "REFRESH_SECONDS", 0.05)
     monkeypatch.setenv("TERM", "xterm")

@@ -15,6 +15,7 @@ from speculators.errors import StageError
 from speculators.stages import responses as stage
 from speculators.stages.__main__ import main
 from speculators.stages.documents import ERROR_NAME, OUTPUT_NAME, StageInput, write_output
+from speculators.stages.table import RESPONSES
 from tests.needs import needed
 
 CHATML = (
@@ -105,6 +106,12 @@ def kept(output: Path) -> list[str]:
 def dropped(output: Path) -> dict[str, int]:
     reasons: dict[str, int] = read_json(output / "ledger.json")["dropped"]
     return reasons
+
+
+def test_no_file_is_read_that_the_stage_s_key_leaves_out(inputs: dict[str, Path], undisturbed: Path) -> None:
+    """``undisturbed`` was made with these files and no others."""
+    assert tuple(path.name for path in inputs["prompts"].iterdir()) == RESPONSES.of_inputs["prompts"]
+    assert kept(undisturbed)
 
 
 def test_kept_answers_are_stored_in_shards_and_booked(undisturbed: Path) -> None:
