@@ -13,8 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-#: How long an idle server is watched for the work of others.
-WATCH_SECONDS = 1.0
+#: How long an idle server is watched for the work of others, and how long it may first come to rest: on a
+#: CPU its OpenMP threads spin for 0.2 s after a step (libiomp5's KMP_BLOCKTIME), which is no work of others.
+WATCH_SECONDS, REST_SECONDS = 1.0, 0.5
 #: Between two looks at the clocks.
 CLOCK_SECONDS = 5.0
 #: Bits of ``clocks_event_reasons.active`` that are no choice of the user's (NVML: nvmlClocksEventReason*):
@@ -94,6 +95,7 @@ def _watch_clocks(found: list[tuple[float | None, bool | None]], done: threading
 
 def _others() -> float | None:
     """Cores that are busy although the server has nothing to do."""
+    time.sleep(REST_SECONDS)
     before = _ticks()
     time.sleep(WATCH_SECONDS)
     after = _ticks()
