@@ -22,6 +22,7 @@ ARGV = (sys.executable, "-m", "guidellm")
 #: A proxy that the shell names is not asked for the loopback address.
 SETTINGS = {"GUIDELLM__MP_POLL_INTERVAL": "1.0", "NO_PROXY": HOST, "no_proxy": HOST}
 
+#: Of its log lines those that say how far a load is (benchmark/progress.py).
 PROGRESS = re.compile(
     r"Benchmark \d+ \((?P<load>.+)\): .*successful=(?P<done>\d+) .*tokens/s=(?P<speed>[\d.]+)"
 )

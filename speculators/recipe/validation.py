@@ -93,8 +93,11 @@ def _path(error: ValidationError) -> Path:
 
 def _place(error: ValidationError) -> Path:
     """The path of the value at fault, or of the key that is."""
-    about_key = "propertyNames" in _schema_path(error)
-    return (*_path(error), str(error.instance)) if about_key else _path(error)
+    return (*_path(error), str(error.instance)) if _about_key(error) else _path(error)
+
+
+def _about_key(error: ValidationError) -> bool:
+    return "propertyNames" in _schema_path(error)
 
 
 def _schema_path(error: ValidationError) -> list[str | int]:
@@ -177,7 +180,7 @@ def _wrong_type(error: ValidationError, positions: Positions) -> Iterator[Findin
 
 
 def _bad_enum(error: ValidationError, positions: Positions) -> Iterator[Finding]:
-    if "propertyNames" in _schema_path(error):
+    if _about_key(error):
         return  # told by _unfit_keys, with its like
     path = _path(error)
     choices: list[str] = list(error.validator_value)  # type: ignore[arg-type]
@@ -194,7 +197,7 @@ def _unfit_keys(errors: Iterable[ValidationError], positions: Positions) -> Iter
     for error in errors:
         block, key, steps = _path(error), str(error.instance), _schema_path(error)
         # A key that no case has is an unknown one, which is an error of its own.
-        if error.validator == "enum" and "propertyNames" in steps and key in _block(block)["properties"]:
+        if error.validator == "enum" and _about_key(error) and key in _block(block)["properties"]:
             unfit.setdefault((block, int(steps[steps.index("then") - 1])), []).append(key)
     for (block, number), keys in unfit.items():
         cases: list[dict[str, Any]] = _block(block)["allOf"]
@@ -238,7 +241,7 @@ def _out_of_bounds(error: ValidationError, positions: Positions) -> Iterator[Fin
 
 def _bad_pattern(error: ValidationError, positions: Positions) -> Iterator[Finding]:
     path = _path(error)
-    if "propertyNames" in _schema_path(error):
+    if _about_key(error):
         yield from _bad_key_name(error, positions)
         return
     schema: Any = error.schema

@@ -22,9 +22,15 @@ def test_without_a_terminal_a_fact_is_a_line():
     assert stream.getvalue()[8:] == " training       started\n"
 
 
-def test_a_silent_stage_gets_a_heartbeat_with_its_last_words(monkeypatch: pytest.MonkeyPatch):
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A heartbeat within a test's time."""
     monkeypatch.setattr(console, "HEARTBEAT_SECONDS", 0.2)
     monkeypatch.setattr(console, "REFRESH_SECONDS", 0.05)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_silent_stage_gets_a_heartbeat_with_its_last_words():
     stream = io.StringIO()
     story = Console(stream)
     with story.working("training"):
@@ -33,9 +39,8 @@ def test_a_silent_stage_gets_a_heartbeat_with_its_last_words(monkeypatch: pytest
     assert "s · step 40 of 300" in stream.getvalue()
 
 
-def test_a_heartbeat_is_of_what_was_heard_since_the_last_event(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(console, "HEARTBEAT_SECONDS", 0.2)
-    monkeypatch.setattr(console, "REFRESH_SECONDS", 0.05)
+@pytest.mark.usefixtures("impatient")
+def test_a_heartbeat_is_of_what_was_heard_since_the_last_event():
     stream = io.StringIO()
     story = Console(stream)
     with story.working("benchmark"):

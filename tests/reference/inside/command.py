@@ -4,8 +4,8 @@ Runs in a process of its own, with the reference's package first on PYTHONPATH. 
 arguments and their defaults, data set, sampler, collation, draft, loss, optimisers, schedule, loop,
 validation, checkpoints.  Three things take an accelerator for granted, and these are all that is replaced:
 the device that its ``Trainer`` moves model and batches to (``get_local_rank``), waiting for that device
-before it looks at the clock, and the bfloat16 in which torch's Muon orthogonalises: a CPU that has to emulate
-it took 27 s a step for that alone, so it is the same iteration in float32.  Its autocast finds no CUDA and
+before it looks at the clock, and the bfloat16 in which torch's Muon orthogonalises: a step took
+27 s on a CPU that has to emulate it, so it is the same iteration in float32.  Its autocast finds no CUDA and
 turns itself off, so it computes in float32.
 """
 
