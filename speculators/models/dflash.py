@@ -69,17 +69,14 @@ class BlockAttention(nn.Module):
         self.o_proj = nn.Linear(query_size, config.hidden_size, bias=False)
         self.q_norm = rms_norm(config, config.head_dim)
         self.k_norm = rms_norm(config, config.head_dim)
+        self.rope = Rope.of(config.rope_parameters, config.head_dim)
 
     def keys_values(self, x: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Of rows x [R, H] at positions [R]: two of [R, Hkv, D]."""
         shape = (len(x), self.config.num_key_value_heads, self.config.head_dim)
         keys = self.k_norm(self.k_proj(x).view(shape).to(x.dtype))  # [R, Hkv, D]
-        keys = turn(keys, *self.angles(positions, x))
+        keys = turn(keys, *self.rope.tables(positions, x.dtype))
         return keys, self.v_proj(x).view(shape)
-
-    def angles(self, positions: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosines and sines at positions [R], two of [R, 1, D/2], as precise as ``x``."""
-        return Rope.of(self.config.rope_parameters, self.config.head_dim).tables(positions, x.dtype)
 
     def forward(
         self,
@@ -94,7 +91,7 @@ class BlockAttention(nn.Module):
         rows, places = x.flatten(0, 1), block_positions.flatten()  # [N*B, H], [N*B]
         heads, dim = config.num_key_value_heads, config.head_dim
         queries = self.q_norm(self.q_proj(rows).view(count * size, -1, dim).to(x.dtype))  # [N*B, Hq, D]
-        queries = turn(queries, *self.angles(places, rows))
+        queries = turn(queries, *self.rope.tables(places, rows.dtype))
         queries = queries.view(count, size, heads, -1, dim)  # [N, B, Hkv, G, D]
         shape = (count, size, heads, dim)
         own = [part.view(shape) for part in self.keys_values(rows, places)]  # 2 x [N, B, Hkv, D]

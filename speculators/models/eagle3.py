@@ -73,13 +73,14 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(input_size, key_size, bias=False)
         self.v_proj = nn.Linear(input_size, key_size, bias=False)
         self.o_proj = nn.Linear(query_size, config.hidden_size, bias=False)
+        self.rope = Rope.of(config.rope_parameters, config.head_dim)
 
     def forward(
         self, x: torch.Tensor, positions: torch.Tensor, cache: LayerCache, documents: Sequence[Span]
     ) -> torch.Tensor:
         config, rows = self.config, x.shape[0]
         heads, dim = config.num_key_value_heads, config.head_dim
-        angles = Rope.of(config.rope_parameters, dim).tables(positions, x.dtype)  # [T, 1, D/2]
+        angles = self.rope.tables(positions, x.dtype)  # [T, 1, D/2]
         queries = turn(self.q_proj(x).view(rows, -1, dim), *angles)  # [T, Hq, D]
         keys = turn(self.k_proj(x).view(rows, heads, dim), *angles)  # [T, Hkv, D]
         values = self.v_proj(x).view(rows, heads, dim)  # [T, Hkv, D]

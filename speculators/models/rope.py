@@ -10,20 +10,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
+from torch import nn
 
 from speculators.errors import StageError
 
 Parameters = Mapping[str, Any]
 
 
-class Rope(NamedTuple):
-    """Angles of a kind: position p turns pair i by ``p * frequencies[i]``; cos and sin grow by ``scale``."""
+class Rope(nn.Module):
+    """Angles of a kind: position p turns pair i by ``p * frequencies[i]``; cos and sin grow by ``scale``.
 
-    frequencies: torch.Tensor  # [D/2] float64
-    scale: float
+    ``frequencies`` [D/2] are float64 and rest on the draft's device: copied there in every step, they would
+    make the host wait for all that the device has still to do.
+    """
+
+    frequencies: torch.Tensor
+
+    def __init__(self, frequencies: torch.Tensor, scale: float) -> None:
+        super().__init__()
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.scale = scale
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Rope:
+        """Go to a draft's new device, never to its new dtype: rounded frequencies turn far tokens wrongly."""
+        self.frequencies = self.frequencies.to(fn(self.frequencies).device)
+        return self
 
     @classmethod
     def of(cls, parameters: Parameters, head_dim: int) -> Rope:
@@ -46,7 +60,7 @@ class Rope(NamedTuple):
     def tables(self, positions: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosines and sines of positions [T], each [T, 1, D/2]; computed at least in float32."""
         exact = torch.promote_types(dtype, torch.float32)
-        frequencies = self.frequencies.to(positions.device, exact)  # [D/2]
+        frequencies = self.frequencies.to(exact)  # [D/2]
         angles = positions.to(exact)[:, None, None] * frequencies  # [T, 1, D/2]
         cos, sin = angles.cos() * self.scale, angles.sin() * self.scale
         return cos.to(dtype), sin.to(dtype)

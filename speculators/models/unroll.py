@@ -129,8 +129,8 @@ class Unroll:
         # [P, H], the half of layer 0 that reads embeddings
         self.embedding = projections(first, slice(width), first.input_layernorm.weight, self.dtype)
         self.past: list[list[torch.Tensor]] = [[] for _ in draft.layers]
-        rope = Rope.of(self.config.rope_parameters, self.config.head_dim)
         asked = plan.positions if plan.choice is None else plan.positions[plan.choice.rows]  # [N]
+        rope = first.self_attn.rope
         self.angles = [rope.tables(asked + step, self.dtype) for step in range(plan.steps)]
         self.all_angles = self.angles[0] if plan.choice is None else rope.tables(plan.positions, self.dtype)
 

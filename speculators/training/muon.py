@@ -6,21 +6,28 @@ emulates each product: an update of a small draft took 26 seconds on two such co
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 
 
 class Muon(torch.optim.Muon):
-    """torch's Muon, groups and state, that orthogonalises in float32 on a CPU and in bfloat16 elsewhere.
+    """torch's Muon, which on a CPU orthogonalises in float32.
 
     For matrices only.  The update of a matrix of a rows and b columns has the root mean square of AdamW's:
     ``0.2 sqrt(max(a, b))`` times an orthogonal one (Liu et al., "Muon is scalable for LLM training",
     arXiv 2502.16982, section 2.2).
     """
 
+    def __init__(self, matrices: Iterable[torch.nn.Parameter], **settings: Any) -> None:
+        super().__init__(matrices, adjust_lr_fn="match_rms_adamw", **settings)
+
     def step(self, closure: None = None) -> None:
         """One update of every matrix that has a gradient."""
+        if self.param_groups[0]["params"][0].device.type != "cpu":
+            super().step()
+            return
         with torch.no_grad():
             for group in self.param_groups:
                 for matrix in group["params"]:
@@ -33,8 +40,7 @@ class Muon(torch.optim.Muon):
             state["momentum_buffer"] = torch.zeros_like(matrix.grad)
         mean = state["momentum_buffer"].lerp_(matrix.grad, 1 - group["momentum"])  # [a, b]
         ahead = matrix.grad.lerp(mean, group["momentum"]) if group["nesterov"] else mean
-        dtype = torch.float32 if matrix.device.type == "cpu" else torch.bfloat16
-        update = orthogonal(ahead.to(dtype), group["ns_coefficients"], group["ns_steps"], group["eps"])
+        update = orthogonal(ahead.float(), group["ns_coefficients"], group["ns_steps"], group["eps"])
         matrix.mul_(1 - group["lr"] * group["weight_decay"])
         matrix.add_(update, alpha=-0.2 * group["lr"] * max(matrix.shape) ** 0.5)
 

@@ -75,7 +75,7 @@ def full_size(
             torch.nn.utils.clip_grad_norm_(draft.parameters(), 1.0)
             optimiser.step(1e-4)
 
-        held = tree_leaves((list(draft.parameters()), verifier, batch))
+        held = tree_leaves((list(draft.parameters()), list(draft.buffers()), verifier, batch))
         on_device = [one for one in held if isinstance(one, torch.Tensor) and one.device == DEVICE]
         return account(on_device, optimiser.parts, step)
 

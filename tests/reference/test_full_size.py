@@ -46,6 +46,11 @@ def test_the_formulas_that_plan_prints_say_what_was_counted(row: dict[str, Any])
     assert found.peak == pytest.approx(row["peak"], rel=NEAR)
 
 
+def test_a_step_brings_nothing_from_the_host() -> None:
+    """A copy from pageable memory would make the host wait for all that the device has still to do."""
+    assert {row["arrivals"] for row in ROWS} == {0}
+
+
 def test_the_bars_of_qwen3_8b_are_met() -> None:
     for supervised, bar in BARS.items():
         counted = golden("qwen3-8b", REDUCED, supervised)["weight_operations"] / TOKENS / 1e9

@@ -3,9 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.optim import _muon
 
 from speculators.recipe.schema import load_schema, schema_at
-from speculators.training.muon import Muon
+from speculators.training.muon import Muon, orthogonal
 from speculators.training.optimiser import KINDS, Optimiser
 from tests.models import tiny
 
@@ -47,8 +48,9 @@ def test_muon_turns_matrices_by_an_orthogonal_update_of_the_size_that_adamw_has(
 
 
 @pytest.mark.parametrize("shape", [(24, 40), (40, 24)])
-def test_muon_goes_where_torchs_own_goes(shape: tuple[int, int]) -> None:
-    """torch's iterates in bfloat16 on a CPU too, so the paths agree in its digits."""
+def test_muon_goes_where_torchs_own_goes(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int]) -> None:
+    """But for the precision of the iteration, so torch's is given the same one."""
+    monkeypatch.setattr(_muon, "_zeropower_via_newtonschulz", orthogonal)
     start = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     ours, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
     steppers = (
@@ -61,7 +63,26 @@ def test_muon_goes_where_torchs_own_goes(shape: tuple[int, int]) -> None:
         for one, stepper in zip((ours, theirs), steppers):
             one.grad = gradient.clone()
             stepper.step()
-    assert (ours - theirs).norm() < 0.02 * (theirs - start).norm()
+    assert (ours - theirs).norm() < 1e-6 * (theirs - start).norm()
+
+
+def test_the_iteration_is_torchs_but_for_its_precision() -> None:
+    matrix = torch.randn(24, 40, generator=torch.Generator().manual_seed(0))
+    settings = (_muon.DEFAULT_A, _muon.DEFAULT_B, _muon.DEFAULT_C), 5, 1e-7
+    theirs = _muon._zeropower_via_newtonschulz(matrix, *settings)  # in bfloat16
+    torch.testing.assert_close(orthogonal(matrix, *settings), theirs.float(), rtol=0, atol=0.02)
+
+
+def test_away_from_a_cpu_muon_is_torchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix = nn.Parameter(torch.randn(24, 40, device="meta"))
+    matrix.grad = torch.randn_like(matrix)
+    asked: list[torch.dtype] = []
+    whole = _muon._zeropower_via_newtonschulz
+    monkeypatch.setattr(
+        _muon, "_zeropower_via_newtonschulz", lambda grad, *rest: asked.append(grad.dtype) or whole(grad, *rest)
+    )
+    Muon([matrix], lr=0.02).step()
+    assert asked == [torch.float32]
 
 
 def test_muon_leaves_gains_and_token_tables_to_adamw() -> None:

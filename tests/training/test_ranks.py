@@ -121,13 +121,14 @@ def test_the_oracle_on_ranks_is_the_oracle_alone(tmp_path: Path, parallelism: st
             assert (tensors[name] - tensor).norm() <= 1e-12 * tensor.norm(), name
 
 
-@pytest.mark.parametrize(("parallelism", "tolerance"), [("ddp", 1e-6), ("fsdp", 1e-2)])
-def test_muon_on_ranks_turns_as_it_does_alone(tmp_path: Path, parallelism: str, tolerance: float) -> None:
-    """Muon iterates in bfloat16; over sharded matrices its products are summed in another order."""
+@pytest.mark.parametrize("parallelism", ["ddp", "fsdp"])
+def test_muon_on_ranks_turns_as_it_does_alone(tmp_path: Path, parallelism: str) -> None:
+    """Of a part of a matrix the nearest orthogonal one is another matrix: its parts must be gathered."""
+    before = tiny.draft(dtype=torch.float32).state_dict()
     _, draft, _ = learn(ALONE, parallelism, "muon", torch.float32)
     for _, found, _ in together(2, tmp_path, learn, parallelism, "muon", torch.float32):
         for name, tensor in draft.items():
-            assert (found[name] - tensor).norm() <= tolerance * tensor.norm(), name
+            assert (found[name] - tensor).norm() <= 1e-4 * (tensor - before[name]).norm(), name
 
 
 def judge(ranks: Ranks, parallelism: str) -> tuple[Any, Any, Any]:
