@@ -44,17 +44,19 @@ def assemble(
     draft_ids: torch.Tensor,
     verifier: VerifierWeights,
     copies: Collection[str] = (EMBED_TOKENS, LM_HEAD),
+    own: Mapping[str, torch.Tensor] | None = None,
 ) -> dict[str, torch.Tensor]:
     """All tensors of the checkpoint: trained ones, frozen copies, and the vocabulary maps if reduced.
 
     ``draft``: the trained state by checkpoint name; ``draft_ids`` [Vd] ascending; ``copies``: the
-    format's.
+    format's; ``own``: an embedding or head that stands in a copy's place.
     """
     tensors = {name: tensor.float().contiguous() for name, tensor in draft.items()}
     if EMBED_TOKENS in copies:
         tensors[EMBED_TOKENS] = verifier.embedding.contiguous()  # [V, H]
     if LM_HEAD in copies:
         tensors[LM_HEAD] = verifier.head[draft_ids].contiguous()  # [Vd, H]
+    tensors |= own or {}
     vocab_size = len(verifier.embedding)
     if len(draft_ids) != vocab_size:  # with the full vocabulary vLLM refuses a d2t
         tensors["d2t"] = to_offsets(draft_ids)  # [Vd] int64

@@ -32,6 +32,12 @@ class LoadedDraft(NamedTuple):
     head: torch.Tensor | None  # [Vd, H]
     embedding: torch.Tensor | None  # [V, H]
 
+    @property
+    def ends(self) -> dict[str, torch.Tensor]:
+        """Head and embedding that the checkpoint stores, by their names there."""
+        stored = {LM_HEAD: self.head, EMBED_TOKENS: self.embedding}
+        return {name: tensor for name, tensor in stored.items() if tensor is not None}
+
 
 def read_checkpoint(
     folder: Path, dtype: torch.dtype = torch.float32, verifier_layers: int | None = None

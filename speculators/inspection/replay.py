@@ -65,11 +65,7 @@ def _drafted(document: Document, proposed: list[list[int]], matches: list[list[b
 
 def questioned(loaded: LoadedDraft, weights: VerifierWeights, steps: int) -> Objective:
     """The draft with its verifier's ends, or with its own where it brings them, ready to propose."""
-    verifier = FrozenVerifier.of(weights, loaded.draft_ids)
-    if loaded.embedding is not None:
-        verifier = verifier._replace(embedding=loaded.embedding)
-    if loaded.head is not None:
-        verifier = verifier._replace(own_head=loaded.head)
+    verifier = FrozenVerifier.of(weights, loaded.draft_ids).with_ends(loaded.ends)
     return ARCHITECTURES[loaded.kind].load().objective(loaded.draft, verifier, Teaching(steps))
 
 

@@ -30,7 +30,6 @@ from speculators.models.attention import attend
 from speculators.models.kernels import Kernel, kernel_for
 from speculators.models.layout import Layout
 from speculators.models.operators import feed_forward, inverse_rms, joined, normed, turned, unit_rms
-from speculators.models.rope import Rope
 
 if TYPE_CHECKING:
     from speculators.models.eagle3 import DecoderLayer, Eagle3Draft

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file
 
 from speculators.checkpoint.check import Check, failures, listed
@@ -33,9 +34,11 @@ from speculators.errors import StageError
 from speculators.report.model_card import CardFacts, model_card
 from speculators.stages.documents import StageInput
 from speculators.training.architectures import ARCHITECTURES, FORMATS
-from speculators.training.files import DRAFT_NAME, SHAPE_NAME, VOCABULARY_NAME
+from speculators.training.files import DRAFT_NAME, ENDS_NAME, SHAPE_NAME, VOCABULARY_NAME
 
 CARD_NAME = "README.md"
+
+Tensors = Mapping[str, torch.Tensor]
 
 
 def run(step: StageInput) -> dict[str, Any]:
@@ -45,15 +48,15 @@ def run(step: StageInput) -> dict[str, Any]:
     result = step.result_of("verifier")
     architecture, tokenizer = result["facts"]["architecture"], tokenizer_of(verifier_dir)
     verifier = VerifierName(result["id"], result["digest"], architecture, tokenizer)
-    given = step.files.get("draft")
+    given, own = step.files.get("draft"), ends_of(step)
     if given:
         document = copy_draft(given[0], model_dir, verifier, result["facts"]["num_hidden_layers"])
     else:
-        document = build_draft(step, model_dir, verifier, verifier_dir)
+        document = build_draft(step, model_dir, verifier, verifier_dir, own)
     # The verifier is named canonically: the same checkpoint is the same bytes wherever it lies.
     write_json(model_dir / CONFIG_NAME, document)
     digest = checkpoint_digest(document, model_dir / WEIGHTS_NAME)
-    checks = validate(model_dir, verifier_dir, own_ends=bool(given))
+    checks = validate(model_dir, verifier_dir, own_ends=bool(given or own))
     report(checks, given[0] if given else model_dir)
     tokens = document["speculators_config"]["proposal_methods"][0]["speculative_tokens"]
     write_text(model_dir / CARD_NAME, model_card(card_facts(step, document, verifier)))
@@ -66,9 +69,12 @@ def run(step: StageInput) -> dict[str, Any]:
 
 
 def build_draft(
-    step: StageInput, model_dir: Path, verifier: VerifierName, verifier_dir: Path
+    step: StageInput, model_dir: Path, verifier: VerifierName, verifier_dir: Path, own: Tensors
 ) -> dict[str, Any]:
-    """Assemble the trained draft into ``model_dir``; returns its canonical config document."""
+    """Assemble the trained draft into ``model_dir``; returns its canonical config document.
+
+    ``own``: head and embedding, as far as they are not the verifier's.
+    """
     algorithm = step.values["algorithm"]
     trained = load_file(step.inputs["training"] / DRAFT_NAME)
     draft_ids = load_file(step.inputs["training"] / VOCABULARY_NAME)["draft_ids"]
@@ -76,8 +82,15 @@ def build_draft(
     config = from_json(known.config, read_json(step.inputs["training"] / SHAPE_NAME))
     document = to_document(config, algorithm["speculative_tokens"], verifier)
     weights = load_verifier_weights(verifier_dir)
-    write_checkpoint(model_dir, document, assemble(trained, draft_ids, weights, known.copies))
+    write_checkpoint(model_dir, document, assemble(trained, draft_ids, weights, known.copies, own))
     return document
+
+
+def ends_of(step: StageInput) -> Tensors:
+    """Head and embedding that a trained draft has of its own, by checkpoint name."""
+    folder = step.inputs.get("training")
+    path = folder / ENDS_NAME if folder else None
+    return load_file(path) if path and path.is_file() else {}
 
 
 def copy_draft(source: Path, model_dir: Path, verifier: VerifierName, layers: int) -> dict[str, Any]:

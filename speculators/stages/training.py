@@ -28,7 +28,7 @@ from speculators.errors import MachineError, StageError
 from speculators.stages.documents import StageInput
 from speculators.training.architectures import ARCHITECTURES, Implementation
 from speculators.training.baselines import bigram_matches, bigram_successors
-from speculators.training.files import SHAPE_NAME, VOCABULARY_NAME
+from speculators.training.files import ENDS_NAME, SHAPE_NAME, VOCABULARY_NAME
 from speculators.training.interrupts import deferred_interrupts, orphaned
 from speculators.training.launch import launch
 from speculators.training.loop import TrainingOptions, train
@@ -38,7 +38,7 @@ from speculators.training.packing import Fitted, fit
 from speculators.training.parallel import KINDS
 from speculators.training.ranks import ALONE, Ranks, joined, local_device
 from speculators.training.resume import Checkpoints
-from speculators.training.start import find_start, load_into, require_same_ends
+from speculators.training.start import find_start, load_into, own_ends
 from speculators.training.validation import ValidationBatch, agreement, evaluate, judge, prepare
 from speculators.training.verifier import FrozenVerifier
 
@@ -175,8 +175,12 @@ def prepare_draft(step: StageInput, options: TrainingOptions, say: Say, ranks: R
     torch.manual_seed(options.seed)
     draft = implementation.model(start.config).to(device)
     if start.loaded:
-        require_same_ends(start.loaded, verifier)
         load_into(draft, start.loaded)
+        if own := own_ends(start.loaded, verifier):
+            verifier = verifier.with_ends(own)
+            say(f"{' and '.join(own)}: the draft's own, not the verifier's; kept as published")
+            if ranks.leads:
+                save_file(own, step.output / ENDS_NAME)
     objective = way.objective(draft, verifier, way.teaching)
     parameters = sum(parameter.numel() for parameter in draft.parameters())
     told = {

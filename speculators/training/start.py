@@ -1,8 +1,8 @@
 """What a training starts from: random weights, or a published draft that is trained further.
 
-A draft trained further keeps what its weights were made for: vocabulary, layers, norms, RoPE.  Only the
-verifier's ends are not its own: this trainer teaches against the verifier's embedding and head, so a
-draft that has others would start as another function than the one that was published.
+A draft trained further keeps what its weights were made for: vocabulary, layers, norms, RoPE, and the
+embedding and head that it reads and speaks through, where they are not its verifier's.  These are not
+trained, like a verifier's, but a draft with others would start as another function than was published.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import nn
 from speculators.checkpoint.config import CONFIG_NAME
 from speculators.checkpoint.read import LoadedDraft, read_checkpoint
 from speculators.checkpoint.shape import DraftConfig
+from speculators.checkpoint.tensors import EMBED_TOKENS, LM_HEAD
 from speculators.documents import file_digest
 from speculators.errors import StageError
 from speculators.training.architectures import ARCHITECTURES
@@ -68,29 +69,24 @@ def find_start(folder: Path | None, wanted: DraftConfig, kind: str, verifier_lay
     return Start(config, loaded, file_digest(next(folder.glob("*.safetensors"))))
 
 
-def require_same_ends(loaded: LoadedDraft, verifier: FrozenVerifier) -> None:
-    """Refuse a draft that was trained with another embedding or head than its verifier's.
+def own_ends(loaded: LoadedDraft, verifier: FrozenVerifier) -> dict[str, torch.Tensor]:
+    """Head and embedding that are the draft's own, by checkpoint name: other than its verifier's.
 
-    Raises:
-        StageError: naming the tensor and how far it is from the verifier's.
+    Those it shares are left out, and those that it trains itself.
     """
-    own = {name for name, _ in loaded.draft.named_parameters()}
-    pairs = {
-        "lm_head.weight": (loaded.head, verifier.draft_head),
-        "embed_tokens.weight": (loaded.embedding, verifier.embedding),
+    trained = {name for name, _ in loaded.draft.named_parameters()}
+    lent = {LM_HEAD: verifier.draft_head, EMBED_TOKENS: verifier.embedding}
+    return {
+        name: stored
+        for name, stored in loaded.ends.items()
+        if name not in trained and distance(stored, lent[name]) > ENDS_BOUND
     }
-    for name, (stored, expected) in pairs.items():
-        if stored is None or name in own:  # the verifier's by agreement, or trained by us as well
-            continue
-        reference = expected.float().cpu()
-        error = float((stored.float() - reference).norm() / reference.norm())
-        if not error <= ENDS_BOUND:
-            raise StageError(
-                f"training.init_from: its {name} differs from the verifier's by {error:.2g} of its norm",
-                hint="it was made for another verifier, or trained with ends of its own: it can be served "
-                "and benchmarked (draft:), but not trained further here",
-                rule="init-from",
-            )
+
+
+def distance(stored: torch.Tensor, expected: torch.Tensor) -> float:
+    """How far ``stored`` is from ``expected``, of its norm."""
+    reference = expected.float().cpu()
+    return float((stored.float() - reference).norm() / reference.norm())
 
 
 def load_into(draft: nn.Module, loaded: LoadedDraft) -> None:

@@ -6,10 +6,12 @@ once, whatever the architecture of the draft.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 
+from speculators.checkpoint.tensors import EMBED_TOKENS, LM_HEAD
 from speculators.checkpoint.verifier_weights import VerifierWeights
 
 CHUNK_ROWS = 256  # rows of full-vocabulary logits held at once: 256 x 152k x 4 B = 156 MB
@@ -23,7 +25,7 @@ class FrozenVerifier(NamedTuple):
     the dtype they were stored in: 1.2 GB of a GPU for Qwen3-8B.
     """
 
-    embedding: torch.Tensor  # [V, H]
+    embedding: torch.Tensor  # [V, H], of the tokens that the draft reads
     ends: VerifierWeights
     draft_ids: torch.Tensor  # [Vd] int64, ascending
     draft_head: torch.Tensor  # [Vd, H], the head's rows of the draft vocabulary
@@ -45,6 +47,16 @@ class FrozenVerifier(NamedTuple):
     def whole(self) -> FrozenVerifier:
         """The same with its full head beside the embedding, for ``choices``; not to be held on to."""
         return self._replace(ends=self.ends.to(self.embedding.device, self.embedding.dtype))
+
+    def with_ends(self, own: Mapping[str, torch.Tensor]) -> FrozenVerifier:
+        """For a draft with an embedding [V, H] or a head [Vd, H] of its ``own``, by checkpoint name.
+
+        Both stay as they are, like the verifier's; the verifier still judges through its own head.
+        """
+        moved = {name: tensor.to(self.embedding.device, self.embedding.dtype) for name, tensor in own.items()}
+        return self._replace(
+            embedding=moved.get(EMBED_TOKENS, self.embedding), own_head=moved.get(LM_HEAD, self.own_head)
+        )
 
     @property
     def spoken_head(self) -> torch.Tensor:

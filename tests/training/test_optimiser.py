@@ -79,7 +79,9 @@ def test_away_from_a_cpu_muon_is_torchs_own(monkeypatch: pytest.MonkeyPatch) -> 
     asked: list[torch.dtype] = []
     whole = _muon._zeropower_via_newtonschulz
     monkeypatch.setattr(
-        _muon, "_zeropower_via_newtonschulz", lambda grad, *rest: asked.append(grad.dtype) or whole(grad, *rest)
+        _muon,
+        "_zeropower_via_newtonschulz",
+        lambda grad, *rest: asked.append(grad.dtype) or whole(grad, *rest),
     )
     Muon([matrix], lr=0.02).step()
     assert asked == [torch.float32]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ from speculators.errors import EXIT_INTERRUPTED
 from speculators.stages import training as training_stage
 from speculators.stages.__main__ import main
 from speculators.stages.documents import ERROR_NAME, OUTPUT_NAME, StageInput
-from speculators.training.files import DRAFT_NAME, VOCABULARY_NAME
+from speculators.training.files import DRAFT_NAME, ENDS_NAME, METRICS_NAME, VOCABULARY_NAME
 from tests.models import tiny
 
 VERIFIER = VerifierName("local:tiny", "ab" * 32, "LlamaForCausalLM")
@@ -129,12 +130,27 @@ def test_a_checkpoint_of_another_start_is_not_continued(
     assert "was made from other options or documents" in capsys.readouterr().out
 
 
-def test_ends_that_are_not_the_verifier_s_are_refused(tmp_path: Path) -> None:
-    other = torch.randn(tiny.CONFIG.vocab_size, tiny.CONFIG.hidden_size)
-    start = publish(tmp_path / "published", head=other.bfloat16())
-    error = train(tmp_path, start)
-    assert error["rule"] == "init-from"
-    assert "its lm_head.weight differs from the verifier's by" in error["message"]
+@pytest.mark.parametrize("end", ["head", "embedding"])
+def test_an_end_of_the_draft_s_own_is_kept(tmp_path: Path, end: str) -> None:
+    other = torch.randn(tiny.CONFIG.vocab_size, tiny.CONFIG.hidden_size).bfloat16()
+    start = publish(tmp_path / "published", **{end: other})
+    train(tmp_path, start, "package")
+    before, after = (read_checkpoint(folder) for folder in (start, tmp_path / "package" / "model"))
+    assert torch.equal(getattr(after, end), getattr(before, end))
+    shared = publish(tmp_path / "shared")
+    train(tmp_path / "beside", shared)
+    assert first_loss(tmp_path) != pytest.approx(first_loss(tmp_path / "beside"), rel=1e-2)
+
+
+def first_loss(root: Path) -> float:
+    rows = (root / "training" / METRICS_NAME).read_text(encoding="utf-8").splitlines()
+    loss: float = json.loads(rows[0])["loss"]
+    return loss
+
+
+def test_ends_that_are_shared_leave_no_copies_behind(further) -> None:
+    root, _, _ = further
+    assert not (root / "training" / ENDS_NAME).exists()
 
 
 def test_a_draft_that_leaves_its_flags_open_is_read_as_vllm_reads_it(tmp_path: Path) -> None:
