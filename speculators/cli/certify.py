@@ -47,7 +47,7 @@ def certify(
 
     The fast trainer against its oracle, several ranks against one, captured layers against transformers, the
     engine's tokens against its states. Small random models; nothing is downloaded. What was found is kept for
-    this GPU, driver, packages and code, and the first training on a new GPU asks by itself. Ends with a row
+    these GPUs, driver, packages and code, and the first run on a new GPU asks by itself. Ends with a row
     for the status table. Exit code 1 when something does not hold.
 
     \b
@@ -57,7 +57,14 @@ def certify(
       speculators certify my.yaml --executor docker
     """
     from speculators.documents import known_json
-    from speculators.pipeline.certificate import DEVICES, PARTS, certificate, mismatches, status_row
+    from speculators.pipeline.certificate import (
+        DEVICES,
+        PARTS,
+        certificate,
+        mismatches,
+        status_row,
+        time_left,
+    )
     from speculators.serving.environment import has_cpu_engine
     from speculators.serving.launcher import has_engine
 
@@ -71,8 +78,9 @@ def certify(
     has = inside or (has_engine() and (device != "cpu" or has_cpu_engine()))
     wanted = PARTS if has else {"trainer": PARTS["trainer"]}
     found: dict[str, Any] = {}
+    left = time_left()
     for name, stage in wanted.items():
-        found[name] = known_json(certificate(ground, stage, device, fresh=fresh))
+        found[name] = known_json(certificate(ground, stage, device, fresh=fresh, seconds=left()))
     row = status_row(found)
     failed = [line for document in found.values() for line in mismatches(document["result"])]
     if as_json:
@@ -89,7 +97,7 @@ def _ground(recipe: Recipe | None, images: list[str] | None, untested: bool) -> 
     import os
 
     from speculators.executors.local import LocalExecutor
-    from speculators.pipeline.certificate import Ground
+    from speculators.pipeline.certificate import Ground, kernels
     from speculators.pipeline.store import default_home
     from speculators.pipeline.surroundings import HERE, given
 
@@ -101,8 +109,10 @@ def _ground(recipe: Recipe | None, images: list[str] | None, untested: bool) -> 
         from speculators.pipeline.containers import containers
 
         made = containers(recipe, wanted.images, untested, None, home, say)
-        return Ground(made.executor, made.where, home, say), True
-    return Ground(LocalExecutor(), given(recipe, os.environ) if recipe else HERE, home, say), False
+        return Ground(made.executor, made.where, home, say, kernels(recipe)), True
+    if recipe is not None:
+        return Ground(LocalExecutor(), given(recipe, os.environ), home, say, kernels(recipe)), False
+    return Ground(LocalExecutor(), HERE, home, say), False
 
 
 def _show(found: dict[str, Any], row: str) -> None:

@@ -46,7 +46,8 @@ class Step:
 
     ``env`` is added to the environment that the executor gives.  ``holds``: open files of the runner that
     stay open until everything of the step has ended, so that a lock on them outlives a killed runner just
-    as long as its processes do.
+    as long as its processes do.  A step that has not ended after ``seconds`` is ended; None: it may take all
+    it wants.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Step:
     log: Path
     holds: Sequence[int] = ()
     needs: Needs = NOTHING
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ class Executor(Protocol):
         one ends it at once.
 
         Raises:
-            StageError: the server beside the step died.
+            StageError: the server beside the step died, or the step took longer than it may.
             MachineError: the command does not exist.
         """
 

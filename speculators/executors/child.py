@@ -19,7 +19,7 @@ from typing import IO
 
 from speculators.errors import StageError
 from speculators.executors import supervise
-from speculators.executors.base import SAVE_SECONDS, Endpoint, OnLine, log_tail
+from speculators.executors.base import SAVE_SECONDS, Endpoint, OnLine, Step, log_tail
 from speculators.executors.known_causes import cause_in_log
 
 POLL_SECONDS = 0.1
@@ -72,25 +72,25 @@ class Child:
     def seconds(self) -> float:
         return time.monotonic() - self.started
 
-    def finish(self, name: str, beside: Endpoint | None) -> tuple[int, float]:
+    def finish(self, step: Step, beside: Endpoint | None) -> tuple[int, float]:
         """Its exit code and seconds, once nothing of it is left; an interrupt lets it save its work first.
 
         Raises:
-            StageError: the server ``beside`` it died.
+            StageError: the server ``beside`` it died, or it took longer than ``step`` may.
         """
         try:
-            return self.wait(name, beside), self.seconds()
+            return self.wait(step, beside), self.seconds()
         except KeyboardInterrupt:
             self.ask_to_end()
             raise
         finally:
             self.stop()
 
-    def wait(self, name: str, beside: Endpoint | None) -> int:
-        """The exit code, unless the server ``beside`` it dies first.
+    def wait(self, step: Step, beside: Endpoint | None) -> int:
+        """The exit code, unless the server ``beside`` it dies first, or its time is over.
 
         Raises:
-            StageError: it did.
+            StageError: that happened.
         """
         while True:
             try:
@@ -98,7 +98,9 @@ class Child:
                 return ended if ended >= 0 else 128 - ended  # negative: the supervisor itself was killed
             except subprocess.TimeoutExpired:
                 pass
-            require_server(name, beside)
+            require_server(step.name, beside)
+            if step.seconds is not None and self.seconds() > step.seconds:
+                raise StageError(f"{step.name}: no answer in {step.seconds:.0f} s", rule="overdue")
 
     def ask_to_end(self) -> None:
         """Let the process save its work; returns when it has ended, or after ``SAVE_SECONDS``."""

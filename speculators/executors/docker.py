@@ -121,7 +121,7 @@ class DockerExecutor:
         papers = self._papers(step, step.argv, beside)
         child = Child([*CLIENT, str(papers.request)], {}, step.log, step.holds, on_line)
         try:
-            code, seconds = child.finish(step.name, beside)
+            code, seconds = child.finish(step, beside)
         finally:
             self._bury(papers)
         state = known_json(papers.state)

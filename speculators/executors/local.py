@@ -34,7 +34,7 @@ class LocalExecutor:
 
     def run(self, step: Step, *, on_line: OnLine | None = None, beside: Endpoint | None = None) -> StepResult:
         child = Child([*SUPERVISED, *step.argv], step.env, step.log, step.holds, on_line)
-        code, seconds = child.finish(step.name, beside)
+        code, seconds = child.finish(step, beside)
         if code == supervise.COMMAND_NOT_FOUND:
             raise MachineError(
                 f"step '{step.name}': {step.argv[0]} cannot be started\n{log_tail(step.log, 2)}",

@@ -19,7 +19,7 @@ from speculators.executors.request import limits
 from speculators.pipeline.lock import ImagePin, locked_image_pins
 from speculators.pipeline.locking import command, lock_path, read_lock
 from speculators.pipeline.machine.packages import recipe_packages
-from speculators.pipeline.surroundings import Surroundings, uses_gpus
+from speculators.pipeline.surroundings import Surroundings, given_gpus
 from speculators.recipe.recipe import Recipe
 
 #: What the stages of each role import, by distribution; of each tuple one is enough.
@@ -91,7 +91,7 @@ def surroundings(
     pins = {role: image.digest or pinned.get(role, "") for role, image in images.items()}
     if not all(pins.values()):
         pins |= {role: found for role, found in _present(images).items() if not pins[role]}
-    return Surroundings(pins, {role: image.reference for role, image in images.items()}, uses_gpus(recipe))
+    return Surroundings(pins, {role: image.reference for role, image in images.items()}, given_gpus(recipe))
 
 
 def _present(images: Mapping[str, Image]) -> dict[str, str]:
@@ -194,7 +194,7 @@ def containers(
         for role, packages in look_into(executor, images, recipe).items()
     }
     names = {role: image.reference for role, image in images.items()}
-    where = Surroundings({role: one.pin for role, one in ready.items()}, names, uses_gpus(recipe))
+    where = Surroundings({role: one.pin for role, one in ready.items()}, names, given_gpus(recipe))
     return Containers(executor, where, pins, connected.spelled())
 
 

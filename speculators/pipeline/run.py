@@ -6,7 +6,7 @@ is got ``build``'s, and where it runs the executor's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from speculators.checkpoint.config import localised
 from speculators.documents import known_json, read_json, write_json
 from speculators.errors import MACHINE_ERRNOS, SpeculatorsError, StageError, storage_error
 from speculators.pipeline.build import build, require_whole
-from speculators.pipeline.certificate import Ground, certify_first
+from speculators.pipeline.certificate import Ground, certify_first, kernels, refuse_engine, status_row
 from speculators.pipeline.choice import Choice
 from speculators.pipeline.console import Console
 from speculators.pipeline.measure import INPUTS, forget_rounds, measure
@@ -31,7 +31,7 @@ from speculators.pipeline.store import Store, default_home
 from speculators.recipe.recipe import Recipe
 from speculators.report.document import write_report
 from speculators.report.expectations import sentence
-from speculators.stages.table import TRAINING, build_stages
+from speculators.stages.table import TRAINING, Stage, build_stages
 
 #: Rules whose hint says already how to go on; the plain command would only fail again.
 OWN_WAY_ON = ("damaged", "comparison", "not-comparable")
@@ -94,8 +94,8 @@ def run_recipe(recipe: Recipe, options: Options, console: Console) -> dict[str, 
     )
     console.say("run", f"{recipe.name} · {'continues ' if record.continued else ''}{record.folder}")
     with booked(run):
-        if any((one.name, one.action) == (TRAINING.name, RUN) for one in planned):
-            trust_machine(run, home)
+        to_run = {one.name for one in planned if one.action == RUN}
+        trust_machine(run, home, [one for one in build_stages(recipe.data) if one.name in to_run])
         for stage in build_stages(recipe.data):
             if choice.needs(stage.name):
                 run.outputs[stage.name] = build(run, stage)
@@ -110,17 +110,31 @@ def roles(recipe: Recipe, choice: Choice) -> set[str]:
     return build | ({"engine", "bench"} if choice.includes(BENCHMARK) else set())
 
 
-def trust_machine(run: Run, home: Path) -> None:
-    """Before anything is spent on a training: does it compute right on this machine's GPUs?
+def trust_machine(run: Run, home: Path, stages: Sequence[Stage]) -> None:
+    """Before anything is spent: does what ``stages`` rest on compute right on this machine's GPUs?
 
     Raises:
-        SpeculatorsError: the question could not be asked.
+        SpeculatorsError: the question could not be asked, or the engine computes something else.
     """
-    ground = Ground(run.executor, run.where, home, lambda line: run.console.say("certify", line))
-    if path := certify_first(ground, run.recipe):
-        run.given[TRAINING.name] = {"certificate": [path]}
-        run.record.document["certificate"] = known_json(path)["result"]
-        run.record.write()
+
+    def say(line: str) -> None:
+        run.console.say("certify", line)
+
+    ground = Ground(run.executor, run.where, home, say, kernels(run.recipe))
+    paths = certify_first(ground, run.recipe, stages)
+    if not paths:
+        return
+    found = {name: known_json(path) for name, path in paths.items()}
+    row = status_row(found)
+    run.record.document["certificate"] = {
+        "row": row,
+        **{name: document["result"] for name, document in found.items()},
+    }
+    run.record.write()
+    say(row)
+    if "trainer" in paths:
+        run.given[TRAINING.name] = {"certificate": [paths["trainer"]]}
+    refuse_engine(found)
 
 
 @contextmanager

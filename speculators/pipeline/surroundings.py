@@ -24,12 +24,13 @@ IMAGES_VARIABLE = "SPECULATORS_IMAGES"
 class Surroundings(NamedTuple):
     """``pins``: the digest of each role's image, empty while it is unknown; None: this environment.
 
-    ``gpus``: whether stages that compute get any; one image does both, with other last bits.
+    ``gpus``: how many stages that compute get in a container, or ``all``; an image does both, with and
+    without, with other last bits.
     """
 
     pins: Mapping[str, str] | None = None
     names: Mapping[str, str] = {}
-    gpus: bool = False
+    gpus: int | str = 0
 
     def environment(self, stage: Stage) -> dict[str, str]:
         """What the key of ``stage`` says of them."""
@@ -67,9 +68,10 @@ class Surroundings(NamedTuple):
 HERE = Surroundings()
 
 
-def uses_gpus(recipe: Recipe) -> bool:
-    """Whether stages that compute get GPUs."""
-    return bool(recipe.data["container"]["gpus"])
+def given_gpus(recipe: Recipe) -> int | str:
+    """How many GPUs stages that compute get in a container, or ``all``."""
+    gpus: int | str = recipe.data["container"]["gpus"]
+    return gpus
 
 
 def given(recipe: Recipe, environ: Mapping[str, str]) -> Surroundings:
@@ -92,4 +94,4 @@ def given(recipe: Recipe, environ: Mapping[str, str]) -> Surroundings:
             rule="usage",
         )
     pins = {role: reference.rpartition("@")[2] for role, reference in names.items()}
-    return Surroundings(pins, names, uses_gpus(recipe))
+    return Surroundings(pins, names, given_gpus(recipe))

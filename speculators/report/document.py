@@ -21,7 +21,7 @@ from speculators.report.curves import lesson, loss_curve, validation_curve
 from speculators.report.expectations import expectations
 from speculators.report.headline import headline
 from speculators.report.prompts import per_prompt
-from speculators.report.status import status
+from speculators.report.status import row, status
 from speculators.report.verdict import verdict
 from speculators.serving.command import FREE_METHODS, SAME_FOR_ALL
 
@@ -126,6 +126,7 @@ def report_document(
         "serve": serving_command(benchmark, model),
         "not_checked": not_checked(summary),
         "status": [one._asdict() for one in status()],
+        "certificate": _certificate(record),
     }
 
 
@@ -162,6 +163,12 @@ def serving_command(benchmark: dict[str, Any], model: Path) -> str:
     words += ["--override-generation-config", '{"temperature": 0}']
     words += ["--speculative-config", json.dumps(config)]
     return f"{start} {shlex.join(words)}"
+
+
+def _certificate(record: Mapping[str, Any]) -> dict[str, str] | None:
+    """What was found of this machine's GPUs before they were trusted; None where nobody had to ask."""
+    found = record.get("certificate")
+    return row(found["row"])._asdict() if found else None
 
 
 def _data(results: dict[str, Any]) -> dict[str, Any]:

@@ -31,8 +31,12 @@ def status() -> list[Path]:
 
 def parse(text: str) -> list[Path]:
     """The rows of the first table in a Markdown text, its head left out."""
-    rows = [BAR.split(line.strip())[1:-1] for line in text.splitlines() if line.startswith("|")]
-    return [Path(*(_plain(cell) for cell in row)) for row in rows[2:]]
+    return [row(line) for line in text.splitlines() if line.startswith("|")][2:]
+
+
+def row(line: str) -> Path:
+    """One line of such a table."""
+    return Path(*(_plain(cell) for cell in BAR.split(line.strip())[1:-1]))
 
 
 def _plain(cell: str) -> str:

@@ -40,12 +40,13 @@ def execute(
     beside: Endpoint | None = None,
     holds: Sequence[int] = (),
     needs: Needs = NOTHING,
+    seconds: float | None = None,
 ) -> StepResult:
     """Run ``step``, keeping its input document, command and log in ``folder``.
 
     ``holds`` goes to the step as it is; ``needs`` is completed by what the document names.  ``beside`` is
     the server that the stage is a client of; when the stage blames that server, the server's log is shown
-    instead of its own.
+    instead of its own.  ``seconds``: how long it may take.
 
     Raises:
         SpeculatorsError: of the class that the exit code stands for, with the log's last lines.
@@ -58,7 +59,7 @@ def execute(
     named = [document, *step.inputs.values(), *(path for paths in step.files.values() for path in paths)]
     needs = replace(needs, reads=[*named, *needs.reads], writes=[step.output, *needs.writes])
     name = label or f"stage '{step.stage}'"
-    started = Step(name, argv, environment, folder / LOG_NAME, holds, needs)
+    started = Step(name, argv, environment, folder / LOG_NAME, holds, needs, seconds)
     write_text(folder / COMMAND_NAME, executor.command(started))
     result = executor.run(started, on_line=on_line, beside=beside)
     if result.exit_code != 0:

@@ -155,7 +155,9 @@ REPLAY = Stage(
 CERTIFY_TRAINER = Stage(
     "certify_trainer", reads=("device",), packages=TORCH_PACKAGES, role="trainer", gpus=True
 )
-CERTIFY_ENGINE = Stage("certify_engine", reads=("device",), packages=ENGINE_PACKAGES, engine=True, gpus=True)
+CERTIFY_ENGINE = Stage(
+    "certify_engine", reads=("device", "engine"), packages=ENGINE_PACKAGES, engine=True, gpus=True
+)
 
 #: Recipe paths whose values say where files lie on this machine.
 FILES = frozenset(

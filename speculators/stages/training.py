@@ -31,7 +31,7 @@ from speculators.training.baselines import bigram_matches, bigram_successors
 from speculators.training.files import ENDS_NAME, SHAPE_NAME, VOCABULARY_NAME
 from speculators.training.interrupts import deferred_interrupts, orphaned
 from speculators.training.launch import launch
-from speculators.training.loop import TrainingOptions, train
+from speculators.training.loop import DTYPES, TrainingOptions, train
 from speculators.training.metrics import Tracker
 from speculators.training.objective import Objective, Teaching
 from speculators.training.packing import Fitted, fit
@@ -46,7 +46,7 @@ CONTINUES = True
 #: Of the ``training`` block: where and how it is done, which is no part of what is learned; and a name, of
 #: whose weights the digest is.
 HOW = ("devices", "parallelism", "trackers", "init_from")
-
+ASK_AGAIN = "`speculators certify RECIPE --fresh` asks again"
 
 Say = Callable[[str], None]
 
@@ -64,13 +64,15 @@ def run(step: StageInput) -> dict[str, Any] | None:
     By hand, ``torchrun --nproc-per-node N -m speculators.stages INPUT`` decides how many there are; then
     only the first process has a result.
     """
-    if is_torchelastic_launched():
-        result = in_rank(step)
-        return result if int(os.environ["RANK"]) == 0 else None
     block, trusted = step.values["training"], certificate(step)
+    if is_torchelastic_launched():
+        leads = int(os.environ["RANK"]) == 0
+        judge_torchrun(trusted, block["parallelism"], int(os.environ["WORLD_SIZE"]), leads)
+        result = in_rank(step)
+        return result if leads else None
     count = rank_count(block["devices"], block["sequences_per_step"], torch.cuda.device_count())
-    if count > 1 and block["parallelism"] not in trusted["parallelism"]:
-        print("training on one device: several of them did not learn here what one does")
+    if count > 1 and (doubt := doubt_of(trusted, block["parallelism"])):
+        print(f"training on one device: {doubt}")
         count = 1
     return train_draft(step, ALONE) if count == 1 else launch(in_rank, step, count, step.work)
 
@@ -78,9 +80,40 @@ def run(step: StageInput) -> dict[str, Any] | None:
 def certificate(step: StageInput) -> dict[str, Any]:
     """What this machine was found to compute right; everything where nobody had to ask."""
     if not (files := step.files.get("certificate")):
-        return {"objective": "fast", "parallelism": list(KINDS), "checks": []}
+        return {
+            "objective": dict.fromkeys(DTYPES, "fast"),
+            "parallelism": dict.fromkeys(KINDS, True),
+            "checks": [],
+        }
     result: dict[str, Any] = read_json(files[0])["result"]
     return result
+
+
+def doubt_of(trusted: dict[str, Any], parallelism: str) -> str:
+    """Why several devices should not hold the draft in this way; empty where nothing speaks against it."""
+    if parallelism not in trusted["parallelism"]:
+        return f"whether several of them learn what one does ({parallelism}) was not asked here; {ASK_AGAIN}"
+    learn = trusted["parallelism"][parallelism]
+    return "" if learn else f"several of them were not found to learn here what one does ({parallelism})"
+
+
+def judge_torchrun(trusted: dict[str, Any], parallelism: str, count: int, leads: bool) -> None:
+    """Of ``count`` processes that somebody started by hand: whether they may train together.
+
+    Raises:
+        MachineError: they were found to learn something else than one.
+    """
+    if count == 1 or not (doubt := doubt_of(trusted, parallelism)):
+        return
+    if trusted["parallelism"].get(parallelism) is False:
+        others = [f"training.parallelism: {kind}" for kind, learn in trusted["parallelism"].items() if learn]
+        raise MachineError(
+            f"torchrun started {count} processes on this machine's devices: {doubt}",
+            hint=f"{' or '.join(['start one process', *others])}; {ASK_AGAIN}",
+            rule="ranks-differ",
+        )
+    if leads:
+        print(f"torchrun started {count} processes on this machine's devices: {doubt}", flush=True)
 
 
 def rank_count(wanted: int | str, sequences_per_step: int, gpus: int) -> int:
@@ -168,7 +201,7 @@ def prepare_draft(step: StageInput, options: TrainingOptions, say: Say, ranks: R
     say(f"draft vocabulary: {len(selected)} tokens cover {covered['train_coverage']:.2%} of responses")
 
     device, implementation = local_device(), architecture.load()
-    way = chosen_way(implementation, certificate(step), options.teaching, say)
+    way = chosen_way(implementation, certificate(step), options, say)
     weights = load_verifier_weights(step.inputs["verifier"] / "model")
     verifier = FrozenVerifier.of(weights, selected, way.teaching.dtype, device)
     batches = prepare(verifier, data.validation.documents, options.sequence_length)
@@ -208,19 +241,21 @@ class Way(NamedTuple):
     mismatches: list[str]
 
 
-def chosen_way(implementation: Implementation, trusted: dict[str, Any], teaching: Teaching, say: Say) -> Way:
-    """The recipe's way where the machine computes it right; else a slower one, in single precision.
+def chosen_way(
+    implementation: Implementation, trusted: dict[str, Any], options: TrainingOptions, say: Say
+) -> Way:
+    """The recipe's way where the machine computes it right in its precision; else a slower one, in single.
 
     The oracle's, where there is one.  Objectives without one are written in plain torch.
     """
-    wrong = [check["name"] for check in trusted["checks"] if not check["ok"]]
-    if trusted["objective"] == "fast":
+    teaching, wrong = options.teaching, [check["name"] for check in trusted["checks"] if not check["ok"]]
+    if trusted["objective"].get(options.precision) == "fast":
         return Way(implementation.objective, teaching, wrong)
     slow = implementation.oracle or implementation.objective
     name = (
         "the slow oracle" if implementation.oracle else "plain torch, which has no oracle to be checked by,"
     )
-    say(f"this machine computes something else: {', '.join(wrong)}; training by {name} in float32")
+    say(f"not trusted on this machine: {', '.join(wrong)}; training by {name} in float32")
     return Way(slow, teaching._replace(dtype=torch.float32), wrong)
 
 

@@ -44,14 +44,19 @@ class Rank(NamedTuple):
 
 
 def launch(
-    entry: Callable[[Argument], dict[str, Any]], argument: Argument, count: int, work: Path
+    entry: Callable[[Argument], dict[str, Any]],
+    argument: Argument,
+    count: int,
+    work: Path,
+    seconds: float | None = None,
 ) -> dict[str, Any]:
     """Run ``entry`` in ``count`` processes; what the first of them returns, a JSON document.
 
-    ``entry`` and ``argument`` are sent to them by pickling.  ``work`` is a folder for their notes.
+    ``entry`` and ``argument`` are sent to them by pickling.  ``work`` is a folder for their notes.  Ranks
+    that have not ended after ``seconds`` are killed; None: they may take all they want.
 
     Raises:
-        SpeculatorsError: that of the rank that failed first, or ``StageError`` if it was killed.
+        SpeculatorsError: that of the rank that failed first, or ``StageError`` if it was killed or overdue.
         KeyboardInterrupt: this process or the ranks were asked to end, and they have.
     """
     folder = work / FOLDER_NAME
@@ -69,20 +74,26 @@ def launch(
             )
             process.start()
             ranks.append(Rank(process, cause))
-        first = _watch(ranks, interrupted)
+        first = _watch(ranks, interrupted, None if seconds is None else time.monotonic() + seconds)
+        overdue = not first and any(rank.process.is_alive() for rank in ranks)
         asked = interrupted() or any(ranks[index].process.exitcode == EXIT_INTERRUPTED for index in first)
         # Who was asked to end may still be writing where it is; whoever asked has the last word on that.
-        _end(ranks, None if asked else GRACE_SECONDS)
+        _end(ranks, None if asked else 0.0 if overdue else GRACE_SECONDS)
         if asked:
             raise KeyboardInterrupt
+    if overdue:
+        raise StageError(f"no answer in {seconds:.0f} s", rule="overdue")
     if first:
         raise failure(ranks, first)
     result: dict[str, Any] = known_json(folder / RESULT_NAME)
     return result
 
 
-def _watch(ranks: Sequence[Rank], interrupted: Callable[[], bool]) -> list[int]:
-    """Wait until all ranks have ended well, or some did not: which of them were the first."""
+def _watch(ranks: Sequence[Rank], interrupted: Callable[[], bool], deadline: float | None) -> list[int]:
+    """Wait until all ranks have ended well, or some did not: which of them were the first.
+
+    At the ``deadline`` nobody waits any longer, whoever still lives.
+    """
     told = False
     while True:
         living = [rank.process.sentinel for rank in ranks if rank.process.is_alive()]
@@ -90,7 +101,7 @@ def _watch(ranks: Sequence[Rank], interrupted: Callable[[], bool]) -> list[int]:
             wait(living, POLL_SECONDS)
         if failed := [index for index, rank in enumerate(ranks) if rank.process.exitcode]:
             return failed
-        if not living:
+        if not living or (deadline is not None and time.monotonic() >= deadline):
             return []
         if interrupted() and not told:  # a signal may have been meant for this process alone
             told = True

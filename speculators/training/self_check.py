@@ -8,6 +8,7 @@ its oracle in loss and every gradient, and do several ranks learn what one does?
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from speculators.checkpoint.eagle3 import Eagle3Config
 from speculators.checkpoint.verifier_weights import VerifierWeights
 from speculators.datagen.shards import Document
 from speculators.training.architectures import ARCHITECTURES
+from speculators.training.loop import DTYPES
 from speculators.training.objective import Objective, Teaching
 from speculators.training.optimiser import Optimiser
 from speculators.training.packing import pack
@@ -47,12 +49,14 @@ CASES = {
     "one layer, every row": (SHAPE, TAUGHT),
     "two layers, window, norms per state": (ANOTHER, MIXED),
 }
-#: By the dtype of matrix products: how far loss and gradients may be from the oracle's in float32.
-BOUNDS = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
-#: A kernel that refuses, that this torch does not have, or has with other arguments or results.
+#: By the recipe's ``training.precision``: how far loss and gradients may be from the oracle's in float32.
+BOUNDS = {"float32": 1e-4, "bfloat16": 5e-2}
+#: A kernel that refuses or faults, that this torch does not have, or has with other arguments or results.
 NO_ANSWER = (RuntimeError, AttributeError, TypeError, ValueError)
-#: Of losses and draft after ``STEPS`` steps; sums in another order grow apart.
+#: Of losses, gradients and draft over ``STEPS`` steps; sums in another order grow apart.
 TOGETHER_BOUND = 1e-3
+#: Where a traceback says what was raised: CUDA's errors go on with advice for programmers.
+RAISED = re.compile(r"[\w.]*(Error|Exception)\b")
 
 
 class Check(NamedTuple):
@@ -76,52 +80,76 @@ class Check(NamedTuple):
         return {**self._asdict(), "error": error, "ok": self.ok}
 
 
-def fast_against_oracle(device: torch.device) -> Iterator[Check]:
-    """The fast objective on ``device`` against the oracle in float32 there, in every dtype.
+def read_check(document: dict[str, Any]) -> Check:
+    """The check of which ``document`` was made."""
+    error = math.inf if document["error"] is None else document["error"]
+    return Check(document["name"], error, document["bound"], document["cause"])
+
+
+def fast_names(precision: str) -> dict[str, str]:
+    """What the check of each of ``CASES`` is called."""
+    return {case: f"fast path against oracle, {case}, {precision}" for case in CASES}
+
+
+def fast_against_oracle(precision: str, device: torch.device) -> Iterator[Check]:
+    """The fast objective on ``device``, in one of ``BOUNDS``, against the oracle in float32 there.
 
     With products in half precision the verifier's ends and states are in it too, as in training.
     """
+    bound, dtype = BOUNDS[precision], DTYPES[precision]
+    teaching = TEACHING._replace(dtype=None if dtype == torch.float32 else dtype)
+    for case, name in fast_names(precision).items():
+        try:
+            error = _fast_error(*CASES[case], teaching, device)
+        except NO_ANSWER as refusal:
+            yield failed(name, str(refusal), bound)
+            continue
+        yield Check(name, error, bound)
+
+
+def _fast_error(shape: Eagle3Config, lengths: Lengths, teaching: Teaching, device: torch.device) -> float:
+    """How far loss and gradients of the fast objective are from the oracle's, at the most.
+
+    Read here as numbers: only then a GPU has said whether its kernels went through.
+    """
     implementation = ARCHITECTURES[KIND].load()
     assert implementation.oracle is not None
-    for label, (shape, lengths) in CASES.items():
-        expected = _gradients(_objective(shape, implementation.oracle, TEACHING, device), lengths)
-        for dtype, bound in BOUNDS.items():
-            name = f"fast path against oracle, {label}, {str(dtype).removeprefix('torch.')}"
-            teaching = TEACHING._replace(dtype=None if dtype == torch.float32 else dtype)
-            try:
-                found = _gradients(_objective(shape, implementation.objective, teaching, device), lengths)
-            except NO_ANSWER as error:
-                yield failed(name, str(error), bound)
-                continue
-            distances = [_distance(found[name], tensor) for name, tensor in expected.items()]
-            yield Check(name, max(distances), bound)
+    expected = _gradients(_objective(shape, implementation.oracle, TEACHING, device), lengths)
+    found = _gradients(_objective(shape, implementation.objective, teaching, device), lengths)
+    return max(_distance(found[name], tensor) for name, tensor in expected.items())
 
 
 def learned(ranks: Ranks, parallelism: str, device: torch.device) -> dict[str, Any]:
-    """``STEPS`` optimiser steps of all ranks together: losses, and a few numbers that stand for the draft."""
+    """``STEPS`` optimiser steps of all ranks together: each one's loss and gradient norm, and the draft's.
+
+    The norms of gradients are in it because AdamW, and clipping before it, learn the same from gradients of
+    any scale.
+    """
     objective = _objective(SHAPE, ARCHITECTURES[KIND].load().objective, TEACHING, device)
     draft = objective.draft
     objective.draft = spread(draft, parallelism, ranks)
     optimiser, documents = Optimiser(draft, "adamw", 0.01), list(_documents(MIXED + MIXED))
-    losses = []
+    losses, gradients = [], []
     for step in range(STEPS):
         # More sequences than ranks, of unequal lengths, in another order each time.
         window = [[(step + number) % len(documents)] for number in range(5)]
         share = share_of(window, objective, documents, 0, step, ranks).to(device)
-        result, _ = optimiser_step(objective, share, optimiser, 1e-3, 1.0, ranks)
+        result, norm = optimiser_step(objective, share, optimiser, 1e-3, 1.0, ranks)
         losses.append(result.loss)
+        gradients.append(norm)
     norms = [whole(tensor).double().norm().item() for tensor in draft.state_dict().values()]
-    return {"losses": losses, "norms": norms}
+    return {"losses": losses, "gradients": gradients, "norms": norms}
 
 
 def failed(name: str, cause: str, bound: float = TOGETHER_BOUND) -> Check:
-    """A check that came to no figure."""
-    return Check(name, math.inf, bound, cause.strip().splitlines()[-1])
+    """A check that came to no figure; of a traceback the line that says what was raised."""
+    lines = cause.strip().splitlines() or ["no word of the cause"]
+    return Check(name, math.inf, bound, next(filter(RAISED.match, lines), lines[0]))
 
 
 def ranks_against_one(alone: dict[str, Any], together: dict[str, Any], name: str) -> Check:
     """What several ranks learned against what one did."""
-    pairs = [(a, b) for key in ("losses", "norms") for a, b in zip(together[key], alone[key], strict=True)]
+    pairs = [(a, b) for key, own in alone.items() for a, b in zip(together[key], own, strict=True)]
     error = max(abs(a - b) / max(abs(b), 1e-12) if math.isfinite(a) else math.inf for a, b in pairs)
     return Check(name, error, TOGETHER_BOUND)
 

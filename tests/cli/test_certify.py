@@ -15,10 +15,10 @@ from tests.needs import needed
 
 CHECKS = [
     "fast path against oracle, one layer, float32",
-    "fast path against oracle, one layer, bfloat16",
     "fast path against oracle, one layer, every row, float32",
-    "fast path against oracle, one layer, every row, bfloat16",
     "fast path against oracle, two layers, window, norms per state, float32",
+    "fast path against oracle, one layer, bfloat16",
+    "fast path against oracle, one layer, every row, bfloat16",
     "fast path against oracle, two layers, window, norms per state, bfloat16",
     "20 steps on 2 ranks against one, ddp",
     "20 steps on 2 ranks against one, fsdp",

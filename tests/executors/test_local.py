@@ -106,6 +106,14 @@ def test_a_signal_becomes_128_plus_its_number(tmp_path: Path) -> None:
     assert LocalExecutor().run(step).exit_code == 128 + signal.SIGKILL
 
 
+def test_a_step_that_takes_longer_than_it_may_is_ended_with_all_of_it(tmp_path: Path) -> None:
+    step = Step("hangs", family(tmp_path / "ids", stubborn=True), {}, tmp_path / "log", seconds=5)
+    with pytest.raises(StageError, match="hangs: no answer in 5 s") as caught:
+        LocalExecutor().run(step)
+    assert caught.value.rule == "overdue"
+    assert not any(alive(process) for process in members(tmp_path / "ids"))
+
+
 def test_a_missing_command_is_the_machines_fault(tmp_path: Path) -> None:
     with pytest.raises(MachineError, match="no-such-command"):
         LocalExecutor().run(Step("absent", ["no-such-command"], {}, tmp_path / "log"))

@@ -18,18 +18,19 @@ from speculators.documents import read_json, write_json
 from speculators.errors import MachineError, RecipeError, StageError
 from speculators.executors.base import Step, StepResult
 from speculators.executors.local import LocalExecutor
+from speculators.pipeline import certificate as certificates
 from speculators.pipeline import keys
 from speculators.pipeline.build import build, require_whole
 from speculators.pipeline.choice import Choice
 from speculators.pipeline.console import Console
 from speculators.pipeline.plan import stage_names
 from speculators.pipeline.record import RunRecord, copy_model
-from speculators.pipeline.run import booked
+from speculators.pipeline.run import booked, trust_machine
 from speculators.pipeline.running import Run
 from speculators.pipeline.store import Store
 from speculators.recipe.recipe import Recipe, require_recipe
 from speculators.stages.documents import ERROR_NAME, StageInput, read_input, write_output
-from speculators.stages.table import RESPONSES, VERIFIER
+from speculators.stages.table import RESPONSES, TRAINING, VERIFIER
 from tests.pipeline.stages import leave
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "smollm2-135m-eagle3.yaml"
@@ -352,3 +353,25 @@ def test_two_runs_make_an_output_once(tmp_path: Path):
         thread.join(20)
     assert second.executor.ran == []
     assert [one["action"] for one in second.record.document["stages"]] == ["reused"]
+
+
+def test_what_was_found_of_the_gpus_is_in_the_record_even_where_it_stops_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def inside(step: StageInput) -> int:
+        wrong = step.stage == "certify_engine"
+        checks = [{"name": "it", "ok": not wrong, "error": 0.0, "bound": 1.0, "cause": ""}]
+        problems = ["layer 2 is layer 3"] if wrong else []
+        write_output(step, {"name": "H100", "checks": checks, "problems": problems}, seconds=0.1)
+        return 0
+
+    monkeypatch.setattr(certificates, "on_gpus", lambda recipe: True)
+    run = a_run(tmp_path, inside)
+    with pytest.raises(StageError, match="layer 2 is layer 3"):
+        trust_machine(run, tmp_path / "home", [RESPONSES, TRAINING])
+    found = read_json(run.record.folder / "run.json")["certificate"]
+    assert found.keys() == {"row", "trainer", "engine"}
+    assert found["row"].startswith("| Trainer and engine on H100 (")
+    assert "| mismatch | " in found["row"]
+    (path,) = run.given["training"]["certificate"]
+    assert read_json(path)["result"] == found["trainer"]

@@ -94,6 +94,16 @@ def test_the_images_of_a_run_in_containers_are_named_with_what_nobody_tried(
     assert "- trainer: image me/vllm:1 (sha256:ab)\n" in page
 
 
+def test_what_was_found_of_the_gpus_before_they_were_trusted_is_told(
+    tmp_path: Path, record: dict[str, Any]
+) -> None:
+    record["certificate"] = {"row": "| Trainer on H100 | mismatch | `speculators certify`: ddp: a \\| b |"}
+    write_report(run_folder(tmp_path), record)
+    told = "asked before they were trusted: Trainer on H100: mismatch (speculators certify: ddp: a | b)"
+    assert told in (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert told in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
 def test_a_run_without_replay_or_training_reports_what_it_has(tmp_path: Path, record: dict[str, Any]) -> None:
     folder = run_folder(tmp_path)
     shutil.rmtree(folder / "stages")

@@ -18,6 +18,7 @@ from torch import distributed, multiprocessing
 
 from speculators.errors import MachineError
 from speculators.training.ranks import Ranks, joined
+from speculators.training.self_check import Check
 
 
 def _rank(index: int, count: int, port: int, work: Callable[..., Any], values: tuple, folder: Path) -> None:
@@ -60,6 +61,20 @@ def second_fails(cause: str) -> dict[str, Any]:
             raise MachineError("no room", hint="make some", rule="room")
         ranks.sum(torch.tensor(1))
     return {}
+
+
+def faults_in_half_precision(precision: str) -> dict[str, Any]:
+    """A process whose kernel takes it down, which nothing within it can catch."""
+    if precision == "bfloat16":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return {"name": "a GPU", "checks": [Check("fast path", 0.0, 1e-4).document()]}
+
+
+def faults_together(kinds: list[str]) -> dict[str, Any]:
+    """One process answers, several do not."""
+    if int(os.environ["WORLD_SIZE"]) > 1:
+        os.kill(os.getpid(), signal.SIGBUS)
+    return {kind: {"losses": [1.0]} for kind in kinds}
 
 
 def wait_for_ever(note: Path) -> dict[str, Any]:

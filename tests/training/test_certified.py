@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from speculators.documents import read_json, write_json
+from speculators.errors import MachineError
 from speculators.stages.__main__ import main
 from speculators.stages.documents import OUTPUT_NAME, StageInput
+from speculators.stages.training import judge_torchrun
 from speculators.training.files import METRICS_NAME
 from speculators.training.loop import DTYPES
 from tests.models import tiny
@@ -35,7 +37,12 @@ def train(
     return found, [row["loss"] for row in rows if row["kind"] == "step"]
 
 
-MISMATCH = {"objective": "oracle", "parallelism": ["ddp"], "checks": [FAILED, {"ok": True}]}
+SOUND = {"float32": "fast", "bfloat16": "fast"}
+MISMATCH = {
+    "objective": {"float32": "oracle", "bfloat16": "oracle"},
+    "parallelism": {"ddp": True},
+    "checks": [FAILED, {"ok": True}],
+}
 
 
 @pytest.mark.parametrize("precision", DTYPES)
@@ -49,7 +56,8 @@ def test_a_machine_that_fails_is_taught_by_the_oracle_to_the_same_losses(
     assert (sound["objective"], sound["mismatches"]) == ("fast", [])
     assert (wrong["objective"], wrong["mismatches"]) == ("oracle", [FAILED["name"]])
     assert (
-        f"something else: {FAILED['name']}; training by the slow oracle in float32" in capsys.readouterr().out
+        f"not trusted on this machine: {FAILED['name']}; training by the slow oracle in float32"
+        in capsys.readouterr().out
     )
     assert slow == pytest.approx(losses, rel=1e-4)
     assert slow != losses
@@ -64,10 +72,40 @@ def test_a_kind_without_an_oracle_is_taught_in_single_precision(tmp_path: Path, 
     )
 
 
-def test_ranks_that_do_not_learn_what_one_does_are_not_used(tmp_path: Path, capsys) -> None:
-    answer = {"objective": "fast", "parallelism": ["fsdp"], "checks": []}
+def test_a_recipe_falls_back_by_its_own_precision(tmp_path: Path) -> None:
+    answer = {**MISMATCH, "objective": {"float32": "fast", "bfloat16": "oracle"}}
+    found, _ = train(tmp_path, answer)
+    assert found["objective"] == "fast"
+
+
+@pytest.mark.parametrize(
+    ("parallelism", "doubt"),
+    [
+        (
+            {"ddp": False, "fsdp": True},
+            "several of them were not found to learn here what one does (ddp)",
+        ),
+        ({}, "whether several of them learn what one does (ddp) was not asked here; `speculators certify"),
+    ],
+    ids=["failed", "not asked"],
+)
+def test_ranks_that_are_not_known_to_learn_what_one_does_are_not_used(
+    tmp_path: Path, capsys, parallelism: dict[str, bool], doubt: str
+) -> None:
+    answer = {"objective": SOUND, "parallelism": parallelism, "checks": []}
     found, _ = train(tmp_path, answer, devices=2, sequences_per_step=2)
     assert found["devices"] == 1
-    assert (
-        "training on one device: several of them did not learn here what one does" in capsys.readouterr().out
+    assert f"training on one device: {doubt}" in capsys.readouterr().out
+
+
+def test_torchrun_by_hand_is_refused_what_was_found_wrong_and_told_what_was_not_asked(capsys) -> None:
+    with pytest.raises(MachineError, match=r"torchrun started 2 processes.*what one does \(ddp\)") as caught:
+        judge_torchrun({"parallelism": {"ddp": False, "fsdp": True}}, "ddp", 2, leads=True)
+    assert caught.value.hint.startswith(
+        "start one process or training.parallelism: fsdp; `speculators certify"
     )
+    assert caught.value.rule == "ranks-differ"
+    for trusted in ({}, {"ddp": True}):
+        judge_torchrun({"parallelism": trusted}, "ddp", 2, leads=True)
+    judge_torchrun({"parallelism": {"ddp": False}}, "ddp", 1, leads=True)
+    assert capsys.readouterr().out.count("was not asked here") == 1

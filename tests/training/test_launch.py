@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -37,6 +38,15 @@ def test_an_error_of_a_rank_is_the_error_of_all(tmp_path: Path) -> None:
 def test_a_bug_in_a_rank_keeps_its_traceback(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r"(?s)rank 1 of 2.*ZeroDivisionError: a bug of ours"):
         launch(second_fails, "bug", 2, tmp_path)
+
+
+def test_ranks_that_hang_are_ended_at_the_deadline(tmp_path: Path) -> None:
+    begun = time.monotonic()
+    with pytest.raises(StageError, match="no answer in 2 s") as caught:
+        launch(wait_for_ever, tmp_path / "note", 2, tmp_path, seconds=2)
+    assert caught.value.rule == "overdue"
+    assert multiprocessing.active_children() == []
+    assert time.monotonic() - begun < 60
 
 
 def test_an_interrupt_of_the_caller_ends_the_ranks(tmp_path: Path) -> None:

@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import distributed
 
 from speculators.models import unroll
 from speculators.models.kernels import CPU_FLASH
-from speculators.training import chunked, self_check
+from speculators.training import chunked, parallel, self_check
 from speculators.training.losses import Compared
-from speculators.training.ranks import ALONE
-from speculators.training.self_check import Check, fast_against_oracle, learned, ranks_against_one
+from speculators.training.ranks import ALONE, Ranks
+from speculators.training.self_check import (
+    Check,
+    failed,
+    fast_against_oracle,
+    learned,
+    ranks_against_one,
+    read_check,
+)
+from tests.training.processes import together
 
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(autouse=True)
-def single_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half types are slow on processors without instructions for them; the verb asks in both."""
-    monkeypatch.setattr(self_check, "BOUNDS", {torch.float32: self_check.BOUNDS[torch.float32]})
+def asked(precision: str = "float32") -> list[Check]:
+    """In single precision: half types are slow on processors without instructions; the verb asks in both."""
+    return list(fast_against_oracle(precision, CPU))
 
 
 def test_a_sound_machine_passes() -> None:
-    checks = list(fast_against_oracle(CPU))
+    checks = asked()
     assert [check.name for check in checks] == [
         "fast path against oracle, one layer, float32",
         "fast path against oracle, one layer, every row, float32",
@@ -63,21 +73,20 @@ class Unknown:
 
 def test_a_kernel_that_is_a_thousandth_off_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unroll, "kernel_for", lambda device, dtype: Leaky)
-    assert [check.ok for check in fast_against_oracle(CPU)] == [False] * 3
+    assert [check.ok for check in asked()] == [False] * 3
 
 
 def test_half_precision_is_asked_of_the_head_and_the_loss_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(self_check, "BOUNDS", {torch.bfloat16: 0.05})
     monkeypatch.setattr(self_check, "CASES", {"one layer": self_check.CASES["one layer"]})
     sound = chunked.compared
-    assert [check.ok for check in fast_against_oracle(CPU)] == [True]
+    assert [check.ok for check in asked("bfloat16")] == [True]
 
     def spoilt(verifier, last, guesses):
         rows = sound(verifier, last, guesses)
         return Compared(rows.z * 1.1, rows.y) if guesses.dtype == torch.bfloat16 else rows
 
     monkeypatch.setattr(chunked, "compared", spoilt)
-    assert [check.ok for check in fast_against_oracle(CPU)] == [False]
+    assert [check.ok for check in asked("bfloat16")] == [False]
 
 
 @pytest.mark.parametrize(
@@ -91,21 +100,68 @@ def test_a_kernel_that_is_not_there_is_a_failed_check_with_its_cause(
     monkeypatch: pytest.MonkeyPatch, kernel: type, cause: str
 ) -> None:
     monkeypatch.setattr(unroll, "kernel_for", lambda device, dtype: kernel)
-    for check in fast_against_oracle(CPU):
+    for check in asked():
         assert not check.ok
         assert check.document()["error"] is None
         assert cause in check.cause
 
 
-def test_ranks_that_lose_a_gradient_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_that_shows_when_numbers_are_read_is_a_failed_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As CUDA's do: the kernel was started long before."""
+    monkeypatch.setattr(self_check, "CASES", {"one layer": self_check.CASES["one layer"]})
+
+    def read(found: torch.Tensor, expected: torch.Tensor) -> float:
+        raise RuntimeError(
+            "CUDA error: an illegal memory access was encountered\nCompile with TORCH_USE_CUDA_DSA"
+        )
+
+    monkeypatch.setattr(self_check, "_distance", read)
+    (check,) = asked()
+    assert (check.ok, check.cause) == (False, "CUDA error: an illegal memory access was encountered")
+    assert read_check(check.document()) == check
+
+
+def test_of_a_traceback_the_line_is_told_that_says_what_was_raised() -> None:
+    text = "rank 0 of 2:\nTraceback (most recent call last):\n"
+    text += "  File ...\ntorch.AcceleratorError: CUDA error: x\nadvice"
+    assert failed("it", text).cause == "torch.AcceleratorError: CUDA error: x"
+    assert failed("it", "").cause == "no word of the cause"
+
+
+def kept(bucket: distributed.GradBucket) -> torch.futures.Future[torch.Tensor]:
+    """Each rank keeps its own gradient."""
+    done: torch.futures.Future[torch.Tensor] = torch.futures.Future()
+    done.set_result(bucket.buffer())
+    return done
+
+
+def averaged(bucket: distributed.GradBucket) -> torch.futures.Future[torch.Tensor]:
+    """As DDP does by itself."""
+    return summed(bucket).then(lambda done: done.value() / distributed.get_world_size())
+
+
+summed, EXCHANGES = parallel._summed, {"sound": parallel._summed, "kept": kept, "averaged": averaged}
+
+
+def learn(ranks: Ranks, exchange: str) -> dict[str, Any]:
+    """In a process of its own, which ends with it."""
+    self_check.STEPS, parallel._summed = 4, EXCHANGES[exchange]
+    return learned(ranks, "ddp", CPU)
+
+
+def test_ranks_that_lose_a_gradient_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(self_check, "STEPS", 4)
     alone = learned(ALONE, "ddp", CPU)
-    assert len(alone["losses"]) == 4
+    assert len(alone["losses"]) == len(alone["gradients"]) == 4
     assert alone["losses"][-1] < alone["losses"][0]
+    verdicts = {
+        exchange: ranks_against_one(alone, together(2, tmp_path / exchange, learn, exchange)[0], exchange).ok
+        for exchange in EXCHANGES
+    }
+    assert verdicts == {"sound": True, "kept": False, "averaged": False}
+
+
+def test_a_figure_that_is_not_finite_is_infinitely_far_off() -> None:
+    alone = {"losses": [2.0, 1.0], "gradients": [3.0, 3.0], "norms": [5.0]}
     assert ranks_against_one(alone, alone, "same") == Check("same", 0.0, self_check.TOGETHER_BOUND)
-    other = {**alone, "losses": [*alone["losses"][:-1], alone["losses"][-1] * 1.01]}
-    assert not ranks_against_one(alone, other, "drifted").ok
-    assert (
-        ranks_against_one(alone, {**alone, "norms": [math.nan] * len(alone["norms"])}, "nan").error
-        == math.inf
-    )
+    assert ranks_against_one(alone, {**alone, "norms": [math.nan]}, "nan").error == math.inf
