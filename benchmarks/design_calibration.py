@@ -11,6 +11,8 @@ be the draft unchanged or worse by the loss, whichever takes longer.
 
 The fixed design is 12 rounds, the gate's last look, of 16 requests: the default recipe's.  What that recipe's
 own gate takes, which may end at its earlier looks, stands beside it: the gain that is owed to looking alone.
+It exits 1 when the chosen designs take longer than the bar, or find the loss less often than the fixed one on
+any machine.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import argparse
 import math
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
@@ -120,31 +122,41 @@ def gates(truth: Split, looks: tuple[int, ...], requests: int) -> tuple[float, f
     return worse.found, max(same.rounds, worse.rounds)
 
 
-def main() -> int:
+def bars(found: Sequence[tuple[str, Outcome]]) -> list[tuple[str, bool]]:
+    """What must hold over all machines, whose names stand beside what came of them, and whether it does."""
+    mean = math.exp(fmean(math.log(one.time) for _, one in found))
+    name, worst = min(found, key=lambda pair: pair[1].chosen - pair[1].fixed)
+    power = f"the loss found in {worst.chosen:.2%}, by the fixed design in {worst.fixed:.2%}"
+    return [
+        (f"{mean:.0%} of the fixed design's wall time (bar {BAR:.0%})", mean <= BAR),
+        (f"{power}, where it compares worst ({name})", worst.chosen >= worst.fixed),
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--draws", type=int, default=200, help="A/A measurements of each machine")
     parser.add_argument("--prompts", type=int, default=64, help="requests that a round can have at most")
     parser.add_argument("--fixed", type=int, nargs=2, default=list(RECIPE), metavar=("ROUNDS", "REQUESTS"))
     parser.add_argument("--noise", type=Path, nargs="*", default=[], help="noise.json of runs with --aa")
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     fixed = Fixed(*options.fixed)
     print(f"a loss of {LOSS:.0%}; fixed: {fixed.rounds} rounds of {fixed.requests} requests")
     print(f"{'machine':<30}{'fixed':>8}{'its gate':>16}{'chosen':>8}{'rounds':>8}{'requests':>10}{'time':>6}")
-    times = []
+    found = []
     for machine in (*machines(), *map(of_file, options.noise)):
         one = outcome(machine, fixed, options)
-        times.append(one.time)
+        found.append((machine.name, one))
         print(
             f"{machine.name:<30}{one.fixed:>8.1%}{one.looking:>9.1%} in {one.looking_time:>3.0%}"
             f"{one.chosen:>8.1%}{one.rounds:>8.1f}{one.requests:>10.1f}{one.time:>6.0%}",
             flush=True,
         )
-    mean = math.exp(fmean(map(math.log, times)))
-    print(
-        f"{'holds ' if mean <= BAR else 'MISSED'} {mean:.0%} of the fixed design's wall time (bar {BAR:.0%})"
-    )
-    return 0
+    held = bars(found)
+    for text, holds in held:
+        print(f"{'holds ' if holds else 'MISSED'} {text}")
+    return int(not all(holds for _, holds in held))
 
 
 def of_file(path: Path) -> Machine:

@@ -17,11 +17,14 @@ Where times and acceptance lengths are published for several K, the sweep's own 
 Figures are used that name their GPU, and whose chain of proposed tokens is stated; trees cost otherwise.
 (Of ``TIMED`` the GPU is known from its author's other figures only, which the output says.)  Those that were
 looked at and left out stand in ``LEFT_OUT``.
+
+It exits 1 when the bar is missed on a question that the sweep relies on: on all but larger batches.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from statistics import median
@@ -34,6 +37,8 @@ from speculators.benchmark.cost_model import Cell, HeldOut, Measured, StepTime, 
 
 #: The bar on the median error.
 BAR = 0.10
+#: Asked to know how far the model reaches; the sweep predicts at loads only that it measured.
+BEYOND = ("larger batches",)
 
 
 class Published(NamedTuple):
@@ -165,7 +170,12 @@ def errors(source: Published, found: Mapping[int, float]) -> list[float]:
     return [abs(ours / source.speedups[batch] - 1) for batch, ours in found.items()]
 
 
-def main() -> None:
+def missed(questions: Mapping[str, Sequence[float]]) -> list[str]:
+    """The questions with too large a median error."""
+    return [name for name, off in questions.items() if not median(off) <= BAR]
+
+
+def main() -> int:
     questions: dict[str, list[float]] = {}
     for source, other in zip(SOURCES, reversed(SOURCES)):
         print(f"{source.title}\n  {source.source}")
@@ -188,12 +198,14 @@ def main() -> None:
         ]
         print(f"  {draft}, seconds of a token by K: {'; '.join(cells)}")
         questions.setdefault("another K", []).extend(abs(one.error) for one in found)
+    not_met = missed(questions)
     for name, off in questions.items():
-        verdict = "met" if median(off) <= BAR else "not met"
+        verdict = "not met" if name in not_met else "met"
         spread = f"median error {median(off):.1%}, worst {max(off):.1%}"
         print(f"{name}: {len(off)} cells, {spread}, bar {BAR:.0%} on the median: {verdict}")
     print("not used:", *LEFT_OUT, sep="\n  ")
+    return int(not set(not_met) <= set(BEYOND))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -28,7 +28,7 @@ class Asked(NamedTuple):
     start: str
     fresh: list[str] | None
     accept: list[str] | None
-    against: str
+    against: str | None
     itself: bool
     images: list[str] | None
     untested: bool

@@ -102,11 +102,21 @@ ImageOverrides = Annotated[
 Strict = Annotated[
     bool, typer.Option("--strict", help="Exit 5 when nothing can be decided, of a gate or of a bundle.")
 ]
+
+
+def _named(against: str | None) -> str | None:
+    """``--against`` as it was given; an empty one is no name, and mostly a variable that nobody set."""
+    if against is not None and not against.strip():
+        raise typer.BadParameter("empty, so nothing would be gated: name a baseline or leave --against out")
+    return against
+
+
 Against = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--against",
         metavar="BASELINE",
+        callback=_named,
         help="Gate the benchmark; a regression exits 1. A run's folder, bundle or baseline file counts as "
         "stored; a checkpoint's folder, another recipe or a git ref is measured in the same rounds.",
         show_default=False,
@@ -161,7 +171,7 @@ def load(path: Path, overrides: list[str] | None) -> Recipe | None:
     return loaded.recipe
 
 
-def opponent_of(against: str, itself: bool, only: str, recipe: Recipe) -> Opponent:
+def opponent_of(against: str | None, itself: bool, only: str, recipe: Recipe) -> Opponent:
     """What the benchmark is held against; nobody without ``--against`` and ``--aa``."""
     from speculators.benchmark.arms import NOBODY, Opponent
     from speculators.pipeline.opponent import named

@@ -42,7 +42,7 @@ def plan(
     executor: ExecutorName = "",
     images: ImageOverrides = None,
     allow_untested: AllowUntested = False,
-    against: Against = "",
+    against: Against = None,
     itself: Itself = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
     detailed: Annotated[

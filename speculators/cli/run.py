@@ -69,7 +69,7 @@ def run(
     images: ImageOverrides = None,
     allow_untested: AllowUntested = False,
     locked: Locked = False,
-    against: Against = "",
+    against: Against = None,
     itself: Itself = False,
     strict: Strict = False,
     trust: Trust = False,

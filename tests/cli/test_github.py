@@ -99,37 +99,119 @@ def test_the_action_hands_its_inputs_to_the_script_as_environment_only() -> None
     assert set(used["with"]) <= set(action["inputs"])
 
 
+INPUTS = {
+    "RECIPE": "my recipe.yaml",
+    "BASELINE": "b.json",
+    "OVERRIDES": "",
+    "STRICT": "false",
+    "RUNS_DIR": "runs",
+}
+
+
+def scripted(
+    script: list[str], folder: Path, code: int = 0, verdict: str | None = None, **inputs: str
+) -> subprocess.CompletedProcess[str]:
+    """Run ``script`` in ``folder`` with a `speculators` that notes its arguments and ends with ``code``.
+
+    ``verdict``: that of the run it begins; None where it begins none.
+    """
+    record = json.dumps({"gate": {"verdict": verdict}})
+    begun = f"mkdir -p runs/my/r1\nprintf '%s' '{record}' > runs/my/r1/run.json\n" if verdict else ""
+    program = folder / "speculators"
+    program.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >> arguments\nsleep 0.1\n{begun}exit {code}\n')
+    program.chmod(0o755)
+    environment = {
+        "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}",
+        "GITHUB_OUTPUT": str(folder / "output"),
+        **INPUTS,
+        **inputs,
+    }
+    return subprocess.run(
+        ["bash", *script], env=environment, check=False, cwd=folder, capture_output=True, text=True
+    )
+
+
+GATE = [str(ACTION / "gate.sh")]
+
+
 @pytest.mark.parametrize(
     ("code", "verdict"), [(0, "ok"), (1, "regression"), (3, "not comparable"), (2, None)]
 )
 def test_the_script_ends_as_the_gate_does_and_says_its_verdict(
     tmp_path: Path, code: int, verdict: str | None
 ) -> None:
-    """``verdict``: None where no run was begun."""
     earlier = tmp_path / "runs" / "my" / "r0" / "run.json"
     earlier.parent.mkdir(parents=True)
     earlier.write_text(json.dumps({"gate": {"verdict": "of an earlier run"}}))
     os.utime(earlier, (1, 1))
-    record = json.dumps({"gate": {"verdict": verdict}})
-    begun = f"mkdir -p runs/my/r1\nprintf '%s' '{record}' > runs/my/r1/run.json\n" if verdict else ""
-    program = tmp_path / "speculators"
-    program.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > arguments\nsleep 0.1\n{begun}exit {code}\n')
-    program.chmod(0o755)
-    output = tmp_path / "output"
-    environment = {
-        "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
-        "GITHUB_OUTPUT": str(output),
-        "RECIPE": "my recipe.yaml",
-        "BASELINE": "b.json",
-        "OVERRIDES": "benchmark.requests=6\nbenchmark.gate.looks=[3]\n",
-        "STRICT": "true",
-        "RUNS_DIR": "runs",
-    }
-    done = subprocess.run(["bash", str(ACTION / "gate.sh")], env=environment, check=False, cwd=tmp_path)
+    overrides = "benchmark.requests=6\nbenchmark.gate.looks=[3]\n"
+    done = scripted(GATE, tmp_path, code, verdict, OVERRIDES=overrides, STRICT="true")
     assert done.returncode == code
     run = "runs/my/r1" if verdict else ""
-    assert output.read_text() == f"verdict={verdict or ''}\nrun={run}\n"
+    assert (tmp_path / "output").read_text() == f"verdict={verdict or ''}\nrun={run}\n"
     assert (tmp_path / "arguments").read_text().splitlines() == [
         *["run", "my recipe.yaml", "--against", "b.json", "--runs-dir", "runs", "--progress", "plain"],
         *["--set", "benchmark.requests=6", "--set", "benchmark.gate.looks=[3]", "--strict"],
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("BASELINE", "", "BASELINE is empty"),  # of a variable that nobody set
+        ("BASELINE", " \n", "BASELINE is empty"),
+        ("RECIPE", "", "RECIPE is empty"),
+        ("RUNS_DIR", "", "RUNS_DIR is empty"),
+        ("STRICT", "yes", "strict is yes: give true or false"),
+        ("STRICT", "", "strict is '': give true or false"),
+        ("STRICT", "a\n::warning::b", r"strict is $'a\n::warning::b': give true or false"),
+    ],
+)
+def test_the_script_refuses_what_would_gate_nothing_or_less(
+    name: str, value: str, said: str, tmp_path: Path
+) -> None:
+    done = scripted(GATE, tmp_path, **{name: value})
+    assert done.returncode == 2
+    assert done.stdout.startswith("::error title=speedup-gate::")
+    assert said in done.stdout
+    assert done.stdout.count("\n") == 1
+    assert not (tmp_path / "arguments").exists()
+
+
+@pytest.mark.parametrize(("strict", "passed"), [("True", True), ("TRUE", True), ("False", False)])
+def test_strict_is_heard_however_it_is_spelled(strict: str, passed: bool, tmp_path: Path) -> None:
+    assert scripted(GATE, tmp_path, STRICT=strict).returncode == 0
+    assert ("--strict" in (tmp_path / "arguments").read_text().splitlines()) == passed
+
+
+def test_overrides_are_taken_without_the_space_around_them(tmp_path: Path) -> None:
+    scripted(GATE, tmp_path, OVERRIDES="  benchmark.requests=6\r\n\r\n\t engine.env.X=a b \r\n   ")
+    words = (tmp_path / "arguments").read_text().splitlines()
+    assert words[8:] == ["--set", "benchmark.requests=6", "--set", "engine.env.X=a b"]
+
+
+def test_a_runs_folder_that_is_a_link_is_looked_into(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "runs").symlink_to("elsewhere")
+    assert scripted(GATE, tmp_path, 1, "regression").returncode == 1
+    assert (tmp_path / "output").read_text() == "verdict=regression\nrun=runs/my/r1\n"
+
+
+def test_the_example_measures_the_baseline_that_it_gates_against(tmp_path: Path) -> None:
+    """Nothing stands in the repository where its input points: one says so, the other measures it."""
+    workflow = yaml.safe_load((ROOT / "workflows" / "speedup-gate.yml").read_text())
+    steps = {one.get("name"): one for one in workflow["jobs"]["gate"]["steps"]}
+    asked, measured = steps["Is there a baseline?"], steps["Measure a baseline"]
+    assert all("${{" not in one["run"] for one in (asked, measured))
+
+    missing = scripted(["-ec", asked["run"]], tmp_path, BASELINE="recipes/b.json")
+    assert missing.returncode == 2
+    assert missing.stdout.startswith("::error::no baseline at recipes/b.json")
+    (tmp_path / "b.json").write_text("{}")
+    assert scripted(["-ec", asked["run"]], tmp_path, BASELINE="b.json").returncode == 0
+
+    (tmp_path / "runs" / "my" / "latest").mkdir(parents=True)
+    assert scripted(["-ec", measured["run"]], tmp_path).returncode == 0
+    words = (tmp_path / "arguments").read_text().splitlines()
+    assert words[:2] == ["run", "my recipe.yaml"]
+    assert words[-6:] == ["report", "runs/my/latest", "--format", "baseline", "--out", "baseline.json"]

@@ -34,6 +34,18 @@ def test_what_speaks_of_verdicts_and_bundles_is_refused_for_a_recipe_alone(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("verb", ["run", "plan"])
+@pytest.mark.parametrize("source", [SMOLLM, BUNDLE])
+@pytest.mark.parametrize("name", ["", " "])
+def test_a_baseline_without_a_name_is_not_no_baseline(
+    verb: str, source: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([verb, source, "--against", name, "--runs-dir", str(tmp_path / "runs")]) == 2
+    shown = " ".join(capsys.readouterr().err.split())
+    assert "'--against': empty, so nothing would be gated: name a baseline or leave --against out" in shown
+    assert not (tmp_path / "runs").exists()
+
+
 def test_the_command_that_continues_keeps_what_was_asked_and_makes_nothing_anew(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
