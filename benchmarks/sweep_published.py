@@ -33,7 +33,7 @@ from typing import NamedTuple
 import numpy
 from scipy.optimize import least_squares
 
-from speculators.benchmark.cost_model import Cell, HeldOut, Measured, StepTime, held_out
+from speculators.benchmark.cost_model import Acceptance, Cell, HeldOut, Measured, StepTime, held_out
 
 #: The bar on the median error.
 BAR = 0.10
@@ -161,8 +161,8 @@ def of_another_k(times: Mapping[int, tuple[float, float]]) -> list[HeldOut]:
     cells += [Measured(Cell(k, 1, 1.0), length * seconds, length) for k, (length, seconds) in times.items()]
     # What is accepted at the first two places is known together only; no other K is asked for.
     lengths = [(1 + times[2][0]) / 2, *(length for length, _ in times.values())]
-    rates = [later - earlier for earlier, later in pairwise([1.0, *lengths])]
-    return held_out(cells, rates, folds=len(cells))
+    rates = tuple(later - earlier for earlier, later in pairwise([1.0, *lengths]))
+    return held_out(cells, Acceptance(rates), folds=len(cells))
 
 
 def errors(source: Published, found: Mapping[int, float]) -> list[float]:

@@ -14,13 +14,22 @@ from typing import Any, NamedTuple
 
 from speculators.benchmark.breakdown import bucket
 from speculators.benchmark.checks import completed, same_work
-from speculators.benchmark.cost_model import Cell, Measured, Model, fit, held_out
-from speculators.benchmark.pairs import Sample, counters_of, pair_up, request_spec
+from speculators.benchmark.cost_model import (
+    STEPS_FOR_RATES,
+    Cell,
+    Load,
+    Measured,
+    Model,
+    acceptance,
+    fit,
+    held_out,
+)
+from speculators.benchmark.pairs import Sample, pair_up, request_spec
 from speculators.benchmark.rounds import DRAFT, FREE_ARMS, PLAIN, depth_of
-from speculators.benchmark.setting import Setting, regrets, setting, validated
+from speculators.benchmark.setting import SCHEDULE, Setting, regrets, setting, validated
 from speculators.benchmark.stability import warnings
 from speculators.errors import RecipeError
-from speculators.serving.metrics import pooled
+from speculators.serving.metrics import SpecCounters, pooled
 
 SCHEMA = "speculators/card/v1"
 #: Fewer cells leave nothing to hold out.
@@ -40,23 +49,28 @@ def card(benchmark: Mapping[str, Any]) -> dict[str, Any]:
             f"'{kind}' has no draft, and a card is of one", hint="name a draft's run", rule="no-draft"
         )
     require_same_work(benchmark)
-    measured, rates = cells(benchmark), rates_of(benchmark)
-    if len(measured) < FEWEST_CELLS or not rates:
+    measured, together = cells(benchmark), cells(benchmark, apart=False)
+    accepted = acceptance(measured)
+    if len(measured) < FEWEST_CELLS or not accepted.pooled:
         raise RecipeError(
             f"{len(measured)} settings were measured, a card needs {FEWEST_CELLS}",
-            hint="measure more: --set benchmark.depths=[1,2] --set benchmark.concurrency=[1,2,4,8]",
+            hint=f"measure more: {sweeping(benchmark['speculation']['tokens'])}",
             rule="too-few-cells",
         )
-    model = Model(rates, fit(measured))
-    predicted = {one.cell: one for one in held_out(measured, rates)}
+    model = Model(accepted, fit(measured))
+    predicted = {one.cell: one for one in held_out(measured)}
     plain = {one.cell: one.speed for one in measured if not one.cell.tokens}
-    context = median(one.cell.context for one in measured)
-    batch_sizes = max(one.cell.requests for one in measured)
-    chosen = setting(model, batch_sizes, context)
+    context, batch_sizes = together[0].cell.context, max(one.cell.requests for one in measured)
+    chosen = setting(model, batch_sizes, context, together)
+    known = sorted({one.cell: one for one in (*measured, *together)}.values())
     errors = sorted(abs(one.error) for one in predicted.values())
     return {
         "schema": SCHEMA,
-        "rates": list(rates),
+        "rates": list(accepted.pooled),
+        "rates_by_load": [
+            {"requests": requests, "context": length, "rates": list(rates)}
+            for (requests, length), rates in sorted(accepted.by_load.items())
+        ],
         "step_seconds": {name: value for name, value in model.time._asdict().items() if name != "knee"},
         "knee": None if model.time.beyond == 0 else model.time.knee,
         "cells": [
@@ -72,15 +86,34 @@ def card(benchmark: Mapping[str, Any]) -> dict[str, Any]:
             for one in measured
         ],
         "predicted": [
-            {**cell._asdict(), "speedup": model.speedup(cell)} for cell in _unmeasured(measured, len(rates))
+            {**cell._asdict(), "speedup": model.speedup(cell)}
+            for cell in _unmeasured(measured, model.deepest)
         ],
         "held_out": {"median": median(errors), "worst": errors[-1]} if errors else None,
-        "regrets": [one._asdict() for one in regrets(chosen, measured)],
+        "regrets": [one._asdict() for one in regrets(chosen, known)],
+        "model_regrets": [one._asdict() for one in regrets(setting(model, batch_sizes, context), together)],
         "context": context,
+        **_document(chosen),
+        "by_context": [
+            {"context": length, **_document(setting(model, batch_sizes, length, _at(length, measured)))}
+            for length in _contexts(measured)
+        ],
+        "warnings": warnings(benchmark),
+    }
+
+
+def sweeping(tokens: int) -> str:
+    """The options that make a benchmark measure what a card of a draft of ``tokens`` is made from."""
+    depths = ",".join(str(one) for one in range(1, tokens))
+    return f"--set benchmark.depths=[{depths}] --set benchmark.concurrency=[1,2,4,8]"
+
+
+def _document(chosen: Setting) -> dict[str, Any]:
+    return {
         "schedule": [list(one) for one in chosen.schedule],
         "off_from": chosen.off_from,
+        "alone": chosen.alone._asdict() if chosen.alone else None,
         "speculative_config": chosen.config(),
-        "warnings": warnings(benchmark),
     }
 
 
@@ -101,8 +134,8 @@ def require_same_work(benchmark: Mapping[str, Any]) -> None:
 
 
 def schedule_checked(card: Mapping[str, Any]) -> bool | None:
-    """Whether vLLM's own function takes the schedule; None where vLLM is not installed."""
-    if importlib.util.find_spec("vllm") is None:
+    """Whether vLLM's own function takes the schedule; None where there is none, or no vLLM."""
+    if SCHEDULE not in card["speculative_config"] or importlib.util.find_spec("vllm") is None:
         return None
     schedule = tuple((first, last, tokens) for first, last, tokens in card["schedule"])
     try:
@@ -112,47 +145,93 @@ def schedule_checked(card: Mapping[str, Any]) -> bool | None:
 
 
 class Written(NamedTuple):
-    """Of one request after its first token: seconds, steps, tokens, and the mean length of its context."""
+    """Of one request after its first token: seconds, steps, tokens, and the mean length of its context.
+
+    ``counted``: None in plain serving.
+    """
 
     seconds: float
     steps: int
     tokens: int
     context: float
+    counted: SpecCounters | None
+
+    @property
+    def span(self) -> str:
+        """Of lengths of context."""
+        return bucket(round(self.context)) or ""
 
 
-def cells(benchmark: Mapping[str, Any]) -> list[Measured]:
+def cells(benchmark: Mapping[str, Any], *, apart: bool = True) -> list[Measured]:
     """The mean step of each setting over its rounds.
 
-    One request at a time tells lengths of context apart; a batch has only their mean.  The context of a load
-    is that of all its requests, whatever served them: settings are compared at the same load.
+    ``apart``: one request at a time tells lengths of context apart.  In a batch every step waits for all its
+    requests, short and long, so a request's time there says nothing of its own length.  A context is the mean
+    of all requests of its span, whatever served them: all loads ask the same prompts.
     """
-    loads: dict[tuple[int, str | None], dict[int, list[Written]]] = {}
     depths = _depths(benchmark)
-    for sample in benchmark["samples"]:
-        if sample["arm"] not in depths:
-            continue
-        for one in _written(sample):
-            lengths = bucket(round(one.context)) if sample["concurrency"] == 1 else None
-            load = loads.setdefault((sample["concurrency"], lengths), {})
-            load.setdefault(depths[sample["arm"]], []).append(one)
+    samples = [one for one in benchmark["samples"] if one["arm"] in depths]
+    asked = [(one["concurrency"], depths[one["arm"]], row) for one in samples for row in _written(one)]
+    numbers = _lengths([(depth, row) for requests, depth, row in asked if requests == 1])
+    loads: dict[tuple[int, int | None], dict[int, list[Written]]] = {}
+    contexts: dict[int | None, list[float]] = {}
+    for requests, depth, row in asked:
+        number = numbers.get(row.span)
+        load = loads.setdefault((requests, number if apart and requests == 1 else None), {})
+        load.setdefault(depth, []).append(row)
+        for one in {number, None}:
+            contexts.setdefault(one, []).append(row.context)
     found = []
-    for (requests, _), by_depth in loads.items():
-        context = fmean(one.context for chosen in by_depth.values() for one in chosen)
+    for (requests, number), by_depth in loads.items():
+        context = fmean(contexts[number])
         found += [_measured(Cell(depth, requests, context), chosen) for depth, chosen in by_depth.items()]
     return sorted(found)
+
+
+def _lengths(alone: list[tuple[int, Written]]) -> dict[str, int]:
+    """By span of context its place among those told apart.
+
+    A span with too few steps of the deepest K is its few prompts and no length: it joins the next longer one.
+    """
+    deepest = max((depth for depth, _ in alone), default=0)
+    steps = dict.fromkeys(
+        sorted((row.span for _, row in alone), key=lambda span: int(span.partition("-")[0])), 0
+    )
+    for depth, row in alone:
+        steps[row.span] += row.steps if depth == deepest else 0
+    places, place, total = {}, 0, 0
+    for span, count in steps.items():
+        places[span], total = place, total + count
+        if total >= STEPS_FOR_RATES:
+            place, total = place + 1, 0
+    return {span: min(one, max(place - 1, 0)) for span, one in places.items()}
 
 
 def _measured(cell: Cell, written: list[Written]) -> Measured:
     steps = sum(one.steps for one in written)
     seconds, tokens = sum(one.seconds for one in written), sum(one.tokens for one in written)
-    return Measured(cell, seconds / steps, tokens / steps)
+    counted = [one.counted for one in written if one.counted is not None]
+    return Measured(cell, seconds / steps, tokens / steps, pooled(counted) if counted else None)
+
+
+def _contexts(measured: list[Measured]) -> list[float]:
+    """The lengths of context that were told apart; none where all prompts are of one."""
+    found = sorted({one.cell.context for one in measured if one.cell.requests == 1})
+    return found if len(found) > 1 else []
+
+
+def _at(context: float, measured: list[Measured]) -> list[Measured]:
+    """What was measured of one length of context: itself at one request, in a batch it among all others."""
+    return [one for one in measured if one.cell.requests > 1 or one.cell.context == context]
 
 
 def _unmeasured(measured: list[Measured], deepest: int) -> Iterator[Cell]:
-    """At each measured load the numbers of proposed tokens that were not tried there."""
+    """The numbers of proposed tokens that were not tried at a load, and each length of context in a batch."""
     known = {one.cell for one in measured}
-    for cell in sorted({one.cell._replace(tokens=0) for one in measured}, key=lambda cell: cell[1:]):
-        others = (cell._replace(tokens=tokens) for tokens in range(1, deepest + 1))
+    loads: set[Load] = {cell.load for cell in known}
+    loads |= {(requests, length) for requests, _ in loads for length in _contexts(measured)}
+    for load in sorted(loads):
+        others = (Cell(tokens, *load) for tokens in range(1, deepest + 1))
         yield from (one for one in others if one not in known)
 
 
@@ -174,13 +253,4 @@ def _written(sample: Sample) -> Iterator[Written]:
             continue
         if first is None or whole is None or prompt is None or steps < 1 or whole <= first:
             continue
-        yield Written((whole - first) / 1000, steps, further, prompt + row["output_tokens"] / 2)
-
-
-def rates_of(benchmark: Mapping[str, Any]) -> tuple[float, ...]:
-    """The rates of each position of the deepest arm; empty where nothing was counted."""
-    depths = _depths(benchmark)
-    deepest = max(depths.values(), default=0)
-    counted = [counters_of(one) for one in benchmark["samples"] if depths.get(one["arm"]) == deepest]
-    known = [one for one in counted if one is not None]
-    return pooled(known).per_position_rates or () if known else ()
+        yield Written((whole - first) / 1000, steps, further, prompt + row["output_tokens"] / 2, spec)

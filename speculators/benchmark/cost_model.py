@@ -2,8 +2,9 @@
 
 A step of ``B`` requests with ``K`` proposed tokens yields ``B * length(K)`` tokens.  The length for every K
 comes from the rates of one K, because position k is accepted in a step whether or not more follow; only the
-places where steps begin shift a little.  The time of a step is a sum of parts that cannot be negative, each
-with a plain meaning:
+places where steps begin shift a little.  Rates are those of the same load where it has steps enough: other
+lengths of context are other prompts, and no prompt is accepted like another.  The time of a step is a sum of
+parts that cannot be negative, each with a plain meaning:
 
 * the verifier: a constant (its weights are read once), its B (K + 1) tokens, the B * L entries of the KV
   cache that it reads, and tokens beyond the width at which a GPU has no free arithmetic left
@@ -17,11 +18,19 @@ models using goodput", 2024).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
+
+from speculators.serving.metrics import SpecCounters, pooled
 
 #: Below so many cells a knee would be fitted to noise.
 CELLS_FOR_KNEE = 10
+#: With fewer a load's own rates are less sure than those of all: the standard error of a rate is up to 0.05.
+STEPS_FOR_RATES = 100
+
+#: Requests at a time and mean tokens of context.
+Load = tuple[int, float]
 
 
 class Cell(NamedTuple):
@@ -31,13 +40,21 @@ class Cell(NamedTuple):
     requests: int
     context: float
 
+    @property
+    def load(self) -> Load:
+        return self.requests, self.context
+
 
 class Measured(NamedTuple):
-    """One engine step at a setting: its seconds, and the tokens that it gave each request in the mean."""
+    """One engine step at a setting: its seconds, and the tokens that it gave each request in the mean.
+
+    ``counted``: what was accepted at each position over all its steps; None in plain serving.
+    """
 
     cell: Cell
     seconds: float
     length: float
+    counted: SpecCounters | None = None
 
     @property
     def speed(self) -> float:
@@ -116,24 +133,67 @@ def _fit(measured: Sequence[Measured], knee: float) -> tuple[float, StepTime]:
     return float(residual), StepTime._make([*(float(one) for one in found / scale), knee])
 
 
-class Model(NamedTuple):
-    """What predicts a cell: ``rates`` of acceptance by position, and the time of a step."""
+class Acceptance(NamedTuple):
+    """Unconditional rates of each position: ``pooled`` over all loads, ``by_load`` where one has its own."""
 
-    rates: tuple[float, ...]
+    pooled: tuple[float, ...]
+    by_load: Mapping[Load, tuple[float, ...]] = MappingProxyType({})
+
+    def at(self, load: Load) -> tuple[float, ...]:
+        """The rates at ``load``: its own, or those of this context at one request at a time, or of all.
+
+        Only one request at a time tells lengths of context apart; in a batch their prompts are the same.
+        """
+        _, context = load
+        return self.by_load.get(load) or self.by_load.get((1, context)) or self.pooled
+
+
+def acceptance(measured: Sequence[Measured]) -> Acceptance:
+    """The rates that the deepest K counted at each load; empty where nothing was counted."""
+    pooled_rates, _ = _deepest(measured)
+    by_load = {}
+    for load in {one.cell.load for one in measured}:
+        rates, steps = _deepest([one for one in measured if one.cell.load == load])
+        if steps >= STEPS_FOR_RATES:
+            by_load[load] = _extended(rates, pooled_rates)
+    return Acceptance(pooled_rates, by_load)
+
+
+def _deepest(measured: Sequence[Measured]) -> tuple[tuple[float, ...], int]:
+    """The rates of the largest K of those cells, and the steps that they rest on."""
+    counted = [one.counted for one in measured if one.counted is not None]
+    positions = max((len(one.per_position) for one in counted), default=0)
+    total = pooled([one for one in counted if len(one.per_position) == positions])
+    return total.per_position_rates or (), total.drafts
+
+
+def _extended(rates: tuple[float, ...], pooled_rates: tuple[float, ...]) -> tuple[float, ...]:
+    """``rates`` with the positions that only other loads counted, each falling off as it does there."""
+    known = len(rates)
+    if not known or not pooled_rates[known - 1]:
+        return rates + pooled_rates[known:]
+    last = rates[-1] / pooled_rates[known - 1]
+    return rates + tuple(last * one for one in pooled_rates[known:])
+
+
+class Model(NamedTuple):
+    """What predicts a cell: what is accepted, and the time of a step."""
+
+    acceptance: Acceptance
     time: StepTime
+
+    @property
+    def deepest(self) -> int:
+        """The most proposed tokens of which anything is known."""
+        return len(self.acceptance.pooled)
 
     def speed(self, cell: Cell) -> float:
         """That of ``Measured``, predicted."""
-        return cell.requests * length(self.rates, cell.tokens) / self.time.seconds(cell)
+        return cell.requests * length(self.acceptance.at(cell.load), cell.tokens) / self.time.seconds(cell)
 
     def speedup(self, cell: Cell) -> float:
         """Speed over that of plain serving at the same load."""
         return self.speed(cell) / self.speed(cell._replace(tokens=0))
-
-    def best(self, requests: int, context: float) -> int:
-        """The number of proposed tokens that serves fastest; of equals the fewest."""
-        speeds = [self.speed(Cell(tokens, requests, context)) for tokens in range(len(self.rates) + 1)]
-        return speeds.index(max(speeds))
 
 
 class HeldOut(NamedTuple):
@@ -148,16 +208,25 @@ class HeldOut(NamedTuple):
         return self.predicted / self.measured - 1
 
 
-def held_out(measured: Sequence[Measured], rates: Sequence[float], folds: int = 4) -> list[HeldOut]:
-    """Every cell predicted from those of the other ``folds - 1`` parts, dealt out in turn.
+def held_out(measured: Sequence[Measured], known: Acceptance | None = None, folds: int = 4) -> list[HeldOut]:
+    """Every cell predicted from the cells of the other ``folds - 1`` parts.
 
-    Step times of held-out cells are unknown to the prediction; ``rates`` are those of one K at all loads.
+    Dealt as a Latin square: each part takes another K of each load, so that no load is missing as a whole and
+    the widest one is not extrapolated.  Of a held-out cell nothing is known to its prediction, neither its
+    step time nor what it accepted (``known``: acceptance that is known from elsewhere); one that proposes
+    more tokens than all others is not predicted.
     """
+    depths = sorted({one.cell.tokens for one in measured})
+    loads = sorted({one.cell.load for one in measured})
+    dealt: list[list[Measured]] = [[] for _ in range(folds)]
+    for one in measured:
+        dealt[(depths.index(one.cell.tokens) + loads.index(one.cell.load)) % folds].append(one)
     found = []
-    for fold in range(folds):
-        chosen = [one for place, one in enumerate(measured) if place % folds == fold]
-        rest = [one for place, one in enumerate(measured) if place % folds != fold]
-        if chosen and len(rest) > 1:
-            model = Model(tuple(rates), fit(rest))
-            found += [HeldOut(one.cell, one.speed, model.speed(one.cell)) for one in chosen]
+    for chosen in dealt:
+        rest = [one for one in measured if one not in chosen]
+        if len(rest) < 2:
+            continue
+        model = Model(known or acceptance(rest), fit(rest))
+        predictable = [one for one in chosen if one.cell.tokens <= model.deepest]
+        found += [HeldOut(one.cell, one.speed, model.speed(one.cell)) for one in predictable]
     return found

@@ -3,22 +3,43 @@
 ``num_speculative_tokens_per_batch_size`` is a list of inclusive ranges (vLLM
 ``v1/spec_decode/dynamic/utils.py``): the first begins at 1, none overlap, K is 0 where speculation does not
 pay.  ``num_speculative_tokens`` is the largest K of them, because vLLM cuts the others down to it.
+
+Any list, also one in which nothing varies, changes how vLLM 0.32 serves: piecewise CUDA graphs in place of
+full ones on the V1 model runner (``config/vllm.py:1039``), decode batches no longer padded to one shape
+(``v1/core/sched/scheduler.py:1135``), and under data parallelism it is dropped (``config/vllm.py:1058``).  So
+one is written only where K varies, and where that gains more than ``WORTH``.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from speculators.benchmark.cost_model import Measured, Model
+from speculators.benchmark.cost_model import Cell, Load, Measured, Model
+
+SCHEDULE = "num_speculative_tokens_per_batch_size"
+#: What a schedule has to gain at some batch size, as a fraction of the speed: what it costs was not measured.
+WORTH = 0.02
+
+
+class Alone(NamedTuple):
+    """The one K above 0 that loses least against the fastest at each batch size; ``loss``: its largest."""
+
+    tokens: int
+    loss: float
 
 
 class Setting(NamedTuple):
-    """``tokens``: K, 0 where speculation should be off; ``schedule``: (first, last, K) of batch sizes."""
+    """``tokens``: K, 0 where speculation should be off; ``schedule``: (first, last, K) of batch sizes.
+
+    ``alone``: what can serve in a schedule's place; None where one K is the fastest at every batch size.
+    """
 
     tokens: int
     schedule: tuple[tuple[int, int, int], ...]
+    alone: Alone | None = None
 
     @property
     def off_from(self) -> int | None:
@@ -34,18 +55,59 @@ class Setting(NamedTuple):
         """The keys of ``--speculative-config``; empty where speculation pays nowhere."""
         if not self.tokens:
             return {}
-        ranges = [list(one) for one in self.schedule]
-        return {"num_speculative_tokens": self.tokens, "num_speculative_tokens_per_batch_size": ranges}
+        ranges = {SCHEDULE: [list(one) for one in self.schedule]} if len(self.schedule) > 1 else {}
+        return {"num_speculative_tokens": self.tokens, **ranges}
 
 
-def setting(model: Model, batch_sizes: int, context: float) -> Setting:
-    """The fastest K at each batch size up to ``batch_sizes``, with ``context`` tokens a request."""
-    chosen = [(requests, model.best(requests, context)) for requests in range(1, batch_sizes + 1)]
+def setting(model: Model, batch_sizes: int, context: float, measured: Sequence[Measured] = ()) -> Setting:
+    """The fastest K at each batch size up to ``batch_sizes``, with ``context`` tokens a request.
+
+    Of equals the fewest, and one K for all where that loses no more than ``WORTH``.  ``measured``: what is to
+    count more than the model, see ``speeds``.
+    """
+    table = speeds(model, batch_sizes, context, measured)
+    chosen = [(requests, row.index(max(row))) for requests, row in enumerate(table, 1)]
     schedule = []
     for tokens, run in groupby(chosen, key=lambda one: one[1]):
         sizes = [requests for requests, _ in run]
         schedule.append((sizes[0], sizes[-1], tokens))
-    return Setting(max(tokens for _, _, tokens in schedule), tuple(schedule))
+    alone = _alone(table) if len(schedule) > 1 else None
+    if alone is not None and alone.loss <= WORTH:
+        schedule = [(1, batch_sizes, alone.tokens)]
+    return Setting(max(tokens for _, _, tokens in schedule), tuple(schedule), alone)
+
+
+def speeds(
+    model: Model, batch_sizes: int, context: float, measured: Sequence[Measured] = ()
+) -> list[list[float]]:
+    """Tokens a second at 1 to ``batch_sizes`` requests, each with 0, 1, ... proposed tokens.
+
+    The model drawn through ``measured``: a cell measured at this context has its measured speed, and by what
+    factor the model is off at a cell passes on to its neighbours, in logarithms: linearly between numbers of
+    tokens first, then between batch sizes.
+    """
+    import numpy
+
+    depths = range(model.deepest + 1)
+    off: dict[int, dict[int, float]] = {}
+    for one in measured:
+        factor = math.log(one.speed / model.speed(one.cell))
+        off.setdefault(one.cell.requests, {})[one.cell.tokens] = factor
+    sizes = numpy.arange(1, batch_sizes + 1)  # [batch sizes]
+    factors = numpy.zeros((batch_sizes, len(depths)))  # [batch sizes, depths]
+    if off:
+        by_load = [sorted(known.items()) for _, known in sorted(off.items())]
+        rows = [numpy.interp(depths, [k for k, _ in known], [one for _, one in known]) for known in by_load]
+        for tokens, column in enumerate(numpy.array(rows).T):  # [loads]
+            factors[:, tokens] = numpy.interp(numpy.log(sizes), numpy.log(sorted(off)), column)
+    ours = [[model.speed(Cell(tokens, int(size), context)) for tokens in depths] for size in sizes]
+    return [[float(one) for one in row] for row in numpy.array(ours) * numpy.exp(factors)]
+
+
+def _alone(table: Sequence[Sequence[float]]) -> Alone:
+    losses = {tokens: max(1 - row[tokens] / max(row) for row in table) for tokens in range(1, len(table[0]))}
+    tokens = min(losses, key=losses.__getitem__)
+    return Alone(tokens, losses[tokens])
 
 
 def validated(found: Setting) -> list[tuple[int, int, int]]:
@@ -77,9 +139,9 @@ class Regret(NamedTuple):
 
 def regrets(chosen: Setting, measured: Sequence[Measured]) -> Iterable[Regret]:
     """For each load at which several K were measured, how good that of ``chosen`` really is."""
-    loads: dict[tuple[int, float], dict[int, float]] = {}
+    loads: dict[Load, dict[int, float]] = {}
     for one in measured:
-        loads.setdefault((one.cell.requests, one.cell.context), {})[one.cell.tokens] = one.speed
+        loads.setdefault(one.cell.load, {})[one.cell.tokens] = one.speed
     for (requests, context), speeds in sorted(loads.items()):
         if len(speeds) < 2:
             continue

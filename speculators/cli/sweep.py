@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,7 +14,10 @@ from speculators.errors import RecipeError
 
 def sweep(
     run: Annotated[
-        str, typer.Argument(metavar="RUN", help="A run's folder, or a bundle of one.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="RUN", help="A run's folder, its model/, or a bundle of one.", show_default=False
+        ),
     ],
     page: Annotated[
         Path | None,
@@ -29,20 +33,23 @@ def sweep(
 ) -> int:
     """Say how many tokens the draft of a run should propose at which load, and where speculation is off.
 
-    The run has to have measured several settings: benchmark.depths and benchmark.concurrency. Nothing is
-    run here. The schedule is checked by vLLM's own function where vLLM is installed.
+    The run has to have measured several settings: benchmark.depths and benchmark.concurrency. That costs a
+    launch for each number of tokens, itself 0, and round; each launch serves all loads. Nothing is run here.
+    A draft that was not measured gets a recipe first that names it (draft: DIR). A schedule is checked by
+    vLLM's own function where vLLM is installed.
 
     \b
     Examples:
-      speculators run my.yaml --set benchmark.depths=[1,2] --set benchmark.concurrency=[1,4,8]
-      speculators sweep runs/my/latest --html card.html
-      speculators sweep runs/my/latest --write ./my-draft
+      speculators run my.yaml --set benchmark.depths=[1,2] --set benchmark.concurrency=[1,2,4,8]
+      speculators sweep runs/my/latest
+      speculators sweep runs/my/latest --html card.html --write ./my-draft
     """
     from speculators.benchmark.card import card, schedule_checked
     from speculators.documents import write_text
     from speculators.report import card as shown
     from speculators.report.source import benchmark_of
 
+    run = measured_run(run)
     found = card(benchmark_of(run))
     found["checked_by_vllm"] = schedule_checked(found)
     if page is not None:
@@ -53,5 +60,60 @@ def sweep(
         if found["checked_by_vllm"] is False:
             raise RecipeError("vLLM's own function refuses the schedule: nothing is written", rule="schedule")
         write_setting(package, found["speculative_config"])
+        for line in written(package, found):
+            typer.echo(line, err=True)
     typer.echo(json.dumps(found, indent=2, ensure_ascii=False) if as_json else shown.text(found))
     return 0
+
+
+def measured_run(source: str) -> str:
+    """The run at ``source``, or that whose checkpoint it is.
+
+    Raises:
+        RecipeError: it is a recipe, or a checkpoint that no run measured.
+    """
+    from speculators.pipeline.record import RECORD_NAME
+
+    path = Path(source)
+    if path.is_file() and path.suffix in (".yaml", ".yml"):
+        raise _unmeasured(f"{source}: a recipe", "", source, 3)
+    if (path / RECORD_NAME).is_file() or not is_checkpoint(path):
+        return source
+    if (path.parent / RECORD_NAME).is_file():
+        return str(path.parent)
+    from speculators.recipe.draft_rules import proposes
+
+    made = proposes(path)
+    first = f"write a recipe my.yaml with 'draft: {path.resolve()}'; "
+    raise _unmeasured(
+        f"{source}: a checkpoint that no run has measured", first, "my.yaml", made.tokens if made else 3
+    )
+
+
+def _unmeasured(what: str, first: str, recipe: str, tokens: int) -> RecipeError:
+    from speculators.benchmark.card import sweeping
+
+    return RecipeError(
+        f"{what}; a card is made from a run that measured several settings",
+        hint=f"{first}speculators run {recipe} {sweeping(tokens)}; then: speculators sweep runs/NAME/latest",
+        rule="no-run",
+    )
+
+
+def is_checkpoint(folder: Path) -> bool:
+    from speculators.checkpoint.config import CONFIG_NAME
+    from speculators.documents import known_json
+
+    return "speculators_config" in known_json(folder / CONFIG_NAME)
+
+
+def written(package: Path, card: Mapping[str, Any]) -> Iterator[str]:
+    """What ``--write`` did, and what nobody checked of it."""
+    from speculators.benchmark.setting import SCHEDULE
+    from speculators.checkpoint.config import CONFIG_NAME
+    from speculators.checkpoint.setting import SETTING_NAME
+    from speculators.report.card import CHECKED
+
+    yield f"written into {package}: {CONFIG_NAME}, {SETTING_NAME}"
+    if SCHEDULE in card["speculative_config"] and card["checked_by_vllm"] is None:
+        yield f"note: {CHECKED[None]}"

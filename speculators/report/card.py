@@ -7,7 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
+from speculators.benchmark.setting import SCHEDULE
+
 TEMPLATE = "card.html.jinja"
+CHECKED = {
+    True: "vLLM's own function takes the schedule",
+    False: "vLLM's own function REFUSES the schedule",
+    None: "there is no vLLM here: its own function was not asked whether it takes the schedule",
+}
 
 
 def text(card: Mapping[str, Any]) -> str:
@@ -27,26 +34,63 @@ def html(card: Mapping[str, Any], title: str) -> str:
 
 
 def _lines(card: Mapping[str, Any]) -> Iterator[str]:
-    for first, last, tokens in card["schedule"]:
-        span = str(first) if first == last else f"{first} to {last}"
-        yield f"{span} requests at a time: " + (f"propose {tokens} tokens" if tokens else "speculation off")
+    yield from _spans(card["schedule"])
     if card["speculative_config"]:
         yield f"--speculative-config keys: {json.dumps(card['speculative_config'])}"
     else:
         yield "speculation pays at no measured load: serve plainly"
+    if card["alone"] is not None:
+        yield from _of_schedule(card)
     if (found := card["held_out"]) is not None:
         off = f"{found['median']:.1%} in the median, at most {found['worst']:.1%}"
         yield f"cells that were held out: speed predicted {off} off"
-    yield from _against_measured(card["regrets"])
+    yield from _against_measured(card["regrets"], card["model_regrets"])
     widest = max(one["requests"] for one in card["cells"])
-    yield f"reckoned for {card['context']:.0f} tokens of context"
+    yield f"for {card['context']:.0f} tokens of context, the mean of what was asked"
+    yield from _by_context(card)
     yield f"vLLM keeps the last setting beyond {widest} requests, the widest load that was measured"
     yield from (f"warning: {one}" for one in card["warnings"])
-    if card.get("checked_by_vllm") is not None:
-        yield f"vLLM's own function {'takes' if card['checked_by_vllm'] else 'REFUSES'} the schedule"
 
 
-def _against_measured(regrets: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _spans(schedule: Sequence[Sequence[int]]) -> Iterator[str]:
+    for first, last, tokens in schedule:
+        span = str(first) if first == last else f"{first} to {last}"
+        yield f"{span} requests at a time: " + (f"propose {tokens} tokens" if tokens else "speculation off")
+
+
+def _of_schedule(card: Mapping[str, Any]) -> Iterator[str]:
+    """What a number of tokens that varies is worth, and what it costs beside what was measured."""
+    tokens, loss = card["alone"]["tokens"], f"{card['alone']['loss']:.1%}"
+    if SCHEDULE not in card["speculative_config"]:
+        yield f"a number that varies with the load would gain at most {loss}, too little for its price"
+        return
+    yield f"num_speculative_tokens {tokens} alone would lose at most {loss} against the schedule"
+    yield (
+        "no server was measured with a schedule, only with each number of tokens alone: given one, vLLM 0.32 "
+        "takes piecewise CUDA graphs for full ones (V1 model runner) and pads no decode batch; under data "
+        "parallelism it drops it"
+    )
+    if "checked_by_vllm" in card:
+        yield CHECKED[card["checked_by_vllm"]]
+
+
+def _by_context(card: Mapping[str, Any]) -> Iterator[str]:
+    """Where another length of context wants another setting, and how far that is known."""
+    if not card["by_context"]:
+        yield "all prompts were in one span of context: nothing was measured of others"
+        return
+    yield (
+        "lengths of context were told apart at one request at a time; in a batch a step waits for all its "
+        "requests, so other loads are reckoned at each length"
+    )
+    for one in card["by_context"]:
+        if one["schedule"] != card["schedule"]:
+            yield f"at {one['context']:.0f} tokens of context alone: {'; '.join(_spans(one['schedule']))}"
+
+
+def _against_measured(
+    regrets: Sequence[Mapping[str, Any]], by_model: Sequence[Mapping[str, Any]]
+) -> Iterator[str]:
     """How good the recommended setting is at the loads that were measured with several settings."""
     known = [one for one in regrets if one["loss"] is not None]
     if known:
@@ -55,6 +99,9 @@ def _against_measured(regrets: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield f"{loads} the recommended setting loses at most {worst:.1%} against the best measured one"
     else:
         yield "no load was measured with the recommended setting: whether it is best is not known"
+    if alone := [one["loss"] for one in by_model if one["loss"] is not None]:
+        off = f"{max(alone):.1%}"
+        yield f"the model alone, which chose between these loads, would lose at most {off} at them"
     if reckoned := sorted({(one["requests"], one["recommended"]) for one in regrets if one["loss"] is None}):
         places = ", ".join(f"{tokens} tokens at {requests} requests" for requests, tokens in reckoned)
         yield f"recommended as reckoned, and not measured (benchmark.depths): {places}"

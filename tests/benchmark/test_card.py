@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from speculators.benchmark.card import card, cells, rates_of
-from speculators.benchmark.cost_model import Cell, length
+from speculators.benchmark.card import card, cells, schedule_checked, sweeping
+from speculators.benchmark.cost_model import Cell, acceptance, length
+from speculators.benchmark.setting import SCHEDULE
 from speculators.checkpoint.setting import write_setting
 from speculators.documents import read_json, write_json
 from speculators.errors import RecipeError
@@ -62,6 +63,7 @@ def test_all_settings_of_a_load_are_at_the_same_context_and_held_against_each_ot
     regrets = card(document)["regrets"]
     assert [(one["requests"], round(one["context"])) for one in regrets] == [
         (1, 325),
+        (1, 1788),  # all lengths together, as the setting is for
         (1, 3250),
         (4, 1788),
         (16, 1788),
@@ -97,14 +99,53 @@ def test_what_was_not_measured_is_predicted() -> None:
         (4, 1),
         (2, 1),
         (4, 1),
+        *((tokens, 4) for tokens in range(1, 6)),  # short prompts alone, in a batch
         (2, 4),
         (4, 4),
+        *((tokens, 4) for tokens in range(1, 6)),  # long ones
     ]
     assert all(one["speedup"] > 1 for one in found)
 
 
 def test_the_deepest_arm_says_how_much_is_accepted() -> None:
-    assert rates_of(swept(1)) == pytest.approx(RATES, abs=0.01)
+    assert acceptance(cells(swept(1))).pooled == pytest.approx(RATES, abs=0.01)
+
+
+def test_lengths_of_context_have_rates_and_settings_of_their_own() -> None:
+    """Long prompts accept next to nothing, so speculation is off for them and for no other."""
+    document = swept(1, 4)
+    for one in document["samples"]:
+        for row in one["requests"]:
+            if (depth := ARMS[one["arm"]]) and "long" in row["id"]:
+                requests, alone = one["concurrency"], one["concurrency"] == 1
+                prompt = row["prompt_tokens"] if alone else fmean(PROMPTS.values())
+                step = GPU.seconds(Cell(depth, requests, prompt + TOKENS / 2))
+                row["spec"] = spec(TOKENS - 1, *[0] * depth)
+                row["latency_ms"] = row["ttft_ms"] + 1000 * (TOKENS - 1) * step
+    found = card(document)
+    short, long = found["by_context"]
+    assert (round(short["context"]), round(long["context"])) == (325, 3250)
+    assert long["schedule"] == [[1, 4, 0]]
+    assert long["speculative_config"] == {}
+    assert short["schedule"][0][2] > 0
+    of = {(one["requests"], round(one["context"])): one["rates"] for one in found["rates_by_load"]}
+    assert of[1, 3250] == [0, 0, 0, 0, 0]
+    assert of[1, 325] == pytest.approx(RATES, abs=0.02)
+    assert "at 3250 tokens of context alone: 1 to 4 requests at a time: speculation off" in text(found)
+
+
+def test_a_few_prompts_are_no_length_of_context() -> None:
+    document = swept(1, 4)
+    for one in document["samples"]:
+        one["requests"] = [row for row in one["requests"] if row["id"] != "longish"]
+        one |= {"completed": 3, "output_tokens": 3 * TOKENS}
+        for row in one["requests"]:
+            if row["id"] == "long" and row["spec"]:
+                row["spec"] = spec(99, *[99] * ARMS[one["arm"]])
+    document["benchmark"]["requests"] = 3
+    found = card(document)
+    assert found["by_context"] == []
+    assert "all prompts were in one span of context" in text(found)
 
 
 def test_the_card_predicts_what_was_held_out_and_recommends_the_best() -> None:
@@ -116,6 +157,9 @@ def test_the_card_predicts_what_was_held_out_and_recommends_the_best() -> None:
     assert found["schedule"][0][0] == 1
     assert found["schedule"][-1][1] == 64
     assert found["speculative_config"]["num_speculative_tokens"] == max(one[2] for one in found["schedule"])
+    assert all(
+        one["loss"] is not None for one in found["model_regrets"] if one["recommended"] in (0, 1, 3, 5)
+    )
     json.dumps(found, allow_nan=False)
 
 
@@ -124,7 +168,8 @@ def test_too_few_settings_make_no_card() -> None:
     document["samples"] = document["samples"][:2]
     with pytest.raises(RecipeError, match="2 settings were measured") as caught:
         card(document)
-    assert "benchmark.depths" in (caught.value.hint or "")
+    assert sweeping(5) in (caught.value.hint or "")
+    assert "benchmark.depths=[1,2,3,4]" in sweeping(5)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +201,8 @@ def test_the_card_is_read_in_a_terminal_and_as_a_page() -> None:
     page = html(found, "a <draft>")
     assert "a &lt;draft&gt;" in page
     assert "<script" not in page
-    assert page.count("<tr>") == 2 + 1 + len(found["cells"]) + 1 + len(found["predicted"])
+    acceptance_rows = 2 + len(found["rates_by_load"])
+    assert page.count("<tr>") == acceptance_rows + 1 + len(found["cells"]) + 1 + len(found["predicted"])
     assert "at most" in text(found)
     assert "is not known" in text({**found, "regrets": []})
 
@@ -170,6 +216,21 @@ def test_a_recommendation_that_was_only_reckoned_is_said_to_be() -> None:
     assert "recommended as reckoned, and not measured (benchmark.depths): 2 tokens at 4 requests" in shown
     assert "whether it is best is not known" in text({**found, "regrets": [reckoned]})
     assert "not measured (" not in text({**found, "regrets": [measured]})
+
+
+def test_what_a_schedule_costs_and_is_worth_is_said_where_there_is_one() -> None:
+    found = card(swept(1, 4, 16, 64))
+    alone = {"tokens": 3, "loss": 0.013}
+    config = {"num_speculative_tokens": 3}
+    one_for_all = {**found, "alone": alone, "speculative_config": config}
+    assert "a number that varies with the load would gain at most 1.3%" in text(one_for_all)
+    assert "piecewise" not in text(one_for_all)
+    varying = {**one_for_all, "speculative_config": {**config, SCHEDULE: [[1, 8, 3], [9, 64, 0]]}}
+    assert "num_speculative_tokens 3 alone would lose at most 1.3% against the schedule" in text(varying)
+    assert "piecewise CUDA graphs" in text(varying)
+    assert "there is no vLLM here" in text({**varying, "checked_by_vllm": None})
+    assert "takes the schedule" in text({**varying, "checked_by_vllm": True})
+    assert schedule_checked(one_for_all) is None
 
 
 def test_the_setting_is_written_into_a_checkpoint(tmp_path: Path) -> None:

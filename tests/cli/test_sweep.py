@@ -18,14 +18,15 @@ from tests.benchmark.test_card import swept
 def run(tmp_path: Path) -> Path:
     """A run's folder, as far as a card needs one."""
     write_json(tmp_path / "run" / "run.json", {"status": "ok"})
-    write_json(tmp_path / "run" / "bench" / "output.json", {"result": swept(1, 4, 16, 64)})
+    write_json(tmp_path / "run" / "bench" / "output.json", {"result": swept(1, 4, 64, 256)})
     return tmp_path / "run"
 
 
 @pytest.fixture
 def draft(tmp_path: Path) -> Path:
     methods = {"proposal_methods": [{"proposal_type": "greedy", "speculative_tokens": 5}]}
-    write_json(tmp_path / "draft" / "config.json", {"speculators_config": methods})
+    config = {"speculators_model_type": "eagle3", "speculators_config": methods}
+    write_json(tmp_path / "draft" / "config.json", config)
     return tmp_path / "draft"
 
 
@@ -41,12 +42,13 @@ def test_the_setting_is_printed_put_on_a_page_and_written(
     assert main(["sweep", str(run), "--html", str(page), "--write", str(draft)]) == 0
     shown = capsys.readouterr().out
     assert "requests at a time: propose" in shown
-    assert "at 2 loads the recommended setting loses at most" in shown
-    assert "not measured (benchmark.depths): 4 tokens at 1 requests, 4 tokens at 4 requests" in shown
-    assert "beyond 64 requests" in shown
+    assert "at 4 loads the recommended setting loses at most 0.0%" in shown
+    assert "no server was measured with a schedule" in shown
+    assert "beyond 256 requests" in shown
     assert "Speedup card: run" in page.read_text(encoding="utf-8")
     setting = read_json(draft / "speculative-config.json")
     assert tokens_of(draft) == setting["num_speculative_tokens"]
+    assert len(setting["num_speculative_tokens_per_batch_size"]) > 1
     assert main(["sweep", str(run), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["speculative_config"] == setting
 
@@ -66,3 +68,52 @@ def test_a_schedule_that_vllm_refuses_is_not_written(
     assert main(["sweep", str(run), "--write", str(draft)]) == 2
     assert "refuses the schedule" in capsys.readouterr().err
     assert tokens_of(draft) == 5
+
+
+def test_what_was_written_is_said_and_that_no_vllm_checked_it(
+    run: Path, draft: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cards, "schedule_checked", lambda card: None)
+    assert main(["sweep", str(run), "--write", str(draft), "--json"]) == 0
+    said = capsys.readouterr()
+    assert f"written into {draft}: config.json, speculative-config.json" in said.err
+    assert "note: there is no vLLM here" in said.err
+    assert json.loads(said.out)["checked_by_vllm"] is None
+
+
+def test_one_number_for_all_loads_is_written_without_a_schedule(
+    tmp_path: Path, draft: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_json(tmp_path / "run" / "run.json", {"status": "ok"})
+    write_json(tmp_path / "run" / "bench" / "output.json", {"result": swept(1, 2)})
+    assert main(["sweep", str(tmp_path / "run"), "--write", str(draft)]) == 0
+    said = capsys.readouterr()
+    assert list(read_json(draft / "speculative-config.json")) == ["num_speculative_tokens"]
+    assert "there is no vLLM here" not in said.err + said.out
+
+
+def test_the_checkpoint_of_a_run_stands_for_the_run(
+    run: Path, draft: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draft.rename(run / "model")
+    assert main(["sweep", str(run / "model")]) == 0
+    assert "requests at a time: propose" in capsys.readouterr().out
+
+
+def test_a_checkpoint_that_no_run_measured_is_told_the_two_commands(
+    draft: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sweep", str(draft)]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"'draft: {draft}'" in said
+    assert "speculators run my.yaml --set benchmark.depths=[1,2,3,4]" in said
+    assert "speculators sweep runs/NAME/latest" in said
+
+
+def test_a_recipe_is_told_the_two_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("name: mine\n", encoding="utf-8")
+    assert main(["sweep", str(recipe)]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "mine.yaml: a recipe; a card is made from a run" in said
+    assert "mine.yaml --set benchmark.depths=" in said
