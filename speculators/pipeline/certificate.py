@@ -155,8 +155,9 @@ def answer(ground: Ground, stage: Stage, seconds: float) -> Path:
         return certificate(ground, stage, "auto", seconds=seconds)
     except (StageError, RecipeError) as error:  # the recipe is not wrong: it was the questions' own engine
         known = identity(ground, stage, "auto")
-        # Beside the log, where nobody looks for an answer to keep.
-        path = place(ground.home, known).with_suffix("") / "unanswered.json"
+        path = place(ground.home, known)
+        # Nobody looks there for an answer to keep, and nobody who asks again meanwhile takes it away.
+        path = path.with_name(f"unanswered-{path.name}")
         write_json(path, {"schema": SCHEMA, "identity": known, "result": unanswered(stage, error)})
         return path
 
@@ -210,7 +211,8 @@ def status_row(parts: Mapping[str, Mapping[str, Any]]) -> str:
     """One row of ``docs/status.md`` about this machine: the path, its status, and how it is known."""
     known = next(iter(parts.values()))["identity"]
     # A part that gave no answer does not know what it ran on.
-    result = next((one["result"] for one in parts.values() if one["result"]["name"]), {})
+    named = (one["result"] for one in parts.values() if one["result"]["name"])
+    result: Mapping[str, Any] = next(named, {})
     device = result.get("name") or next(iter(known["gpus"]), "an unknown device")
     versions = {name: version for part in parts.values() for name, version in environment_of(part).items()}
     words = [f"driver {known['driver']}"] if known["driver"] else []
