@@ -15,7 +15,7 @@ the verdict says.  A gate that ends *not comparable* is WRONG, and the others ar
 one was wrong.
 
 The same command goes on where an earlier one was stopped: each gate has a folder of its own in the work
-folder, and one whose end is in its ``outcome.json`` is not run again; delete its folder to ask anew.  Other
+folder, and one whose end is in its ``outcome.json`` is not run again; delete that file to ask anew.  Other
 options than the work folder was begun with are refused, but ``--only`` and ``--gates`` may change.  Stages
 must run in this environment (``executor: local``), because the slowed engine is a plugin that lies here.
 

@@ -178,14 +178,14 @@ def opponent_of(against: str | None, itself: bool, only: str, recipe: Recipe) ->
     from speculators.pipeline.store import default_home
     from speculators.recipe.view import free_kind
 
-    if not (against or itself):
+    if against is None and not itself:
         return NOBODY
     flag = "--aa" if itself else "--against"
-    if against and itself:
+    if against is not None and itself:
         raise typer.BadParameter("--aa measures the draft beside itself: leave --against out")
     if only not in ("", "benchmark"):
         raise typer.BadParameter(f"{flag} is of the benchmark, which --only {only} leaves out")
-    if not itself:
+    if against is not None:
         return named(against, recipe, default_home())
     if kind := free_kind(recipe.data):
         raise typer.BadParameter(f"--aa measures a draft beside itself, and kind '{kind}' has none")
