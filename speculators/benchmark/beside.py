@@ -12,8 +12,8 @@ from speculators.benchmark.acceptance import difference, figures, served_by_load
 from speculators.benchmark.checks import capture_sizes, possible, same_work
 from speculators.benchmark.matching import match
 from speculators.benchmark.ngram import proposals
-from speculators.benchmark.pairs import Pair, all_steps, counters_of, pair_up
-from speculators.benchmark.rounds import BASE, FREE_ARMS, QUANTISED, SAMPLED, Condition, depth_of
+from speculators.benchmark.pairs import Pair, all_steps, base_pairs, counters_of, pair_up
+from speculators.benchmark.rounds import BASE, BASE_PLAIN, FREE_ARMS, QUANTISED, SAMPLED, Condition, depth_of
 from speculators.benchmark.speed import overall, ratio, round_speedup, speed_at
 
 
@@ -41,20 +41,29 @@ def depths(benchmark: dict[str, Any], drafts: list[Pair]) -> list[dict[str, Any]
 
 
 def base_arm(benchmark: dict[str, Any], drafts: list[Pair], base: dict[str, Any]) -> dict[str, Any]:
-    """The arm that the draft is gated against, with checks of its own: a gate reads them."""
-    found = _arm(benchmark, drafts, BASE)
-    args, tokens = base["engine"]["args"], base["speculation"]["tokens"]
-    found["checks"].append(capture_sizes(benchmark, args, tokens))
-    return {**base, **found}
+    """The arm that the draft is gated against, with checks of its own: a gate reads them.
+
+    ``own_plain``: whether its speedup is over plain serving with engine settings of its own.
+    """
+    found = _arm(benchmark, drafts, BASE, base)
+    return {**base, **found, "own_plain": any(one["arm"] == BASE_PLAIN for one in benchmark["samples"])}
 
 
-def _arm(benchmark: dict[str, Any], drafts: list[Pair], arm: str) -> dict[str, Any]:
+def _arm(
+    benchmark: dict[str, Any], drafts: list[Pair], arm: str, base: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """An arm beside the draft: its own figures, and those of the draft over it.
 
-    ``drafts``: the draft arm's pairs.  ``tokens_per_step`` counts the steps without a proposal as well, so
-    that it can be held against a draft's acceptance length, and no speedup exceeds it.
+    ``drafts``: the draft arm's pairs; ``base``: how the arm is served where it is the base.
+    ``draft_over_it``: a ratio of throughputs, but of speedups where the arm has a plain arm of its own.
+    ``tokens_per_step`` counts the steps without a proposal as well, so that it can be held against a draft's
+    acceptance length, and no speedup exceeds it.
     """
+    args, tokens = benchmark.get("engine_args") or {}, depth_of(arm) or benchmark["speculation"]["tokens"]
     pairs = pair_up(benchmark["samples"], arm)
+    if base is not None:
+        args, tokens = base["engine"]["args"], base["speculation"]["tokens"]
+        pairs = base_pairs(benchmark["samples"])
     concurrencies = benchmark["benchmark"]["concurrency"]
     speed = [{"concurrency": one, **speed_at(pairs, one, arm)} for one in concurrencies]
     of_draft, of_arm = (
@@ -71,7 +80,11 @@ def _arm(benchmark: dict[str, Any], drafts: list[Pair], arm: str) -> dict[str, A
             "acceptance_length"
         ),
         "exact_match": match([(pair.plain, pair.draft) for pair in pairs]),
-        "checks": [same_work(pairs), possible(speed, served_by_load(pairs, all_steps))],
+        "checks": [
+            same_work(pairs),
+            possible(speed, served_by_load(pairs, all_steps)),
+            capture_sizes(benchmark, args, tokens),
+        ],
     }
 
 

@@ -14,6 +14,7 @@ from speculators.benchmark.figures import (
     ANSWERS,
     LENGTH,
     LENGTH_BY_PROMPT,
+    LENGTH_OF_SEVERAL,
     LOSSLESS,
     SPEEDUP,
     STEP,
@@ -34,6 +35,8 @@ COMPARISON_SCHEMA = "speculators/comparison/v1"
 NOT_COMPARABLE = "not comparable"
 #: With fewer, a baseline's own noise hides losses: benchmarks/gate_calibration.py shows how much.
 ENOUGH_ROUNDS = 12
+#: With fewer it is none: later rounds are judged by its spread, and two or three rounds agree by chance.
+BASELINE_ROUNDS = 5
 
 OUTPUTS_CHANGED = "outputs changed: the answers are other ones, so speed and acceptance are of other work"
 ACCEPTANCE_FELL = "acceptance fell: look at the draft, the data it was trained on, the chat template"
@@ -122,7 +125,7 @@ def compare(
     across machines and load generators, and say so.  ``together``: they were measured in the same rounds.
     ``unsound``: why one of the measurements means nothing by itself.
     """
-    reasons = (*unsound, *incomparable(old, new, anyway=anyway))
+    reasons = tuple(unsound) or tuple(incomparable(old, new, anyway=anyway))
     alpha = limits.alpha if alpha is None else alpha
     figures = () if reasons else tuple(compared(old, new, limits, alpha, together))
     said = () if reasons else (*remarks(old, new, limits, alpha, together), *ungated(old, new, figures))
@@ -162,6 +165,15 @@ def too_few_rounds(one: Measurement) -> Iterator[str]:
         yield f"{one.run} has no load with a speed of both arms in every round"
     elif one.rounds < 2:
         yield f"{one.run} has one round, so nothing is known of its spread"
+
+
+def no_baseline(one: Measurement) -> Iterator[str]:
+    """Why no run is gated against this measurement; two that lie there may be compared for all that."""
+    reasons = list(too_few_rounds(one))
+    yield from reasons
+    if not reasons and one.rounds < BASELINE_ROUNDS:
+        few = f"{one.run} has {one.rounds} rounds"
+        yield f"{few}, and a baseline needs {BASELINE_ROUNDS}: fewer agree by chance"
 
 
 def other_premises(old: Measurement, new: Measurement, *, anyway: bool = False) -> Iterator[str]:
@@ -234,7 +246,7 @@ def causes(figures: Sequence[Figure], instead: str = "") -> Iterator[str]:
     gated = {one.name for one in figures if one.gated and one.verdict == REGRESSION}
     if gated & {ANSWERS, LOSSLESS}:
         yield OUTPUTS_CHANGED
-    lengths = [verdicts[name] for name in (LENGTH, LENGTH_BY_PROMPT) if name in verdicts]
+    lengths = [verdicts[name] for name in (LENGTH, LENGTH_BY_PROMPT, LENGTH_OF_SEVERAL) if name in verdicts]
     step, lost = verdicts.get(STEP), SPEEDUP in gated
     if REGRESSION in lengths:
         yield BOTH if step == REGRESSION else ACCEPTANCE_FELL

@@ -41,7 +41,9 @@ CACHED = Condition("cached")
 #: Answers drawn as the model's own generation config says.
 SAMPLED = Condition("sampled")
 CONDITIONS = (QUANTISED, CACHED, SAMPLED)
-PLAIN_ARMS = (PLAIN, *(one.plain for one in CONDITIONS))
+#: Plain serving with the base's engine, where its arguments or environment are not ours.
+BASE_PLAIN = f"{BASE}-{PLAIN}"
+PLAIN_ARMS = (PLAIN, BASE_PLAIN, *(one.plain for one in CONDITIONS))
 #: Arms that speculate without a draft, and the package that the engine needs for it.
 FREE_ARMS: Mapping[str, str] = {"ngram": "", "suffix": "arctic-inference"}
 
@@ -76,7 +78,12 @@ class Launch(NamedTuple):
     @property
     def folder(self) -> str:
         """Where its files lie, below the benchmark's folder."""
-        return f"round-{self.round:02d}/{self.arm}"
+        return f"{round_folder(self.round)}/{self.arm}"
+
+
+def round_folder(number: int) -> str:
+    """Where the files of a round lie, below the benchmark's folder."""
+    return f"round-{number:02d}"
 
 
 def schedule(rounds: int, arms: Sequence[str] = ARMS) -> list[Launch]:

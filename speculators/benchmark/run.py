@@ -1,7 +1,7 @@
 """The host's loop over launches: start an arm's server, run the client beside it, stop, collect.
 
-Nothing here measures; the client inside does (``stages/benchmark_round.py``).  The host only decides
-what runs when, and puts the rounds' documents together.
+Nothing here measures; the client inside does (``stages/benchmark_round.py``).  The host decides what runs
+when, looks who else computes on its GPUs, and puts the rounds' documents together.
 """
 
 from __future__ import annotations
@@ -12,20 +12,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from speculators.benchmark import gpu_state
 from speculators.benchmark.arms import Base
 from speculators.benchmark.bench import SERVER, Bench, prepare
+from speculators.benchmark.checks import hopeless, of_a_round
+from speculators.benchmark.kept import CLIENT, finished_rounds, rounds_set_aside, set_aside
 from speculators.benchmark.rounds import BASE, CACHED, SAMPLED, Launch, schedule
-from speculators.documents import read_json, write_text
-from speculators.errors import StageError
+from speculators.documents import known_json, read_json, write_json, write_text
 from speculators.executors.base import Executor, Needs, Service
 from speculators.serving.command import SERVED_NAME, server_arguments, server_argv, server_environment
-from speculators.stages.documents import StageInput, damaged_files, read_output
+from speculators.stages.documents import StageInput, read_output
 from speculators.stages.execution import execute
 
 SCHEMA = "speculators/benchmark/v1"
 STAGE = "benchmark_round"
 RESULT_NAME = "result.json"
-CLIENT = "client"
+#: Beside the client's output, what the host saw of the machine during a launch.
+HOST_NAME = "host.json"
 #: Values of the recipe's ``benchmark`` that say where something lies on this machine.
 FILES = ("prompts", "quantised")
 #: What the client of a launch reads of the recipe's ``benchmark``.
@@ -48,12 +51,14 @@ def run_benchmark(
 ) -> dict[str, Any]:
     """Measure all rounds that ``folder`` does not hold already; returns the benchmark document.
 
-    It says how the arms were served and holds every load as a sample.
+    It says how the arms were served and holds every load as a sample.  A round whose arms did not do the
+    same work, or not all of it, ends the measurement at once: no further one mends the comparison.  Found in
+    ``folder`` by who continues, such a round is set aside, named, and measured again.
 
     ``only``: these arms and no others, for who compares acceptance and no speed; by default all.
     ``base``: another draft, which is measured in the same rounds.
     ``looks``: counts of rounds after each of which ``enough`` is asked whether the document so far will do;
-    by default the recipe's rounds are measured.
+    by default the recipe's rounds are measured.  It is asked as well where the measurement ends early.
 
     ``values``: ``benchmark``, ``engine`` and ``verifier`` of the recipe, and ``speculative_tokens``; with
     ``method`` the draft arm needs no checkpoint.
@@ -71,17 +76,41 @@ def run_benchmark(
     looks = looks or (values["benchmark"]["rounds"],)
     arms = tuple(only) or tuple(bench.arms)
     launches = schedule(looks[-1], arms)
-    kept = finished_rounds(folder, launches)
+    kept = sound_rounds(bench, launches)
     if kept:
         bench.say(f"rounds measured before the interruption are kept: {', '.join(map(str, sorted(kept)))}")
     rounds: list[dict[str, Any]] = []
-    for look in looks:
-        for one in launches[len(rounds) : look * len(arms)]:
-            rounds.append(_collect(bench, one) if one.round in kept else _measure(bench, one, look))
-        document = _document(bench, rounds, look)
-        if enough is not None and enough(document):
+    for number in range(1, looks[-1] + 1):
+        look = next(one for one in looks if one >= number)
+        rounds += [
+            _collect(bench, one) if number in kept else _measure(bench, one, look)
+            for one in launches
+            if one.round == number
+        ]
+        document = _document(bench, rounds, number)
+        if failed := hopeless(document):
+            bench.say(f"round {number}/{look}: the arms cannot be compared: {_details(failed)}; this ends it")
+        asked = enough is not None and (failed or number in looks) and enough(document)
+        if failed or asked:
             break
     return document
+
+
+def sound_rounds(bench: Bench, launches: Sequence[Launch]) -> frozenset[int]:
+    """Those of the finished rounds that can be compared; the others are set aside with the reason."""
+    finished = finished_rounds(bench.folder, launches)
+    unsound = set()
+    for number in sorted(finished):
+        found = [_collect(bench, one) for one in launches if one.round == number]
+        if failed := of_a_round(hopeless(_document(bench, found, 1))):
+            unsound.add(number)
+            set_aside(bench.folder, number, _details(failed))
+            bench.say(f"round {number} is measured again: {_details(failed)}")
+    return finished - unsound
+
+
+def _details(failed: Sequence[dict[str, Any]]) -> str:
+    return "; ".join(dict.fromkeys(check["detail"] for check in failed))
 
 
 def _document(bench: Bench, launches: Sequence[dict[str, Any]], rounds: int) -> dict[str, Any]:
@@ -103,6 +132,7 @@ def _document(bench: Bench, launches: Sequence[dict[str, Any]], rounds: int) -> 
         "benchmark": benchmark | {"rounds": rounds},
         "arms": {arm: _shown_arguments(bench, arm) for arm in bench.arms if arm in measured},
         "left_out": bench.left_out,
+        "set_aside": rounds_set_aside(bench.folder),
         "base": _base(bench),
         "rounds": [
             {name: value for name, value in one.items() if name not in ("loads", "profiles")}
@@ -170,6 +200,7 @@ def _measure(bench: Bench, launch: Launch, rounds: int) -> dict[str, Any]:
     )
     label = f"round {launch.round}/{rounds} {launch.arm}"
     bench.say(f"{label}: server starting")
+    before = gpu_state.lasting_processes()
     with bench.executor.serve(service) as endpoint:
         write_text(folder / "server-command.txt", endpoint.command)
         step = StageInput(
@@ -203,6 +234,8 @@ def _measure(bench: Bench, launch: Launch, rounds: int) -> dict[str, Any]:
             holds=bench.holds,
             needs=Needs("bench"),
         )
+        company = gpu_state.others(before, gpu_state.processes())
+    write_json(folder / HOST_NAME, {"gpu_processes_of_others": company})
     measured = _collect(bench, launch)
     bench.say(f"{label}: " + " · ".join(_headline(load) for load in measured["loads"]))
     return measured | {"kept": False}
@@ -212,20 +245,9 @@ def _collect(bench: Bench, launch: Launch) -> dict[str, Any]:
     """The result document of a launch that has been measured."""
     output = bench.folder / launch.folder / CLIENT
     document: dict[str, Any] = read_json(output / RESULT_NAME)
+    if "machine" in document:
+        document["machine"] |= known_json(output.with_name(HOST_NAME))
     return document | {"seconds": read_output(output)["seconds"], "folder": launch.folder, "kept": True}
-
-
-def finished_rounds(folder: Path, launches: Sequence[Launch]) -> frozenset[int]:
-    """Rounds of which every launch left its sealed result in ``folder``, whole."""
-    unfinished = {one.round for one in launches if not _is_whole(folder / one.folder / CLIENT)}
-    return frozenset({one.round for one in launches} - unfinished)
-
-
-def _is_whole(output: Path) -> bool:
-    try:
-        return not damaged_files(output, read_output(output))
-    except StageError:
-        return False
 
 
 def _headline(load: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,8 +12,10 @@ from typing import Any
 
 import pytest
 
+from speculators.benchmark import gpu_state
 from speculators.benchmark.bench import request_body
 from speculators.benchmark.run import run_benchmark
+from speculators.benchmark.stability import warnings
 from speculators.documents import read_json, write_json
 from speculators.errors import MachineError, RecipeError, StageError
 from speculators.executors.base import Endpoint, OnLine, Service, Step, StepResult, command_text
@@ -24,8 +27,13 @@ from speculators.stages.documents import read_input, write_output
 LOAD = {
     "concurrency": 1,
     "output_tokens_per_second": 10.0,
+    "output_tokens": 8,
+    "completed": 1,
+    "errored": 0,
+    "incomplete": 0,
     "requests": [{"id": "a", "text": "hello", "text_sha256": "x"}],
 }
+MACHINE = {"others_cores": 0.0, "steal": 0.0, "throttled": False, "clock_mhz": 2400.0}
 TIMEOUTS = {"startup_timeout": 30, "stall_timeout": 40}
 SWITCH = "{% if enable_thinking %}<think>{% endif %}"
 
@@ -33,10 +41,13 @@ SWITCH = "{% if enable_thinking %}<think>{% endif %}"
 class FakeExecutor(LocalExecutor):
     """Remembers what was served and leaves what a client would leave; ``code`` is how clients end."""
 
-    def __init__(self, code: int = 0, error: dict[str, str] | None = None, dies_in: int = 0) -> None:
+    def __init__(
+        self, code: int = 0, error: dict[str, str] | None = None, dies_in: int = 0, fails_in: int = 0
+    ) -> None:
         super().__init__()
         self.code = code
         self.dies_in = dies_in  # which client is interrupted, counting from 1
+        self.fails_in = fails_in  # in which client a request fails
         self.error = error
         self.events: list[str] = []
         self.services: list[Service] = []
@@ -71,7 +82,9 @@ class FakeExecutor(LocalExecutor):
         assert document.output.is_dir()
         if self.error:
             write_json(document.output / "error.json", self.error)
-        result = {"arm": document.values["arm"], "round": document.values["round"], "loads": [LOAD]}
+        load = {**LOAD, "completed": 0, "errored": 1} if len(self.clients) == self.fails_in else LOAD
+        result = {name: document.values[name] for name in ("arm", "round")}
+        result |= {"loads": [load], "machine": dict(MACHINE)}
         write_json(document.output / "result.json", result)
         if not self.code:
             write_output(document, {}, seconds=1.5)
@@ -312,6 +325,36 @@ def test_when_no_look_is_enough_the_last_one_ends_it(measure: Callable[..., Any]
     assert len(document["samples"]) == 4
 
 
+def test_a_round_that_cannot_be_compared_ends_it_at_once(measure: Callable[..., Any]) -> None:
+    executor, lines, asked = FakeExecutor(fails_in=3), [], []
+    document = measure(executor, lines, looks=(5, 7), enough=lambda one: bool(asked.append(one)))
+    assert [one["round"] for one in executor.clients] == [1, 1, 2, 2]
+    assert document["benchmark"]["rounds"] == 2
+    assert asked == [document]  # a gate says what it comes to
+    assert any("round 2/5: the arms cannot be compared: round 2 draft at 1: 0 of 1" in one for one in lines)
+
+
+def test_who_continues_keeps_the_sound_rounds_and_measures_the_other_one_again_marked(
+    measure: Callable[..., Any], tmp_path: Path
+) -> None:
+    measure(FakeExecutor(fails_in=3))
+    again = FakeExecutor()
+    document = measure(again)
+    assert [(one["round"], one["arm"]) for one in again.clients] == [(2, "draft"), (2, "plain")]
+    why = "round 2 draft at 1: 0 of 1 completed"
+    assert document["set_aside"] == [{"round": 2, "why": why}]
+    assert f"round 2 was measured again, for at first {why}" in warnings(document)
+    old = tmp_path / "bench" / "set-aside" / "round-02-1" / "draft" / "client" / "result.json"
+    assert read_json(old)["loads"][0]["errored"] == 1
+    assert measure(FakeExecutor())["set_aside"] == document["set_aside"]  # it is not forgotten
+
+
+def test_a_round_may_be_broken_twice(measure: Callable[..., Any]) -> None:
+    for fails_in in (3, 1):
+        measure(FakeExecutor(fails_in=fails_in))
+    assert [one["round"] for one in measure(FakeExecutor())["set_aside"]] == [2, 2]
+
+
 def test_the_document_collects_every_load_and_no_path_of_this_machine(
     measure: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -333,6 +376,20 @@ def test_each_launch_leaves_its_documents_in_its_own_folder(
     folder = tmp_path / "bench" / "round-02" / "draft"
     assert read_json(folder / "input.json")["values"]["speculative_tokens"] == 3
     assert "NAME=value" in (folder / "server-command.txt").read_text()
+
+
+def test_who_else_computes_on_the_gpus_is_looked_for_from_the_host_and_kept(
+    measure: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client sees no GPU beside a server in a container; the host does."""
+    script = tmp_path / "nvidia-smi"
+    script.write_text("#!/bin/sh\necho 77\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(gpu_state, "REST_SECONDS", 0.01)
+    first, again = measure(FakeExecutor()), measure(FakeExecutor())
+    for document in (first, again):
+        assert {one["machine"]["gpu_processes_of_others"] for one in document["rounds"]} == {1}
 
 
 def test_an_interrupted_benchmark_keeps_the_rounds_that_were_whole(measure: Callable[..., Any]) -> None:
