@@ -30,6 +30,7 @@ from speculators.models.attention import attend
 from speculators.models.kernels import Kernel, kernel_for
 from speculators.models.layout import Layout
 from speculators.models.operators import feed_forward, inverse_rms, joined, normed, turned, unit_rms
+from speculators.models.rope import Rope
 
 if TYPE_CHECKING:
     from speculators.models.eagle3 import DecoderLayer, Eagle3Draft
@@ -129,7 +130,7 @@ class Unroll:
         self.embedding = projections(first, slice(width), first.input_layernorm.weight, self.dtype)
         self.past: list[list[torch.Tensor]] = [[] for _ in draft.layers]
         asked = plan.positions if plan.choice is None else plan.positions[plan.choice.rows]  # [N]
-        rope = first.self_attn.rope
+        rope: Rope = first.self_attn.rope
         self.angles = [rope.tables(asked + step, self.dtype) for step in range(plan.steps)]
         self.all_angles = self.angles[0] if plan.choice is None else rope.tables(plan.positions, self.dtype)
 
