@@ -35,7 +35,7 @@ class Gain(NamedTuple):
 
     @property
     def is_noise(self) -> bool:
-        """Whether the gain is no larger than its standard error; a loss always is, and so is nothing at all."""
+        """Whether the gain is no larger than its standard error; a loss and nothing at all always are."""
         return self.gain <= self.noise
 
 

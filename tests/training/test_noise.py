@@ -86,7 +86,9 @@ def test_a_gain_turned_round_is_a_loss_of_the_same_noise(one, other) -> None:
 
 @given(COUNTS, st.integers(2, 7), st.integers(0, 3))
 def test_a_line_through_validations_gains_what_they_gain_evenly(counts, number, each) -> None:
-    rising = [[(accepted + step * each * drafts, drafts) for accepted, drafts in counts] for step in range(number)]
+    rising = [
+        [(accepted + step * each * drafts, drafts) for accepted, drafts in counts] for step in range(number)
+    ]
     found = trend(rising)
     assert found.gain == pytest.approx((number - 1) * each, abs=1e-9)
     assert found.noise == pytest.approx(0.0, abs=1e-9)  # all documents gain alike
