@@ -3,7 +3,7 @@
 
     python benchmarks/full_size_step.py                        # every setting; minutes
     python benchmarks/full_size_step.py --verifiers qwen3-8b
-    python benchmarks/full_size_step.py --golden               # this trainer's, into the committed file
+    python benchmarks/full_size_step.py --golden               # both, into the committed files
 
 Both run under torch's FakeTensorMode, where tensors have shapes and no data, and are counted by the same
 code.
@@ -15,7 +15,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -35,8 +35,9 @@ VERIFIERS = ("qwen3-8b", "llama-3.3-70b")
 REDUCED = 32000
 SUPERVISED = (1.0, 0.6, 0.3, 0.1)
 
-#: This trainer's figures of every setting, as committed.
+#: This trainer's and the reference's figures of every setting, as committed.
 GOLDEN = ROOT / "tests" / "reference" / "full_size.json"
+GOLDEN_REFERENCE = GOLDEN.with_name("full_size_reference.json")
 
 Figures = dict[str, Any]
 
@@ -65,13 +66,14 @@ def rows(side: Side, verifiers: list[str]) -> Iterator[Figures]:
                 yield {**setting, "side": "ours", "supervised": supervised, **figures}
 
 
-def golden() -> Iterator[Figures]:
-    """This trainer's settings and figures."""
-    for verifier in VERIFIERS:
-        for vocabulary in (REDUCED, SHAPES[verifier].vocab_size):
-            for supervised in SUPERVISED:
-                setting = {"verifier": verifier, "draft_vocabulary": vocabulary, "supervised": supervised}
-                yield {**setting, **ours(verifier, vocabulary, supervised)}
+def keep(found: Iterable[Figures]) -> None:
+    """Commit the figures of every setting, each side's in its file."""
+    lines: dict[Path, list[str]] = {GOLDEN: [], GOLDEN_REFERENCE: []}
+    for row in found:
+        path = GOLDEN if row.pop("side") == "ours" else GOLDEN_REFERENCE
+        lines[path].append(json.dumps({name: value for name, value in row.items() if value is not None}))
+    for path, own in lines.items():
+        path.write_text("[\n" + ",\n".join(own) + "\n]\n", encoding="utf-8")
 
 
 def table(found: list[Figures]) -> str:
@@ -91,12 +93,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--verifiers", nargs="+", choices=VERIFIERS, default=VERIFIERS)
-    parser.add_argument("--golden", action="store_true", help=f"write {GOLDEN.relative_to(ROOT)} and stop")
+    parser.add_argument(
+        "--golden", action="store_true", help=f"write {GOLDEN.parent.relative_to(ROOT)}/full_size*.json"
+    )
     options = parser.parse_args()
-    if options.golden:
-        lines = ",\n".join(json.dumps(one) for one in golden())
-        GOLDEN.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
-        return
+    if options.golden and list(options.verifiers) != list(VERIFIERS):
+        parser.error("--golden writes every setting: leave --verifiers out")
     found = []
     with tempfile.TemporaryDirectory(prefix="full-size-") as folder:
         try:
@@ -108,6 +110,8 @@ def main() -> None:
             sys.exit(f"the reference cannot be had here: {error}")
     print(f"packs of {TOKENS} tokens, K={STEPS}; operations in products with weights")
     print(table(found))
+    if options.golden:
+        keep(found)
 
 
 if __name__ == "__main__":

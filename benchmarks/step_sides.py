@@ -100,14 +100,14 @@ class Trainer:
         packed = sequence(Case.read(Path(case)).batch)
         with measure.Cost() as cost:
             batch = self.objective.batch(packed, torch.Generator().manual_seed(0))
-            result, _ = optimiser_step(self.objective, Share([batch]), self.optimiser, self.rate, 1.0)
+            result, _ = optimiser_step(self.objective, Share.of([batch]), self.optimiser, self.rate, 1.0)
         return {**cost.document(), "loss": result.loss}
 
     def products(self, case: str) -> dict[str, Any]:
         """The matrix products of one step; weights stay as they are."""
         batch = self.objective.batch(sequence(Case.read(Path(case)).batch), torch.Generator().manual_seed(0))
         with measure.Products() as products:
-            backward(self.objective, [batch])
+            backward(self.objective, Share.of([batch]))
         self.optimiser.zero_grad()
         return {"products": products.document()}
 

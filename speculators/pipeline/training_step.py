@@ -36,10 +36,10 @@ def training_costs(recipe: Recipe, environ: Mapping[str, str]) -> list[Cost]:
     shape = Eagle3Config.for_verifier(facts._asdict(), algorithm)
     steps = training["ttt_steps"] or algorithm["speculative_tokens"]
     tokens, halves = training["sequence_length"], training["precision"] == "bfloat16"
-    costs = []
+    several, costs = training["sequences_per_step"] > 1, []
     for share in SHARES:
         rows = Rows.of(tokens, share, steps)
-        peak = memory(shape, rows).peak if halves else None
+        peak = memory(shape, rows, several=several).peak if halves else None
         costs.append(Cost(tokens, share, operations(shape, rows) / tokens, peak))
     return costs
 

@@ -86,7 +86,15 @@ RULES = (
     Rule(("datagen.max_tokens", "training.sequence_length"), training_rules.rows_fit_sequence),
     Rule(("training.devices", "training.sequences_per_step"), training_rules.devices_have_work),
     Rule(("expect",), training_rules.ranges_hold),
-    Rule(("training.early_stop", "datagen.prompts.validation_fraction"), training_rules.stop_can_be_judged),
+    Rule(
+        (
+            "training.early_stop",
+            "training.epochs",
+            "training.validations_per_epoch",
+            "datagen.prompts.validation_fraction",
+        ),
+        training_rules.stop_can_be_judged,
+    ),
     Rule(("engine.args",), engine_rules.owned_arguments),
     Rule(("engine.env",), engine_rules.no_secrets),
     Rule(("datagen.max_tokens", "engine.args.max_model_len"), engine_rules.generation_fits_context),

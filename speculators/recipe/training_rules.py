@@ -10,6 +10,7 @@ from speculators.recipe.diagnostics import Diagnostic
 from speculators.recipe.suggestions import listing
 from speculators.recipe.view import View
 from speculators.training.architectures import ARCHITECTURES
+from speculators.training.noise import looked_back_over
 
 
 def layers_ascend(view: View) -> Iterator[Diagnostic]:
@@ -150,10 +151,23 @@ def devices_have_work(view: View) -> Iterator[Diagnostic]:
 
 
 def stop_can_be_judged(view: View) -> Iterator[Diagnostic]:
-    if view.get("training.early_stop") is not None and not view.get("datagen.prompts.validation_fraction"):
+    patience = view.get("training.early_stop")
+    if patience is None:
+        return
+    if not view.get("datagen.prompts.validation_fraction"):
         message = "early_stop needs validation rows, but datagen.prompts.validation_fraction is 0"
         hint = "hold out a part of the topics, 0.1 for example, or leave early_stop out"
         yield view.problem("error", "early-stop", "training.early_stop", message, hint)
+        return
+    epochs, each = view.get("training.epochs"), view.get("training.validations_per_epoch")
+    needed, used = looked_back_over(patience), ("training.epochs", "training.validations_per_epoch")
+    if epochs * each <= needed:
+        message = (
+            f"early_stop {patience} judges {needed} validations together, the run has {epochs * each}: "
+            "it never ends early"
+        )
+        hint = f"set training.validations_per_epoch to {needed // epochs + 1}, or leave early_stop out"
+        yield view.problem("warning", "early-stop", "training.early_stop", message, hint, uses=used)
 
 
 def ranges_hold(view: View) -> Iterator[Diagnostic]:

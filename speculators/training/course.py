@@ -5,10 +5,11 @@ Plain values throughout: a run's course is part of its checkpoints.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from speculators.training.extrapolation import Forecast, Point, forecast
-from speculators.training.noise import Gain, gain
+from speculators.training.noise import Counts, Gain, gain, looked_back_over, trend
 from speculators.training.validation import Judged
 
 HALF = 0.5
@@ -17,7 +18,8 @@ HALF = 0.5
 class Course(NamedTuple):
     """The validations so far.
 
-    ``stalled``: how many of the last ones in a row gained less than the noise of their gain.
+    ``recent``: accepted tokens and drafts, by document, of as many of the last ones as an early stop looks
+    back over, and ``trend`` what these gained together, once there are so many.
     ``expected``: the end as it was foretold from the first half of the run.
     """
 
@@ -26,25 +28,29 @@ class Course(NamedTuple):
     best_epoch: float = 0.0  # 0 as long as there is none
     best: dict[str, Any] | None = None  # figures of the best draft
     best_counts: tuple[tuple[int, int], ...] = ()  # its accepted tokens and drafts, by document
-    stalled: int = 0
+    recent: tuple[Counts, ...] = ()
+    trend: Gain | None = None
     expected: Forecast | None = None
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> Course:
         """The course whose ``_asdict`` went through JSON."""
-        expected = values["expected"]
+        expected, risen = values["expected"], values["trend"]
         return cls(
             **values
             | {
                 "points": tuple(Point(*point) for point in values["points"]),
-                "best_counts": tuple((accepted, drafts) for accepted, drafts in values["best_counts"]),
+                "best_counts": _pairs(values["best_counts"]),
+                "recent": tuple(_pairs(counts) for counts in values["recent"]),
+                "trend": Gain(*risen) if risen else None,
                 "expected": Forecast(*expected) if expected else None,
             }
         )
 
-    def stalls(self, patience: int | None) -> bool:
-        """Whether ``patience`` validations in a row gained nothing that is more than noise."""
-        return patience is not None and self.stalled >= patience
+    @property
+    def stalls(self) -> bool:
+        """Whether the recent validations together gained nothing that is more than noise."""
+        return self.trend is not None and self.trend.is_noise
 
     def outcome(self) -> dict[str, Any] | None:
         """What was foretold beside what came, for a JSON document; None when nothing was foretold."""
@@ -55,10 +61,13 @@ class Course(NamedTuple):
         held = None if came is None else self.expected.holds(came)
         return {**self.expected._asdict(), "came": came, "held": held}
 
-    def after(self, judged: Judged | None, share: float, epoch: float, ceiling: float) -> Verdict:
+    def after(
+        self, judged: Judged | None, share: float, epoch: float, ceiling: float, patience: int | None = None
+    ) -> Verdict:
         """One more validation: the course with it, and what it says.
 
         ``share`` of the run's steps and ``epoch`` say where it was; no draft accepts more than ``ceiling``.
+        ``patience`` is the recipe's ``early_stop``.
         Without validation documents (``judged`` None) the later draft is the better one.
         """
         course = self._replace(validations=self.validations + 1)
@@ -70,14 +79,22 @@ class Course(NamedTuple):
         found = None
         if error is not None:  # with a single document nothing is known of the noise
             found = gain(self.best_counts, judged.counts) if self.best_counts else None
-            stalled = self.stalled + 1 if found is not None and found.is_noise else 0
-            course = course._replace(points=(*self.points, Point(share, length, error)), stalled=stalled)
+            course = course._replace(points=(*self.points, Point(share, length, error)))
+            if patience is not None:
+                span = looked_back_over(patience)
+                recent = (*self.recent, judged.counts)[-span:]
+                course = course._replace(recent=recent, trend=trend(recent) if len(recent) == span else None)
         if self.expected is None and HALF <= share < 1:
             early = [point for point in course.points if point.share <= HALF]
             course = course._replace(expected=forecast(early, ceiling))
         if kept:
             course = course._replace(best_epoch=epoch, best=judged.figures, best_counts=judged.counts)
         return Verdict(course, kept, found)
+
+
+def _pairs(values: Iterable[Sequence[int]]) -> Counts:
+    """Counts that went through JSON."""
+    return tuple((accepted, drafts) for accepted, drafts in values)
 
 
 class Verdict(NamedTuple):

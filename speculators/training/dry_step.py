@@ -1,8 +1,9 @@
 """A step for nothing on what needs the most memory: what does not fit shows in the first minute.
 
 Sequences come in a shuffled order, so without it the worst may come hours into a run.  It is run
-with all that a later step finds there: gradients, and the optimiser's moments, whose room is taken by
-stand-ins as long as there are none.  Draft, optimiser and random generators are as they were after it.
+with all that a later step finds there: the optimiser's moments, whose room is taken by stand-ins as long as
+there are none, and the gradients of the sequence before, by running it twice where a rank has several in a
+window; more of them need no more.  Draft, optimiser and random generators are as they were after it.
 """
 
 from __future__ import annotations
@@ -64,16 +65,19 @@ def dry_step(
     """
     device = objective.verifier.embedding.device
     generators = [device] if device.type == "cuda" else []
+    runs = 2 if max(map(len, windows)) > ranks.count else 1
     for sequence in neediest(windows, documents):
         tokens = sum(len(documents[number].token_ids) for number in sequence)
         taught = tokens - sum(documents[number].prompt_tokens for number in sequence)
         what, began = f"{tokens} tokens, {taught} of them to learn", time.monotonic()
         try:
             with torch.random.fork_rng(devices=generators):
-                # One sequence for each rank: none is idle.
-                share = share_of([sequence] * ranks.count, objective, documents, 0, 0, ranks).to(device)
+                # As many sequences for each rank: none is idle.
+                share = share_of([sequence] * (runs * ranks.count), objective, documents, 0, 0, ranks).to(
+                    device
+                )
                 moments = optimiser.stand_ins()
-                backward(objective, share.batches, ranks)
+                backward(objective, share, ranks)
                 del moments
         except RuntimeError as error:
             if not is_out_of_memory(error):
@@ -98,7 +102,7 @@ def too_large(what: str, device: torch.device, error: RuntimeError) -> MachineEr
         f"a training step on a sequence of {what}, does not fit the memory of {device}: "
         f"{str(error).splitlines()[0]}",
         hint="turn training.gradient_checkpointing on, or lower training.sequence_length; sequences_per_step "
-        "costs no memory, so raise it by as much",
+        "costs no memory beyond the gradients, so raise it by as much",
         rule="out-of-memory",
     )
 

@@ -4,9 +4,11 @@ A *window* is what one optimiser step sees: ``sequences_per_step`` sequences, ru
 other, or side by side on several ranks.  Their losses are divided by the supervised rows of the whole
 window, not of each sequence, so that a row weighs the same wherever it was packed or run.
 
-The same seed, thread count and number of ranks give the same bits on one machine: the order comes from
-``run_plan``, the weights from ``torch.manual_seed``, and nothing here draws a random number.  An
-interrupted run that continues from its checkpoint (``resume``) gives those bits as well.
+The same seed, thread count and number of ranks give the same bits on one machine's CPU: the order comes
+from ``run_plan``, the weights from ``torch.manual_seed``, and nothing here draws a random number.  An
+interrupted run that continues from its checkpoint (``resume``) gives those bits as well.  On CUDA some
+kernels (``index_add_``, flash attention's backward pass) add in an order that differs from run to run: there
+only the numbers that go in are the same.
 """
 
 from __future__ import annotations
@@ -195,8 +197,7 @@ class _Run(NamedTuple):
     def finished(self) -> bool:
         if self.validation_is_due:
             return False
-        stalls = self.progress.course.stalls(self.options.early_stop)
-        return stalls or self.progress.steps == self.progress.total_steps
+        return self.progress.course.stalls or self.progress.steps == self.progress.total_steps
 
     def step(self, metrics: Metrics) -> None:
         """One window."""
@@ -217,7 +218,7 @@ class _Run(NamedTuple):
             judged = evaluate(self.objective, self.held_out, tokens, self.ranks) if self.held_out else None
         before = progress.course
         share = progress.steps / progress.total_steps
-        course, kept, gain = before.after(judged, share, epoch, ceiling=1 + tokens)
+        course, kept, gain = before.after(judged, share, epoch, 1 + tokens, self.options.early_stop)
         progress.course = course
         if kept:
             save_draft(self.state.draft, self.state.export, self.ranks)
@@ -230,8 +231,11 @@ class _Run(NamedTuple):
                 f"expected at the end, from the first half: acceptance length "
                 f"{course.expected.length:.3f} +- {course.expected.error:.3f}"
             )
-        if course.stalls(self.options.early_stop) and progress.steps < progress.total_steps:
-            progress.say(f"stopping early: {course.stalled} validations in a row gained no more than noise")
+        if course.trend and course.stalls and progress.steps < progress.total_steps:
+            progress.say(
+                f"stopping early: the last {len(course.recent)} validations gained {course.trend.gain:+.3f} "
+                f"with noise {course.trend.noise:.3f}"
+            )
 
 
 def run_digest(

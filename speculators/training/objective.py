@@ -8,7 +8,8 @@ Three promises keep steps fast and let one window span sequences and devices:
 
 * **Shapes are decided before the step.**  ``batch`` runs in the loader, on the CPU, and beside a step
   where that has a device of its own (``training.prefetch``): whatever has a size that depends on the
-  data (row sets, drawn anchors) is made there, and nothing changed that others read.  ``backward``
+  data (row sets, drawn anchors) is made there, and nothing changed that others read.  States are
+  brought later, when the sequence's turn comes.  ``backward``
   never asks a tensor for a number (no ``.item()``, no ``.tolist()``, no boolean indexing), so that
   nobody waits for an accelerator.  The loop reads numbers once a window.
 * **Losses are normalised outside.**  ``backward`` is given the weight of one row at each draft
@@ -70,7 +71,7 @@ class Objective(Protocol):
     def __init__(self, draft: Any, verifier: FrozenVerifier, teaching: Teaching) -> None: ...
 
     def batch(self, sequence: PackedSequence, generator: torch.Generator) -> Batch:
-        """Decide on the CPU what ``sequence`` teaches.
+        """Decide on the CPU what ``sequence`` teaches, whose states are not there yet ([0, L, H]).
 
         Whatever is drawn comes from ``generator``, which is seeded by recipe, epoch and documents:
         the same sequence teaches the same after an interruption and at another world size.

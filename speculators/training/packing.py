@@ -96,6 +96,17 @@ def plan_epoch(
 
 def pack(documents: Sequence[Document], dtype: torch.dtype = torch.float32) -> PackedSequence:
     """Lay documents end to end; hidden states are cast to ``dtype``."""
+    return filled(outlined(documents), documents, dtype)
+
+
+def filled(outline: PackedSequence, documents: Sequence[Document], dtype: torch.dtype) -> PackedSequence:
+    """The ``outlined`` documents with their hidden states, cast to ``dtype``."""
+    states = torch.cat([document.hidden_states for document in documents])  # [S, L, H]
+    return outline._replace(hidden_states=states.to(dtype))
+
+
+def outlined(documents: Sequence[Document]) -> PackedSequence:
+    """Lay documents end to end but for their hidden states, [0, L, H]: these are nearly all of a sequence."""
     lengths = [len(document.token_ids) for document in documents]
     ends = torch.tensor(lengths).cumsum(0).tolist()
     starts = [end - length for end, length in zip(ends, lengths)]
@@ -104,7 +115,7 @@ def pack(documents: Sequence[Document], dtype: torch.dtype = torch.float32) -> P
         ids=tuple(document.id for document in documents),
         documents=tuple(zip(starts, ends)),
         token_ids=torch.cat([document.token_ids for document in documents]),
-        hidden_states=torch.cat([document.hidden_states for document in documents]).to(dtype),
+        hidden_states=documents[0].hidden_states[:0],
         document_ids=torch.repeat_interleave(torch.arange(len(documents)), torch.tensor(lengths)),
         positions=torch.cat(positions),
         supervised=torch.cat(

@@ -4,7 +4,7 @@ A checkpoint is not an export.  The export (``draft.safetensors`` in the output 
 epoch's draft and is what later stages read; a checkpoint is where training stands, is read by the
 next attempt of the same training only, and is gone once that is finished.
 
-What a checkpoint holds, so that the continued losses equal the undisturbed ones to the last digit:
+What a checkpoint holds, so that the continued losses equal the undisturbed ones, on a CPU to the last digit:
 
 * ``state.safetensors``  draft and the optimiser's moments in their own precision, the random generators
 * ``metrics.jsonl``      as far as this checkpoint covers it
@@ -44,7 +44,7 @@ from speculators.training.parallel import part, whole
 from speculators.training.progress import Reached
 from speculators.training.ranks import ALONE, Ranks
 
-SCHEMA = "speculators/training-checkpoint/v2"
+SCHEMA = "speculators/training-checkpoint/v3"
 STATE_NAME = "state.safetensors"
 DOCUMENT_NAME = "checkpoint.json"
 PREFIX, PARTIAL = "checkpoint-", ".partial"

@@ -74,15 +74,20 @@ def operations(shape: Eagle3Config, rows: Rows) -> int:
     return 2 * (fc + embeddings + states + mixed + head)
 
 
-def memory(shape: Eagle3Config, rows: Rows) -> Memory:
-    """Of one step; an allocator's rounding comes on top, and what several devices exchange."""
+def memory(shape: Eagle3Config, rows: Rows, *, several: bool = False) -> Memory:
+    """Of one step; an allocator's rounding comes on top, and what several devices exchange.
+
+    ``several``: sequences a step.  All but the first find the gradients of the one before, however many
+    there are; on several devices gradients lie in buffers that stay.
+    """
     hidden, parameters = shape.hidden_size, _parameters(shape)
     ends = (shape.vocab_size + shape.draft_vocab_size) * hidden * HALF
     batch = rows.tokens * (len(shape.aux_layers) + 1) * hidden * HALF
     resting = ends + batch + (1 + MOMENTS) * parameters * SINGLE
     loss = CHUNK_COPIES * GPU_CHUNK_BYTES + HALF * rows.steps * rows.asked * hidden  # and what the head reads
     most = max(loss, _feed_forward(shape, rows), _adding_up(shape, rows))
-    return Memory(resting, resting + max(_kept(shape, rows) + most, _updating(shape)))
+    before = parameters * SINGLE if several else 0
+    return Memory(resting, resting + max(before + _kept(shape, rows) + most, _updating(shape)))
 
 
 def _kept(shape: Eagle3Config, rows: Rows) -> int:

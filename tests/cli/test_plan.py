@@ -54,6 +54,19 @@ def test_the_plan_says_what_a_training_step_costs(capsys: pytest.CaptureFixture[
     assert all(a["operations_per_token"] < b["operations_per_token"] for a, b in zip(short, whole))
 
 
+def test_the_memory_of_several_sequences_a_step_is_that_of_two(capsys: pytest.CaptureFixture[str]) -> None:
+    found = []
+    for sequences in (1, 2, 8):
+        several = f"training.sequences_per_step={sequences}"
+        halves = ["--set", "training.precision=bfloat16"]
+        assert app.main(["plan", SMOLLM, "--json", *halves, "--set", several]) == 0
+        step = json.loads(capsys.readouterr().out)["training_step"]
+        found.append([one["memory"] for one in step])
+    one, two, eight = found
+    assert all(less < more for less, more in zip(one, two))
+    assert two == eight
+
+
 def test_a_draft_without_a_formula_is_planned_without_figures(capsys: pytest.CaptureFixture[str]) -> None:
     assert app.main(["plan", SMOLLM, "--json", "--set", "algorithm.layers=2"]) == 0
     assert json.loads(capsys.readouterr().out)["training_step"] == []

@@ -18,7 +18,7 @@ from speculators.training.asked import ask
 from speculators.training.objective import Objective, Teaching
 from speculators.training.packing import PackedSequence, pack
 from speculators.training.rows import supervised_rows
-from speculators.training.step import backward
+from speculators.training.step import Share, backward
 from tests.models import tiny
 from tests.models.served import ServedBlock, ServedDraft, ServedEagle
 
@@ -166,7 +166,7 @@ def divergence(kind: str, objective: Objective, state: torch.Tensor, last: torch
 @pytest.mark.parametrize("kind", ARCHITECTURES)
 def test_loss_and_gradient_are_those_of_every_row_by_itself(kind: str) -> None:
     objective = tiny.of_kind(kind, STEPS)
-    found = backward(objective, tiny.batches(objective, [DOCUMENTS[0]], [DOCUMENTS[1]]))
+    found = backward(objective, Share.of(tiny.batches(objective, [DOCUMENTS[0]], [DOCUMENTS[1]])))
     gradients = {name: p.grad for name, p in objective.draft.named_parameters()}
     objective.draft.zero_grad(set_to_none=True)
     sums = [torch.zeros(()) for _ in range(STEPS)]
@@ -191,7 +191,7 @@ def gradient(objective: Objective, **teaching: Any) -> tuple[float, torch.Tensor
     """Loss and gradient of both documents in one window, the objective taught so."""
     taught = type(objective)(objective.draft, objective.verifier, Teaching(STEPS, **teaching))
     objective.draft.zero_grad(set_to_none=True)
-    loss = backward(taught, tiny.batches(taught, DOCUMENTS)).loss
+    loss = backward(taught, Share.of(tiny.batches(taught, DOCUMENTS))).loss
     return loss, torch.cat([one.grad.flatten() for one in objective.draft.parameters()])
 
 
@@ -240,7 +240,7 @@ def test_dflash_draws_as_many_anchors_as_asked_and_always_the_same_from_one_seed
 
 def test_key_gains_of_dflash_layers_learn_as_one() -> None:
     objective = tiny.of_kind("dflash", STEPS, layers=3)
-    backward(objective, tiny.batches(objective, [DOCUMENTS[0]], [DOCUMENTS[1]]))
+    backward(objective, Share.of(tiny.batches(objective, [DOCUMENTS[0]], [DOCUMENTS[1]])))
     gains = [layer.self_attn.k_norm.weight.grad for layer in objective.draft.layers]
     assert torch.equal(gains[0], gains[1])
     assert torch.equal(gains[0], gains[2])

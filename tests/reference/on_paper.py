@@ -48,8 +48,9 @@ def full_size(
     documents: Sequence[tuple[int, int]],
     steps: int,
     way: type[Objective] = TrainTimeTest,
+    sequences: int = 1,
 ) -> Figures:
-    """The account of one optimiser step on a pack of ``documents``, as a GPU would take it.
+    """The account of one optimiser step on ``sequences`` packs of ``documents``, as a GPU would take it.
 
     Weights and optimiser in float32, products, frozen tensors and states in bfloat16, CUDA's attention.
     Row sets come from the loader, which runs on real numbers; within the step any question for a
@@ -71,7 +72,8 @@ def full_size(
 
         def step() -> None:
             optimiser.zero_grad()
-            objective.backward(batch, weights)
+            for _ in range(sequences):
+                objective.backward(batch, weights)
             torch.nn.utils.clip_grad_norm_(draft.parameters(), 1.0)
             optimiser.step(1e-4)
 

@@ -11,7 +11,7 @@ from speculators.checkpoint.verifier_weights import VerifierWeights
 from speculators.models.eagle3 import Eagle3Draft
 from speculators.training.objective import Objective, Teaching
 from speculators.training.rows import supervised_rows, target_tokens
-from speculators.training.step import backward
+from speculators.training.step import Share, backward
 from speculators.training.ttt import DenseTrainTimeTest, TrainTimeTest
 from speculators.training.verifier import FrozenVerifier
 from tests.reference.cases import sequence
@@ -44,7 +44,7 @@ def taught(*window: Case, implementation: str = "fast", dtype: torch.dtype = tor
     objective = bound(window[0], IMPLEMENTATIONS[implementation], dtype)
     draws = torch.Generator().manual_seed(0)
     batches = [objective.batch(sequence(case.batch, dtype), draws) for case in window]
-    loss = backward(objective, batches)
+    loss = backward(objective, Share.of(batches))
     gradients = {name: parameter.grad for name, parameter in objective.draft.named_parameters()}
     return Result(
         loss.loss, loss.by_step, {name: grad for name, grad in gradients.items() if grad is not None}

@@ -1,4 +1,5 @@
-"""Full-size steps of this trainer on paper: what is committed is what runs and what formulas say."""
+"""Full-size steps on paper, of this trainer and the reference: what is committed is what runs, what formulas
+say, and what the documentation prints."""
 
 from __future__ import annotations
 
@@ -8,13 +9,25 @@ from typing import Any
 
 import pytest
 
-from benchmarks.full_size_step import GOLDEN, REDUCED, SEED, STEPS, TOKENS, ours
+from benchmarks.full_size_step import (
+    GOLDEN,
+    GOLDEN_REFERENCE,
+    REDUCED,
+    ROOT,
+    SEED,
+    STEPS,
+    TOKENS,
+    ours,
+    theirs,
+)
 from benchmarks.shapes import SHAPES
 from benchmarks.step_workload import documents
 from speculators.training import step_cost
-from tests.reference.on_paper import rows_of
+from tests.reference.environment import Side
+from tests.reference.on_paper import full_size, rows_of
 
 ROWS: list[dict[str, Any]] = json.loads(GOLDEN.read_text(encoding="utf-8"))
+THEIRS: list[dict[str, Any]] = json.loads(GOLDEN_REFERENCE.read_text(encoding="utf-8"))
 NAMES = [f"{row['verifier']}, {row['draft_vocabulary']} words, {row['supervised']} taught" for row in ROWS]
 SETTING = ("verifier", "draft_vocabulary", "supervised")
 #: Of the formula of memory: index tensors, norms and angles are left out of it.
@@ -36,6 +49,28 @@ def test_a_step_costs_what_is_committed(verifier: str, supervised: float) -> Non
     assert {**setting, **ours(verifier, REDUCED, supervised)} == golden(verifier, REDUCED, supervised)
 
 
+def test_a_step_of_the_reference_costs_what_is_committed(reference: Side) -> None:
+    setting = {"verifier": "qwen3-8b", "draft_vocabulary": REDUCED}
+    (row,) = (one for one in THEIRS if setting.items() <= one.items())
+    assert {**setting, **theirs(reference, "qwen3-8b", REDUCED)} == row
+
+
+def test_the_documentation_prints_what_is_committed() -> None:
+    page = (ROOT / "docs" / "trainer.md").read_text(encoding="utf-8")
+    lines = [line for line in page.splitlines() if " this trainer |" in line or "| reference |" in line]
+    found = [line.strip("| ").split(" | ")[-5:] for line in lines if line.count("|") == 8]
+    expected = []
+    for verifier in ("qwen3-8b", "llama-3.3-70b"):
+        for words in sorted({row["draft_vocabulary"] for row in ROWS if row["verifier"] == verifier}):
+            of = {"verifier": verifier, "draft_vocabulary": words}
+            for side, rows in (("reference", THEIRS), ("this trainer", ROWS)):
+                for row in (one for one in rows if of.items() <= one.items()):
+                    figures = (row["weight_operations"] / TOKENS, row["resting"], row["peak"])
+                    taught = str(row.get("supervised", "any"))
+                    expected.append([side, taught, *(f"{figure / 1e9:.2f}" for figure in figures)])
+    assert found == expected
+
+
 @pytest.mark.parametrize("row", ROWS, ids=NAMES)
 def test_the_formulas_that_plan_prints_say_what_was_counted(row: dict[str, Any]) -> None:
     shape = replace(SHAPES[row["verifier"]], draft_vocab_size=row["draft_vocabulary"])
@@ -49,6 +84,16 @@ def test_the_formulas_that_plan_prints_say_what_was_counted(row: dict[str, Any])
 def test_a_step_brings_nothing_from_the_host() -> None:
     """A copy from pageable memory would make the host wait for all that the device has still to do."""
     assert {row["arrivals"] for row in ROWS} == {0}
+
+
+def test_a_second_sequence_of_a_step_needs_room_for_the_gradients_and_a_third_no_more() -> None:
+    setting = (SHAPES["qwen3-8b"], documents(TOKENS, 0.3, SEED), STEPS)
+    two, three = (full_size(*setting, sequences=number) for number in (2, 3))
+    one = golden("qwen3-8b", REDUCED, 0.3)
+    assert one["resting"] == two["resting"] == three["resting"]
+    assert one["peak"] < two["peak"] == three["peak"]
+    said = step_cost.memory(setting[0], rows_of(*setting), several=True)
+    assert said.peak == pytest.approx(two["peak"], rel=NEAR)
 
 
 def test_the_bars_of_qwen3_8b_are_met() -> None:

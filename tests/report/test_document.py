@@ -117,6 +117,17 @@ def test_a_run_without_replay_or_training_reports_what_it_has(tmp_path: Path, re
     assert "None" not in page
 
 
+def test_an_end_that_could_not_be_foretold_is_said(tmp_path: Path, record: dict[str, Any]) -> None:
+    """Only of a training that tried: those before it do not say."""
+    sentence = "The end was not foretold: that takes two validations in the first half of the training"
+    assert sentence not in GOLDEN.read_text(encoding="utf-8")
+    (training,) = (stage for stage in record["stages"] if stage["name"] == "training")
+    training["result"]["forecast"] = None
+    write_report(run_folder(tmp_path), record)
+    for name in ("report.md", "report.html"):
+        assert sentence in (tmp_path / name).read_text(encoding="utf-8")
+
+
 def test_what_the_run_found_of_a_missed_prediction_is_told(tmp_path: Path, record: dict[str, Any]) -> None:
     folder = run_folder(tmp_path)
     replay = read_json(folder / REPLAY)

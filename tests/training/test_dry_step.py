@@ -35,6 +35,15 @@ def test_a_shorter_sequence_with_more_to_learn_is_run_too() -> None:
     ]
 
 
+@pytest.mark.parametrize(("windows", "times"), [([[[0]], [[1]]], 1), ([[[0]], [[1], [2]]], 2)])
+def test_where_a_step_has_several_sequences_one_finds_the_gradients_of_another(windows, times) -> None:
+    draft = tiny.draft(dtype=torch.float32)
+    taught, found = tiny.objective(draft, 2, 1.0, torch.float32), []
+    draft.register_forward_pre_hook(lambda *_: found.append(draft.fc.weight.grad is not None))
+    dry_step(taught, DOCUMENTS, windows, Optimiser(draft, "adamw", 0.0), lambda _: None)
+    assert found == [False, True][:times]
+
+
 @pytest.mark.parametrize("optimizer", sorted(KINDS))
 def test_draft_optimiser_and_generators_are_as_they_were(optimizer: str) -> None:
     draft = tiny.draft(dtype=torch.float32)

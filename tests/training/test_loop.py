@@ -2,17 +2,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from weakref import WeakSet
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from speculators.errors import StageError
+from speculators.training import packing, prefetch, step
 from speculators.training.baselines import bigram_matches, bigram_successors
 from speculators.training.files import DRAFT_NAME, METRICS_NAME
 from speculators.training.loop import TrainingOptions, train
+from speculators.training.optimiser import Optimiser
+from speculators.training.prefetch import Prefetch
 from speculators.training.resume import Checkpoints
-from speculators.training.step import backward
+from speculators.training.step import Share, backward, optimiser_step, share_of
 from speculators.training.ttt import TrainTimeTest
 from speculators.training.validation import evaluate, judge, match_matrix, prepare
 from tests.models import tiny
@@ -82,7 +86,7 @@ def test_the_epoch_with_the_longest_replayed_acceptance_is_kept(tmp_path: Path) 
 def test_a_row_weighs_the_same_however_documents_are_packed() -> None:
     def gradient(*groups) -> torch.Tensor:
         taught = objective(tiny.draft())
-        backward(taught, tiny.batches(taught, *groups))
+        backward(taught, Share.of(tiny.batches(taught, *groups)))
         return torch.cat([parameter.grad.flatten() for parameter in taught.draft.parameters()])
 
     together = gradient(DOCUMENTS[:3])
@@ -90,9 +94,33 @@ def test_a_row_weighs_the_same_however_documents_are_packed() -> None:
     torch.testing.assert_close(together, split)
 
 
+@pytest.mark.parametrize(("works_ahead", "most"), [(False, 1), (True, 3)], ids=["cpu", "ahead"])
+def test_a_window_holds_the_states_of_few_sequences_however_many_it_has(
+    monkeypatch: pytest.MonkeyPatch, works_ahead: bool, most: int
+) -> None:
+    """Three: one at work, one that waits, and the one before, until a thread lets go of it."""
+    held, filled, counts = WeakSet(), packing.filled, []
+
+    def counted(*arguments):
+        sequence = filled(*arguments)
+        held.add(sequence.hidden_states)
+        counts.append(len(held))
+        return sequence
+
+    monkeypatch.setattr(step, "filled", counted)
+    monkeypatch.setattr(prefetch, "works_ahead", lambda device: works_ahead)
+    taught = objective()
+    window = [[number] for number in range(len(DOCUMENTS))]
+    optimiser = Optimiser(taught.draft, "adamw", 0.0)
+    with Prefetch(lambda number: share_of(window, taught, DOCUMENTS, 0, 0), 1, torch.device("cpu")) as shares:
+        optimiser_step(taught, shares.take(0), optimiser, 1e-3, 1.0)
+    assert len(counts) == len(window)
+    assert max(counts) <= most
+
+
 def test_the_window_loss_is_the_decayed_sum_of_its_steps() -> None:
     taught = objective(tiny.draft())
-    result = backward(taught, tiny.batches(taught, DOCUMENTS[:3]))
+    result = backward(taught, Share.of(tiny.batches(taught, DOCUMENTS[:3])))
     assert result.loss == pytest.approx(sum(0.9**step * value for step, value in enumerate(result.by_step)))
     assert result.tokens == sum(len(document.token_ids) for document in DOCUMENTS[:3])
 
@@ -102,7 +130,7 @@ def test_a_state_that_is_not_finite_is_named_with_the_documents_it_was_packed_wi
     taught = objective(tiny.draft())
     window = tiny.batches(taught, DOCUMENTS[2:4], [DOCUMENTS[0], broken], DOCUMENTS[4:5])
     with pytest.raises(StageError, match=r"documents doc-0, doc-1$"):
-        backward(taught, window)
+        backward(taught, Share.of(window))
 
 
 def test_without_validation_documents_the_last_epoch_is_kept(tmp_path: Path) -> None:

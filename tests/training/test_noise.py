@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speculators.training.noise import gain, influences, noise, ratio
+from speculators.training.noise import gain, influences, noise, ratio, trend
 
 COUNTS = st.lists(st.tuples(st.integers(0, 40), st.integers(1, 20)), min_size=2, max_size=30)
 
@@ -82,6 +82,28 @@ def test_a_gain_turned_round_is_a_loss_of_the_same_noise(one, other) -> None:
     there, back = gain(one[:size], other[:size]), gain(other[:size], one[:size])
     assert (there.gain, there.noise) == (pytest.approx(-back.gain), pytest.approx(back.noise))
     assert there.is_noise or back.is_noise or there.gain == 0
+
+
+@given(COUNTS, st.integers(2, 7), st.integers(0, 3))
+def test_a_line_through_validations_gains_what_they_gain_evenly(counts, number, each) -> None:
+    rising = [
+        [(accepted + step * each * drafts, drafts) for accepted, drafts in counts] for step in range(number)
+    ]
+    found = trend(rising)
+    assert found.gain == pytest.approx((number - 1) * each, abs=1e-9)
+    assert found.noise == pytest.approx(0.0, abs=1e-9)  # all documents gain alike
+
+
+def test_the_noise_of_a_line_is_what_resampling_documents_shows() -> None:
+    draw = random.Random(7)
+    by_document = [
+        [(max(0, accepted + draw.randint(-4, 4) + step), drafts) for step in range(5)]
+        for accepted, drafts in documents(6, 60)
+    ]
+    gains = [trend([*zip(*draw.choices(by_document, k=60))]).gain for _ in range(1000)]
+    found = trend([*zip(*by_document)])
+    assert found.noise == pytest.approx(statistics.stdev(gains), rel=0.1)
+    assert found.noise < gain(*([each[at] for each in by_document] for at in (0, 4))).noise
 
 
 @given(COUNTS, st.integers(2, 5))

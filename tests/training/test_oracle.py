@@ -40,15 +40,20 @@ NORMS = [
     {"norm_before_fc": False, "fc_norm": True},
     {"norm_before_fc": False},
 ]
-flags = st.fixed_dictionaries(
-    {
-        "layers": st.integers(1, 3),
-        "num_key_value_heads": st.sampled_from([1, 2, 4]),
-        "rope_scaling": st.sampled_from(ROPES),
-        "sliding_window": st.sampled_from([None, 8, 20]),
-        "norm_before_residual": st.booleans(),
-        "norm_output": st.booleans(),
-    }
+#: Of attention, and of keys and values.
+HEADS = [(4, 4), (4, 2), (4, 1), (1, 1), (3, 3), (6, 2)]
+flags = st.builds(
+    lambda heads, some: some | dict(zip(("num_attention_heads", "num_key_value_heads"), heads)),
+    st.sampled_from(HEADS),
+    st.fixed_dictionaries(
+        {
+            "layers": st.integers(1, 3),
+            "rope_scaling": st.sampled_from(ROPES),
+            "sliding_window": st.sampled_from([None, 8, 20]),
+            "norm_before_residual": st.booleans(),
+            "norm_output": st.booleans(),
+        }
+    ),
 )
 shapes = st.builds(lambda some, norms: tiny.config(**some, **norms), flags, st.sampled_from(NORMS))
 
@@ -106,7 +111,7 @@ def assert_equal(fast: Step, dense: Step, bound: float) -> None:
     torch.testing.assert_close(fast.sums, dense.sums, rtol=bound, atol=1e-10)
     assert fast.gradients.keys() == dense.gradients.keys()
     whole = torch.cat([gradient.flatten() for gradient in dense.gradients.values()]).norm()
-    rounding = max(1e-3 * bound, 4 * torch.finfo(whole.dtype).eps) * whole
+    rounding = 4 * torch.finfo(whole.dtype).eps * whole
     for name, gradient in dense.gradients.items():
         difference = (fast.gradients[name] - gradient).norm()
         # Terms that cancel, as of a row that sees only itself, leave the rounding of what cancelled.
@@ -159,18 +164,44 @@ def test_in_single_precision(shape, sequence, steps) -> None:
 BF16_LOSS, BF16_GRADIENT = 0.005, 0.04
 
 
-@pytest.mark.parametrize("layers", [1, 2])
-@pytest.mark.parametrize("norm_output", [False, True])
-def test_in_half_precision_within_bounds_and_with_single_precision_gradients(
-    layers: int, norm_output: bool
-) -> None:
+#: Drawn once from ``shapes`` of one and two layers: how well a shape drawn anew is conditioned would be luck.
+#: The worst drawn, the last one with a single head, is 0.064 off on these sequences and 0.037 on sixteen.
+DRAWN = [
+    {
+        "num_key_value_heads": 1,
+        "rope_scaling": ROPES[1],
+        "sliding_window": 20,
+        **NORMS[1],
+        "norm_output": True,
+    },
+    {
+        "num_key_value_heads": 4,
+        "rope_scaling": ROPES[1],
+        "sliding_window": 8,
+        **NORMS[2],
+        "norm_output": True,
+    },
+    {"num_attention_heads": 6, "sliding_window": 8, **NORMS[1]},
+    {"rope_scaling": YARN, "sliding_window": 20, **NORMS[2]},
+    {"num_key_value_heads": 4, "rope_scaling": LLAMA3, **NORMS[2], "norm_before_residual": False},
+    {"layers": 1, "num_attention_heads": 3, "num_key_value_heads": 3, "rope_scaling": LLAMA3, **NORMS[1]},
+    {"layers": 1, "num_key_value_heads": 4, "rope_scaling": YARN, **NORMS[0]},
+]
+HALF = [
+    *({"layers": layers, "norm_output": normed} for layers in (1, 2) for normed in (False, True)),
+    *({"layers": 2, "norm_before_residual": True, **some} for some in DRAWN),
+]
+
+
+@pytest.mark.parametrize("changes", HALF)
+def test_in_half_precision_within_bounds_and_with_single_precision_gradients(changes: dict[str, Any]) -> None:
     """Gradients of four sequences side by side: how well one alone is conditioned is luck.
 
     Of two layers with normed output the worst gradient of a sequence is 0.027 off in the mean over 64 of
     them, and 0.080 in the worst; with ``fc``'s scale in front of its product 0.029 and 0.076; of the plain
     model under torch's autocast 0.033 and 0.132.  All 64 side by side: 0.023, 0.025 and 0.031.
     """
-    shape = tiny.config(layers=layers, norm_output=norm_output)
+    shape = tiny.config(**changes)
     pairs = []
     for seed in range(1, 8, 2):
         sequence = tiny.packed([tiny.document(40, 20, seed), tiny.document(60, 40, seed + 1)])
@@ -229,7 +260,7 @@ def test_a_window_is_read_when_all_of_it_is_on_its_way(monkeypatch: pytest.Monke
     batches = tiny.batches(objective, [tiny.document(40, 30, 1)], [tiny.document(50, 30, 2)])
     with NothingAsked():
         result, norm = optimiser_step(
-            objective, Share(batches), Optimiser(objective.draft, "adamw", 0.1), 0.1, 1.0
+            objective, Share.of(batches), Optimiser(objective.draft, "adamw", 0.1), 0.1, 1.0
         )
     assert (result.supervised, result.tokens) == (30, 90)
     assert norm > 0
