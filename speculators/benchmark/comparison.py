@@ -34,6 +34,8 @@ COMPARISON_SCHEMA = "speculators/comparison/v1"
 NOT_COMPARABLE = "not comparable"
 #: With fewer, a baseline's own noise hides losses: benchmarks/gate_calibration.py shows how much.
 ENOUGH_ROUNDS = 12
+#: With fewer it is none: later rounds are judged by its spread, and two or three rounds agree by chance.
+BASELINE_ROUNDS = 5
 
 OUTPUTS_CHANGED = "outputs changed: the answers are other ones, so speed and acceptance are of other work"
 ACCEPTANCE_FELL = "acceptance fell: look at the draft, the data it was trained on, the chat template"
@@ -162,6 +164,15 @@ def too_few_rounds(one: Measurement) -> Iterator[str]:
         yield f"{one.run} has no load with a speed of both arms in every round"
     elif one.rounds < 2:
         yield f"{one.run} has one round, so nothing is known of its spread"
+
+
+def no_baseline(one: Measurement) -> Iterator[str]:
+    """Why no run is gated against this measurement; two that lie there may be compared for all that."""
+    reasons = list(too_few_rounds(one))
+    yield from reasons
+    if not reasons and one.rounds < BASELINE_ROUNDS:
+        few = f"{one.run} has {one.rounds} rounds"
+        yield f"{few}, and a baseline needs {BASELINE_ROUNDS}: fewer agree by chance"
 
 
 def other_premises(old: Measurement, new: Measurement, *, anyway: bool = False) -> Iterator[str]:

@@ -29,8 +29,8 @@ def report(
     """Show what a finished run found; nothing is run.
 
     A baseline is what later runs are gated against: commit it, so that accepting another speed is a reviewed
-    change. More rounds make a better one: twelve, if the time is there. A card is a Hugging Face model card:
-    the checkpoint's own with what was measured, the recipe and the lock.
+    change. It needs five rounds, and more make a better one: twelve, if the time is there. A card is a
+    Hugging Face model card: the checkpoint's own with what was measured, the recipe and the lock.
 
     \b
     Examples:
@@ -79,15 +79,15 @@ def card(run: str) -> str:
 
 
 def baseline(run: str) -> str:
-    from speculators.benchmark.comparison import too_few_rounds
+    from speculators.benchmark.comparison import no_baseline
     from speculators.errors import RecipeError
     from speculators.report.source import load_source
 
     measured = load_source(run).measured
-    if reasons := list(too_few_rounds(measured)):
+    if reasons := list(no_baseline(measured)):
         raise RecipeError(
             f"{run}: no baseline: {'; '.join(reasons)}",
-            hint="measure again with --set benchmark.rounds=12",
+            hint="measure more: speculators run RECIPE --only benchmark --set benchmark.rounds=12",
             rule="no-baseline",
         )
     return json.dumps(measured.document(), indent=1, ensure_ascii=False) + "\n"

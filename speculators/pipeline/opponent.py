@@ -8,12 +8,15 @@ whatever a round has in common is in both arms.
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from speculators.benchmark.arms import Base, Opponent
+from speculators.benchmark.comparison import ENOUGH_ROUNDS, no_baseline
+from speculators.benchmark.measurement import Measurement
 from speculators.benchmark.rounds import DRAFT
 from speculators.bundle.fetch import is_bundle
 from speculators.checkpoint.check import Check, failures, listed
@@ -43,7 +46,8 @@ def named(reference: str, recipe: Recipe, home: Path) -> Opponent:
     """What ``reference`` stands for.
 
     Raises:
-        RecipeError: it is nothing of this kind, was not made yet, or is of another verifier.
+        RecipeError: it is nothing of this kind, was not made yet, is of another verifier, or has too few
+            rounds.
         DamagedBundleError: the bundle is not as it was written.
     """
     path = Path(reference)
@@ -52,9 +56,7 @@ def named(reference: str, recipe: Recipe, home: Path) -> Opponent:
     if path.suffix in (".yaml", ".yml") and path.is_file():
         return Opponent(base=of_recipe(path, path.read_text(encoding="utf-8"), path.name, recipe, home))
     if path.exists() or is_bundle(reference):
-        from speculators.report.source import load_source
-
-        return Opponent(stored=load_source(reference).measured)
+        return Opponent(stored=baseline(reference, recipe))
     repository, _, revision = reference.rpartition("@")
     if repository and (cached := next(snapshots(repository, revision, os.environ), None)):
         return Opponent(base=checkpoint(cached, reference, recipe))
@@ -69,6 +71,26 @@ def named(reference: str, recipe: Recipe, home: Path) -> Opponent:
             rule="no-draft",
         )
     return Opponent(base=of_recipe(recipe.path, text, reference, recipe, home))
+
+
+def baseline(reference: str, recipe: Recipe) -> Measurement:
+    """The stored measurement that ``reference`` names.
+
+    Raises:
+        RecipeError: there is none, or its rounds are too few to be gated against.
+        DamagedBundleError: the bundle is not as it was written.
+    """
+    from speculators.report.source import load_source
+
+    stored = load_source(reference).measured
+    if reasons := list(no_baseline(stored)):
+        raise RecipeError(
+            f"--against {reference}: no baseline: {'; '.join(reasons)}",
+            hint=f"measure more: speculators run {shlex.quote(str(recipe.path))} --only benchmark "
+            f"--set benchmark.rounds={ENOUGH_ROUNDS}",
+            rule="no-baseline",
+        )
+    return stored
 
 
 def is_draft(path: Path) -> bool:

@@ -5,6 +5,7 @@ The benchmark, replay and metrics are those that the report's tests use, measure
 
 from __future__ import annotations
 
+import copy
 import shutil
 from pathlib import Path
 from typing import Any
@@ -113,10 +114,11 @@ def _benchmark(run: Path, speeds: dict[int, list[float]]) -> None:
         shutil.copy(DATA / name, run / place)
     document = read_json(run / "bench" / "output.json")
     result = document["result"]
+    _more_rounds(result, max(len(ratios) for ratios in speeds.values()))
     for concurrency, ratios in speeds.items():
         _pretend(result["samples"], concurrency, ratios)
     for one in result["rounds"]:
-        one.setdefault("folder", f"round-{one['round']:02d}/{one['arm']}")
+        one["folder"] = f"round-{one['round']:02d}/{one['arm']}"
     write_json(run / "bench" / "output.json", document)
     write_json(run / "bench" / KEY_NAME, bench_key(result))
     for one in result["rounds"]:
@@ -136,6 +138,16 @@ def _benchmark(run: Path, speeds: dict[int, list[float]]) -> None:
         write_output(step, {"arm": one["arm"], "round": one["round"]}, seconds=1.0)
         write_json(client.parent / INPUT_NAME, step.document())
         write_text(client.parent / "server.log", f"serving {run}\n")
+
+
+def _more_rounds(result: dict[str, Any], rounds: int) -> None:
+    """Repeat the last measured round until there are so many."""
+    last = result["benchmark"]["rounds"]
+    for name in ("rounds", "samples"):
+        again = [one for one in result[name] if one["round"] == last]
+        for number in range(last + 1, rounds + 1):
+            result[name] += [copy.deepcopy(one) | {"round": number} for one in again]
+    result["benchmark"]["rounds"] = max(last, rounds)
 
 
 def _pretend(samples: list[dict[str, Any]], concurrency: int, ratios: list[float]) -> None:

@@ -12,8 +12,8 @@ from speculators.cli import app
 from speculators.documents import read_json, write_json
 from tests.bundle.world import a_recipe, a_run
 
-FAST = {1: [1.10, 1.11], 4: [1.20, 1.21]}
-SLOW = {1: [0.90, 0.91], 4: [1.00, 1.01]}
+FAST = {1: [1.10, 1.11, 1.10, 1.11, 1.10], 4: [1.20, 1.21, 1.20, 1.21, 1.20]}
+SLOW = {1: [0.90, 0.91, 0.90, 0.91, 0.90], 4: [1.00, 1.01, 1.00, 1.01, 1.00]}
 
 
 @pytest.fixture
@@ -65,19 +65,32 @@ def test_run_bundle_and_baseline_file_say_the_same(
     )
 
 
-def test_one_round_is_no_baseline_and_that_is_said_before_it_is_committed(
-    runs: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("rounds", "reason"),
+    [(1, "has one round, so nothing is known of its spread"), (3, "has 3 rounds, and a baseline needs 5")],
+)
+def test_few_rounds_are_no_baseline_and_that_is_said_before_it_is_committed(
+    runs: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], rounds: int, reason: str
 ) -> None:
     place, file = Path(runs[0]) / "bench" / "output.json", tmp_path / "once.json"
     benchmark = read_json(place)
     samples = benchmark["result"]["samples"]
-    benchmark["result"]["samples"] = [one for one in samples if one["round"] == 1]
+    benchmark["result"]["samples"] = [one for one in samples if one["round"] <= rounds]
     write_json(place, benchmark)
     assert app.main(["report", runs[0], "--format", "baseline", "--out", str(file)]) == 2
     shown = capsys.readouterr().err
-    assert "has one round, so nothing is known of its spread" in shown
-    assert "--set benchmark.rounds=12" in shown
+    assert reason in shown
+    assert "speculators run RECIPE --only benchmark --set benchmark.rounds=12" in " ".join(shown.split())
     assert not file.exists()
+
+
+def test_runs_of_two_rounds_are_compared_and_it_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = a_recipe(tmp_path / "recipes")
+    one = str(a_run(tmp_path / "a", recipe, speeds={1: [1.10, 1.11], 4: [1.20, 1.21]}))
+    assert app.main(["compare", one, one]) == 0
+    assert "has 2 rounds: against 12 a loss is found sooner" in capsys.readouterr().out
 
 
 def test_markdown_is_a_table(runs: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:

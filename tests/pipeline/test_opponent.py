@@ -67,14 +67,32 @@ def test_a_checkpoint_is_measured_beside_ours(recipe: Recipe, tmp_path: Path) ->
     assert draft_digest(tmp_path / "theirs") != before == found.digest
 
 
+def a_baseline(path: Path, rounds: int) -> str:
+    loads = [{"concurrency": 1, "speedups": [1.2] * rounds, "drafting": []}] if rounds else []
+    document: dict[str, object] = {name: {} for name in ("work", "machine", "instrument", "settings")}
+    document |= {"schema": BASELINE_SCHEMA, "run": "r", "recipe": "x", "loads": loads, "answers": []}
+    write_json(path, document)
+    return str(path)
+
+
 def test_a_baseline_file_counts_as_stored(recipe: Recipe, tmp_path: Path) -> None:
-    empty: dict[str, object] = {name: {} for name in ("work", "machine", "instrument", "settings")}
-    empty |= {"schema": BASELINE_SCHEMA, "run": "r", "recipe": "x", "loads": [], "answers": []}
-    write_json(tmp_path / "baseline.json", empty)
-    found = named(str(tmp_path / "baseline.json"), recipe, tmp_path / "home")
+    found = named(a_baseline(tmp_path / "baseline.json", 5), recipe, tmp_path / "home")
     assert found.base is None
     assert found.stored is not None
     assert found.stored.run == "r"
+
+
+@pytest.mark.parametrize(
+    ("rounds", "reason"),
+    [(0, "no load with a speed"), (1, "r has one round"), (4, "r has 4 rounds, and a baseline needs 5")],
+)
+def test_a_baseline_of_few_rounds_is_none_and_the_command_for_more_is_named(
+    recipe: Recipe, tmp_path: Path, rounds: int, reason: str
+) -> None:
+    with pytest.raises(RecipeError, match=reason) as caught:
+        named(a_baseline(tmp_path / "few.json", rounds), recipe, tmp_path / "home")
+    assert caught.value.rule == "no-baseline"
+    assert f"{recipe.path} --only benchmark --set benchmark.rounds=12" in (caught.value.hint or "")
 
 
 def test_a_recipe_whose_draft_was_not_made_is_refused(recipe: Recipe, tmp_path: Path) -> None:
