@@ -14,6 +14,7 @@ from speculators.benchmark.figures import (
     ANSWERS,
     LENGTH,
     LENGTH_BY_PROMPT,
+    LENGTH_OF_SEVERAL,
     LOSSLESS,
     SPEEDUP,
     STEP,
@@ -245,7 +246,7 @@ def causes(figures: Sequence[Figure], instead: str = "") -> Iterator[str]:
     gated = {one.name for one in figures if one.gated and one.verdict == REGRESSION}
     if gated & {ANSWERS, LOSSLESS}:
         yield OUTPUTS_CHANGED
-    lengths = [verdicts[name] for name in (LENGTH, LENGTH_BY_PROMPT) if name in verdicts]
+    lengths = [verdicts[name] for name in (LENGTH, LENGTH_BY_PROMPT, LENGTH_OF_SEVERAL) if name in verdicts]
     step, lost = verdicts.get(STEP), SPEEDUP in gated
     if REGRESSION in lengths:
         yield BOTH if step == REGRESSION else ACCEPTANCE_FELL

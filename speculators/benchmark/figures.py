@@ -27,6 +27,7 @@ from speculators.benchmark.statistics import Estimate, mean_estimate, spread_of,
 
 SPEEDUP, STEP = "speedup", "speed of a step"
 LENGTH, LENGTH_BY_PROMPT = "acceptance length", "acceptance length, same prompts"
+LENGTH_OF_SEVERAL = "acceptance length, several requests"
 ANSWERS, LOSSLESS = "answers as before", "answers as plain serving's"
 
 
@@ -125,8 +126,16 @@ def _acceptance(
         yield over_rounds(LENGTH, None, lengths, limits.acceptance, alpha, gated=by_prompt is None)
         if not proposed_at_times(old):
             yield over_rounds(STEP, None, speeds.less(lengths), limits.speed, alpha, gated=False)
-    if by_prompt is not None:
-        yield by_prompt
+    if by_prompt is None:
+        return
+    yield by_prompt
+    # Prompts are compared one request at a time; what breaks in batches alone is seen in the other loads.
+    several = [load for load in loads if load != ALONE]
+    lengths = Rounds(log_lengths(old, several), log_lengths(new, several), alike)
+    if lengths.old and lengths.new:
+        found = over_rounds(LENGTH_OF_SEVERAL, None, lengths, limits.acceptance, alpha)
+        # Batches differ from launch to launch, so that doubt of it would hold up most gates.
+        yield found._replace(gated=found.verdict == REGRESSION)
 
 
 def proposed_at_times(one: Measurement) -> bool:

@@ -28,6 +28,7 @@ from speculators.benchmark.figures import (
     ANSWERS,
     LENGTH,
     LENGTH_BY_PROMPT,
+    LENGTH_OF_SEVERAL,
     LOSSLESS,
     SPEEDUP,
     STEP,
@@ -187,6 +188,30 @@ def test_without_counts_by_prompt_the_pooled_acceptance_is_gated() -> None:
     found = compare(old._replace(answers=()), new._replace(answers=()))
     assert figure(found, LENGTH).gated
     assert (found.verdict, found.causes) == (REGRESSION, (ACCEPTANCE_FELL,))
+
+
+@pytest.mark.parametrize(
+    ("lengths", "verdict"),
+    [
+        ([2.0] * 5, OK),
+        ([1.9] * 5, REGRESSION),
+        ([1.5, 2.5, 2.0, 2.3, 1.8], OK),  # doubt of it forbids nothing
+        ([1.99] * 5, OK),
+    ],
+)
+def test_acceptance_that_falls_in_batches_alone_is_a_regression(lengths: list[float], verdict: str) -> None:
+    old = measured(speeds={1: SPEEDS, 4: SPEEDS})
+    counted = [tuple(Drafting(1000, round(1000 * (one - 1))) for one in side) for side in ([2.0] * 5, lengths)]
+    before, after = (
+        old._replace(loads=(old.loads[0], old.loads[1]._replace(drafting=side))) for side in counted
+    )
+    found = compare(before, after._replace(run="new"))
+    several = figure(found, LENGTH_OF_SEVERAL)
+    assert figure(found, LENGTH_BY_PROMPT).verdict == OK
+    assert found.verdict == verdict
+    assert several.gated == (verdict == REGRESSION)
+    assert not found.open
+    assert found.causes == ((ACCEPTANCE_FELL,) if verdict == REGRESSION else ())
 
 
 def test_the_gated_speedup_is_the_mean_over_the_loads_of_both() -> None:
