@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from speculators.benchmark.measurement import Measurement
 from speculators.benchmark.rounds import (
     BASE,
+    BASE_PLAIN,
     DRAFT,
     FREE_ARMS,
     PLAIN,
@@ -21,6 +22,8 @@ from speculators.executors.interior import Interior
 from speculators.serving.command import Speculation
 
 Engine = Mapping[str, Any]
+#: Of an engine's settings those that its servers are started with.
+SERVED_BY = ("args", "env")
 GENERATION_CONFIG = "generation_config.json"
 #: What of it a request of the API can carry.
 DRAWING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
@@ -37,6 +40,13 @@ class Base(NamedTuple):
     tokens: int
     engine: Engine
     digest: str
+
+    def served_otherwise(self, engine: Engine) -> bool:
+        """Whether its server is not one of ``engine``, so that its speedup is over a plain arm of its own.
+
+        Divided by a plain arm of ours a flag that slows everything would look like the draft's loss.
+        """
+        return any(self.engine[name] != engine[name] for name in SERVED_BY)
 
 
 class Opponent(NamedTuple):
@@ -92,6 +102,8 @@ def arms_of(
     arms = {PLAIN: Arm(None, engine), DRAFT: Arm(speculation, engine)}
     if base is not None:
         arms[BASE] = Arm(speculation_of(base.draft, base.tokens), base.engine)
+        if base.served_otherwise(engine):
+            arms[BASE_PLAIN] = Arm(None, base.engine)
     for one in conditions:
         arms |= {one.plain: Arm(None, engine, one), one.draft: Arm(speculation, engine, one)}
     others = [tokens for tokens in depths if tokens != speculation.tokens]

@@ -12,8 +12,8 @@ from speculators.benchmark.acceptance import difference, figures, served_by_load
 from speculators.benchmark.checks import capture_sizes, possible, same_work
 from speculators.benchmark.matching import match
 from speculators.benchmark.ngram import proposals
-from speculators.benchmark.pairs import Pair, all_steps, counters_of, pair_up
-from speculators.benchmark.rounds import BASE, FREE_ARMS, QUANTISED, SAMPLED, Condition, depth_of
+from speculators.benchmark.pairs import Pair, all_steps, base_pairs, counters_of, pair_up
+from speculators.benchmark.rounds import BASE, BASE_PLAIN, FREE_ARMS, QUANTISED, SAMPLED, Condition, depth_of
 from speculators.benchmark.speed import overall, ratio, round_speedup, speed_at
 
 
@@ -41,20 +41,26 @@ def depths(benchmark: dict[str, Any], drafts: list[Pair]) -> list[dict[str, Any]
 
 
 def base_arm(benchmark: dict[str, Any], drafts: list[Pair], base: dict[str, Any]) -> dict[str, Any]:
-    """The arm that the draft is gated against, with checks of its own: a gate reads them."""
-    found = _arm(benchmark, drafts, BASE)
+    """The arm that the draft is gated against, with checks of its own: a gate reads them.
+
+    ``own_plain``: whether its speedup is over plain serving with engine settings of its own.
+    """
+    found = _arm(benchmark, drafts, BASE, base_pairs(benchmark["samples"]))
     args, tokens = base["engine"]["args"], base["speculation"]["tokens"]
     found["checks"].append(capture_sizes(benchmark, args, tokens))
-    return {**base, **found}
+    return {**base, **found, "own_plain": any(one["arm"] == BASE_PLAIN for one in benchmark["samples"])}
 
 
-def _arm(benchmark: dict[str, Any], drafts: list[Pair], arm: str) -> dict[str, Any]:
+def _arm(
+    benchmark: dict[str, Any], drafts: list[Pair], arm: str, pairs: list[Pair] | None = None
+) -> dict[str, Any]:
     """An arm beside the draft: its own figures, and those of the draft over it.
 
-    ``drafts``: the draft arm's pairs.  ``tokens_per_step`` counts the steps without a proposal as well, so
+    ``drafts``: the draft arm's pairs; ``pairs``: the arm's, over the draft's own plain arm by default, so
+    that ``draft_over_it`` is a ratio of throughputs then, else one of speedups.  ``tokens_per_step`` counts the steps without a proposal as well, so
     that it can be held against a draft's acceptance length, and no speedup exceeds it.
     """
-    pairs = pair_up(benchmark["samples"], arm)
+    pairs = pair_up(benchmark["samples"], arm) if pairs is None else pairs
     concurrencies = benchmark["benchmark"]["concurrency"]
     speed = [{"concurrency": one, **speed_at(pairs, one, arm)} for one in concurrencies]
     of_draft, of_arm = (

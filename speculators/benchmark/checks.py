@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from speculators.benchmark.pairs import Pair, counters_of, request_counters
-from speculators.benchmark.rounds import BASE, DRAFT, FREE_ARMS, PLAIN
+from speculators.benchmark.rounds import BASE, DRAFT, FREE_ARMS, PLAIN_ARMS
 from speculators.benchmark.statistics import relative_difference
 from speculators.serving.graphs import graph_reach, step_tokens
 
@@ -73,7 +73,7 @@ def same_work(pairs: list[Pair]) -> dict[str, Any]:
 def _speculating(benchmark: dict[str, Any]) -> dict[str, Any]:
     loads = [one for one in benchmark["samples"] if one["arm"] in (DRAFT, BASE)]
     silent = [one for one in loads if not one["counters"] or not one["counters"]["drafts"]]
-    others = [one for one in benchmark["samples"] if one["arm"] == PLAIN and one["counters"]]
+    others = [one for one in benchmark["samples"] if one["arm"] in PLAIN_ARMS and one["counters"]]
     # What only repeats may well find nothing to propose; a draft model always does.
     may_be_silent = benchmark["speculation"]["algorithm"] in FREE_ARMS
     ok = bool(loads) and (may_be_silent or not silent) and not others

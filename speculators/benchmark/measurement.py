@@ -11,8 +11,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from speculators.benchmark.pairs import Pair, Sample, counters_of, pair_up
-from speculators.benchmark.rounds import BASE
+from speculators.benchmark.pairs import Pair, Sample, base_pairs, counters_of, pair_up
 from speculators.benchmark.statistics import geometric_mean
 from speculators.recipe.prompt_source import BENCHMARK_FILES
 
@@ -203,7 +202,7 @@ def of_base(candidate: Measurement, benchmark: Mapping[str, Any]) -> Measurement
     return candidate._replace(
         run=base["name"],
         settings={**measured_settings(base["speculation"], base["engine"]), "draft": base["digest"], **kept},
-        **_measured(pair_up(benchmark["samples"], BASE)),
+        **_measured(base_pairs(benchmark["samples"])),
     )
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from speculators.benchmark.load import without
-from speculators.benchmark.rounds import DRAFT, PLAIN
+from speculators.benchmark.rounds import BASE, BASE_PLAIN, DRAFT, PLAIN
 from speculators.serving.metrics import SpecCounters, pooled
 
 Sample = dict[str, Any]
@@ -48,6 +48,12 @@ def pair_up(samples: Iterable[Sample], speculating: str = DRAFT, plain: str = PL
         for (number, concurrency, arm), one in by_place.items()
         if arm == plain and (number, concurrency, speculating) in by_place
     ]
+
+
+def base_pairs(samples: Sequence[Sample]) -> list[Pair]:
+    """The base arm over plain serving with its own engine: an arm of its own where it is not the draft's."""
+    own = any(one["arm"] == BASE_PLAIN for one in samples)
+    return pair_up(samples, BASE, BASE_PLAIN if own else PLAIN)
 
 
 def counters_of(sample: Sample) -> SpecCounters | None:

@@ -41,7 +41,9 @@ CACHED = Condition("cached")
 #: Answers drawn as the model's own generation config says.
 SAMPLED = Condition("sampled")
 CONDITIONS = (QUANTISED, CACHED, SAMPLED)
-PLAIN_ARMS = (PLAIN, *(one.plain for one in CONDITIONS))
+#: Plain serving with the base's engine, where its arguments or environment are not ours.
+BASE_PLAIN = f"{BASE}-{PLAIN}"
+PLAIN_ARMS = (PLAIN, BASE_PLAIN, *(one.plain for one in CONDITIONS))
 #: Arms that speculate without a draft, and the package that the engine needs for it.
 FREE_ARMS: Mapping[str, str] = {"ngram": "", "suffix": "arctic-inference"}
 

@@ -6,6 +6,7 @@ finished, if nothing that they depend on has changed.
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Mapping
@@ -58,6 +59,8 @@ def measure(run: Run) -> None:
     if base is not None:
         sitting["base"] = {"digest": base.digest, "tokens": base.tokens, "engine": base.engine}
     spread = known_json(place).get("spread", 0.0)
+    if base is not None and base.served_otherwise(values["engine"]):
+        spread *= math.sqrt(2)  # a plain arm for each draft: four launches a round in place of two
     gate = Gate(run, sitting, against.stored, spread) if against and not against.itself else None
     if gate is not None:
         body = body_for(values["verifier"], run.outputs["verifier"] / "model")

@@ -188,6 +188,7 @@ def plan_benchmark(
     arms += sum(len(one.arms) for one in conditions_of(wanted, quantised=bool(wanted["quantised"])))
     own = wanted["speculative_tokens"] or recipe.data.get("algorithm", {}).get("speculative_tokens")
     arms += len(set(wanted["depths"]) - {own}) + bool(against.base or against.itself)
+    arms += bool(against.base and against.base.served_otherwise(recipe.data["engine"]))
     counts = {"round": wanted["rounds"], "arm": arms, "load": len(wanted["concurrency"])}
     work = " × ".join(f"{count} {name}{'s' if count > 1 else ''}" for name, count in counts.items())
     if against and not against.itself:

@@ -51,6 +51,7 @@ class Executor(LocalExecutor):
         super().__init__()
         self.speedup = speedup
         self.base = 1.0  # the base arm's speed over the draft's
+        self.engine = 1.0  # of our engine settings over the base's, in every arm
         self.launched: list[str] = []
 
     @contextmanager
@@ -71,8 +72,9 @@ class Executor(LocalExecutor):
 
     def result(self, values: dict[str, Any]) -> dict[str, Any]:
         number, arm = values["round"], values["arm"]
-        speed, rows = (10.0, plain_rows()) if arm == "plain" else (10 * self.speedup(number), draft_rows())
+        speed, rows = (10.0, plain_rows()) if arm.endswith("plain") else (10 * self.speedup(number), draft_rows())
         speed *= self.base if arm == "base" else 1.0
+        speed *= self.engine if not arm.startswith("base") else 1.0
         loads = [
             sample(number, arm, load, speed, rows, wall_seconds=1.0)
             for load in values["benchmark"]["concurrency"]
@@ -222,7 +224,7 @@ def a_base(folder: Path, **others: int) -> Base:
     layer = {name: value for name, value in VERIFIER.items() if name != "num_hidden_layers"} | others
     document = {"speculators_model_type": "eagle3", "transformer_layer_config": layer}
     write_json(folder / "config.json", {**document, "eagle_aux_hidden_state_layer_ids": [1, 2, 3]})
-    return Base("the other draft", folder, 4, {"args": {"max_model_len": 256}, "env": {}}, "b" * 64)
+    return Base("the other draft", folder, 4, require_recipe(RECIPE).data["engine"], "b" * 64)
 
 
 @pytest.mark.parametrize(("faster", "verdict"), [(1.0, "ok"), (1.2, "regression")])
@@ -241,9 +243,29 @@ def test_a_base_is_measured_in_the_same_rounds_and_gated_against(
     settings = {one["name"]: (one["old"], one["new"]) for one in comparison["settings"]}
     assert settings["draft"] == ("b" * 64, "d" * 64)
     assert settings["speculative tokens"] == (4, 2)
-    assert settings["engine.args.max_model_len"] == (256, 512)
+    assert not [name for name in settings if name.startswith("engine.")]
     assert not [name for name in settings if name.startswith(("machine.", "environment."))]
     assert any("--aa" in remark for remark in comparison["remarks"])
+
+
+@pytest.mark.parametrize(("faster", "verdict"), [(1.0, "ok"), (1.2, "regression")])
+def test_a_base_of_other_engine_settings_is_gated_by_speedups_each_over_plain_of_its_own(
+    tmp_path: Path, faster: float, verdict: str
+) -> None:
+    base = a_base(tmp_path / "other")
+    args = {**base.engine["args"], "max_model_len": 256}
+    base = base._replace(engine={**base.engine, "args": args})
+    run = a_run(tmp_path, lambda n: 1.3 * SPREAD[n % 5], against=Opponent(base=base))
+    assert isinstance(run.executor, Executor)
+    run.executor.base = faster
+    run.executor.engine = 0.5  # both of our arms are slowed alike, which is no loss of a speedup
+    measure(run)
+    first = [name.removesuffix(" round 1") for name in run.executor.launched[:4]]
+    assert first == ["plain", "draft", "base", "base-plain"]
+    comparison = read_json(run.record.folder / "comparison.json")
+    assert comparison["verdict"] == verdict
+    settings = {one["name"]: (one["old"], one["new"]) for one in comparison["settings"]}
+    assert settings["engine.args.max_model_len"] == (256, 512)
 
 
 def test_a_base_that_is_faster_than_possible_is_nothing_to_be_gated_against(tmp_path: Path) -> None:
