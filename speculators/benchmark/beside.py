@@ -56,9 +56,10 @@ def _arm(
 ) -> dict[str, Any]:
     """An arm beside the draft: its own figures, and those of the draft over it.
 
-    ``drafts``: the draft arm's pairs; ``pairs``: the arm's, over the draft's own plain arm by default, so
-    that ``draft_over_it`` is a ratio of throughputs then, else one of speedups.  ``tokens_per_step`` counts the steps without a proposal as well, so
-    that it can be held against a draft's acceptance length, and no speedup exceeds it.
+    ``drafts``: the draft arm's pairs; ``pairs``: the arm's own, over the draft's plain arm by default, and
+    ``draft_over_it`` is a ratio of throughputs then, else one of speedups.  ``tokens_per_step`` counts the
+    steps without a proposal as well, so that it can be held against a draft's acceptance length, and no
+    speedup exceeds it.
     """
     pairs = pair_up(benchmark["samples"], arm) if pairs is None else pairs
     concurrencies = benchmark["benchmark"]["concurrency"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from speculators.benchmark.pairs import Pair, counters_of, request_counters
+from speculators.benchmark.pairs import Pair, base_pairs, counters_of, pair_up, request_counters
 from speculators.benchmark.rounds import BASE, DRAFT, FREE_ARMS, PLAIN_ARMS
 from speculators.benchmark.statistics import relative_difference
 from speculators.serving.graphs import graph_reach, step_tokens
@@ -17,6 +17,8 @@ TOKEN_TOLERANCE = 0.01
 PREDICTION_TOLERANCE = 0.05
 #: Checks whose failure makes the speedup meaningless.
 BREAKING = ("requests", "same-work", "speculating", "possible", "capture-sizes")
+#: Of those the ones that a round fails by itself, so that another one may take its place.
+OF_A_ROUND = ("requests", "same-work")
 
 
 def run_checks(benchmark: dict[str, Any], pairs: list[Pair], summary: dict[str, Any]) -> list[dict[str, Any]]:
@@ -35,6 +37,23 @@ def run_checks(benchmark: dict[str, Any], pairs: list[Pair], summary: dict[str, 
 def broken(checks: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The failed checks that leave nothing to compare."""
     return [check for check in checks if check["name"] in BREAKING and check["ok"] is False]
+
+
+def hopeless(benchmark: dict[str, Any]) -> list[dict[str, Any]]:
+    """The failed checks that no further round can mend, of the draft and of what it is gated against."""
+    samples, base = benchmark["samples"], benchmark.get("base")
+    arms = [(pair_up(samples), benchmark.get("engine_args") or {}, benchmark["speculation"]["tokens"])]
+    if base:
+        arms.append((base_pairs(samples), base["engine"]["args"], base["speculation"]["tokens"]))
+    made = [completed(benchmark)]
+    for pairs, args, tokens in arms:
+        made += [same_work(pairs), capture_sizes(benchmark, args, tokens)]
+    return broken(made)
+
+
+def of_a_round(failed: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of ``failed`` checks those that may pass when the round is measured again."""
+    return [check for check in failed if check["name"] in OF_A_ROUND]
 
 
 def _check(name: str, ok: bool | None, detail: str) -> dict[str, Any]:
@@ -56,18 +75,16 @@ def completed(benchmark: Mapping[str, Any]) -> dict[str, Any]:
 def same_work(pairs: list[Pair]) -> dict[str, Any]:
     """Two arms that say different amounts are not timed on the same thing."""
     differences = [
-        abs(relative_difference(pair.draft["output_tokens"], pair.plain["output_tokens"]))
+        (abs(relative_difference(pair.draft["output_tokens"], pair.plain["output_tokens"])), pair)
         for pair in pairs
         if pair.plain["output_tokens"]
     ]
     if not differences:
         return _check("same-work", None, "no output tokens to compare")
-    worst = max(differences)
-    return _check(
-        "same-work",
-        worst <= TOKEN_TOLERANCE,
-        f"output tokens of the arms differ by at most {worst:.2%} (allowed {TOKEN_TOLERANCE:.0%})",
-    )
+    worst, pair = max(differences, key=lambda one: one[0])
+    ok = worst <= TOKEN_TOLERANCE
+    text = f"output tokens of the arms differ by at most {worst:.2%} (allowed {TOKEN_TOLERANCE:.0%})"
+    return _check("same-work", ok, text if ok else f"{text}, in round {pair.round} at {pair.concurrency}")
 
 
 def _speculating(benchmark: dict[str, Any]) -> dict[str, Any]:

@@ -125,7 +125,7 @@ def compare(
     across machines and load generators, and say so.  ``together``: they were measured in the same rounds.
     ``unsound``: why one of the measurements means nothing by itself.
     """
-    reasons = (*unsound, *incomparable(old, new, anyway=anyway))
+    reasons = tuple(unsound) or tuple(incomparable(old, new, anyway=anyway))
     alpha = limits.alpha if alpha is None else alpha
     figures = () if reasons else tuple(compared(old, new, limits, alpha, together))
     said = () if reasons else (*remarks(old, new, limits, alpha, together), *ungated(old, new, figures))

@@ -78,7 +78,12 @@ class Launch(NamedTuple):
     @property
     def folder(self) -> str:
         """Where its files lie, below the benchmark's folder."""
-        return f"round-{self.round:02d}/{self.arm}"
+        return f"{round_folder(self.round)}/{self.arm}"
+
+
+def round_folder(number: int) -> str:
+    """Where the files of a round lie, below the benchmark's folder."""
+    return f"round-{number:02d}"
 
 
 def schedule(rounds: int, arms: Sequence[str] = ARMS) -> list[Launch]:

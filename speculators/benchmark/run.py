@@ -14,18 +14,18 @@ from typing import Any
 
 from speculators.benchmark.arms import Base
 from speculators.benchmark.bench import SERVER, Bench, prepare
+from speculators.benchmark.checks import hopeless, of_a_round
+from speculators.benchmark.kept import CLIENT, finished_rounds, rounds_set_aside, set_aside
 from speculators.benchmark.rounds import BASE, CACHED, SAMPLED, Launch, schedule
 from speculators.documents import read_json, write_text
-from speculators.errors import StageError
 from speculators.executors.base import Executor, Needs, Service
 from speculators.serving.command import SERVED_NAME, server_arguments, server_argv, server_environment
-from speculators.stages.documents import StageInput, damaged_files, read_output
+from speculators.stages.documents import StageInput, read_output
 from speculators.stages.execution import execute
 
 SCHEMA = "speculators/benchmark/v1"
 STAGE = "benchmark_round"
 RESULT_NAME = "result.json"
-CLIENT = "client"
 #: Values of the recipe's ``benchmark`` that say where something lies on this machine.
 FILES = ("prompts", "quantised")
 #: What the client of a launch reads of the recipe's ``benchmark``.
@@ -48,12 +48,14 @@ def run_benchmark(
 ) -> dict[str, Any]:
     """Measure all rounds that ``folder`` does not hold already; returns the benchmark document.
 
-    It says how the arms were served and holds every load as a sample.
+    It says how the arms were served and holds every load as a sample.  A round whose arms did not do the
+    same work, or not all of it, ends the measurement at once: no further one mends the comparison.  Found in
+    ``folder`` by who continues, such a round is set aside, named, and measured again.
 
     ``only``: these arms and no others, for who compares acceptance and no speed; by default all.
     ``base``: another draft, which is measured in the same rounds.
     ``looks``: counts of rounds after each of which ``enough`` is asked whether the document so far will do;
-    by default the recipe's rounds are measured.
+    by default the recipe's rounds are measured.  It is asked as well where the measurement ends early.
 
     ``values``: ``benchmark``, ``engine`` and ``verifier`` of the recipe, and ``speculative_tokens``; with
     ``method`` the draft arm needs no checkpoint.
@@ -71,17 +73,41 @@ def run_benchmark(
     looks = looks or (values["benchmark"]["rounds"],)
     arms = tuple(only) or tuple(bench.arms)
     launches = schedule(looks[-1], arms)
-    kept = finished_rounds(folder, launches)
+    kept = sound_rounds(bench, launches)
     if kept:
         bench.say(f"rounds measured before the interruption are kept: {', '.join(map(str, sorted(kept)))}")
     rounds: list[dict[str, Any]] = []
-    for look in looks:
-        for one in launches[len(rounds) : look * len(arms)]:
-            rounds.append(_collect(bench, one) if one.round in kept else _measure(bench, one, look))
-        document = _document(bench, rounds, look)
-        if enough is not None and enough(document):
+    for number in range(1, looks[-1] + 1):
+        look = next(one for one in looks if one >= number)
+        rounds += [
+            _collect(bench, one) if number in kept else _measure(bench, one, look)
+            for one in launches
+            if one.round == number
+        ]
+        document = _document(bench, rounds, number)
+        if failed := hopeless(document):
+            bench.say(f"round {number}/{look}: the arms cannot be compared: {_details(failed)}; this ends it")
+        asked = enough is not None and (failed or number in looks) and enough(document)
+        if failed or asked:
             break
     return document
+
+
+def sound_rounds(bench: Bench, launches: Sequence[Launch]) -> frozenset[int]:
+    """Those of the finished rounds that can be compared; the others are set aside with the reason."""
+    finished = finished_rounds(bench.folder, launches)
+    unsound = set()
+    for number in sorted(finished):
+        found = [_collect(bench, one) for one in launches if one.round == number]
+        if failed := of_a_round(hopeless(_document(bench, found, 1))):
+            unsound.add(number)
+            set_aside(bench.folder, number, _details(failed))
+            bench.say(f"round {number} is measured again: {_details(failed)}")
+    return finished - unsound
+
+
+def _details(failed: Sequence[dict[str, Any]]) -> str:
+    return "; ".join(dict.fromkeys(check["detail"] for check in failed))
 
 
 def _document(bench: Bench, launches: Sequence[dict[str, Any]], rounds: int) -> dict[str, Any]:
@@ -103,6 +129,7 @@ def _document(bench: Bench, launches: Sequence[dict[str, Any]], rounds: int) -> 
         "benchmark": benchmark | {"rounds": rounds},
         "arms": {arm: _shown_arguments(bench, arm) for arm in bench.arms if arm in measured},
         "left_out": bench.left_out,
+        "set_aside": rounds_set_aside(bench.folder),
         "base": _base(bench),
         "rounds": [
             {name: value for name, value in one.items() if name not in ("loads", "profiles")}
@@ -213,19 +240,6 @@ def _collect(bench: Bench, launch: Launch) -> dict[str, Any]:
     output = bench.folder / launch.folder / CLIENT
     document: dict[str, Any] = read_json(output / RESULT_NAME)
     return document | {"seconds": read_output(output)["seconds"], "folder": launch.folder, "kept": True}
-
-
-def finished_rounds(folder: Path, launches: Sequence[Launch]) -> frozenset[int]:
-    """Rounds of which every launch left its sealed result in ``folder``, whole."""
-    unfinished = {one.round for one in launches if not _is_whole(folder / one.folder / CLIENT)}
-    return frozenset({one.round for one in launches} - unfinished)
-
-
-def _is_whole(output: Path) -> bool:
-    try:
-        return not damaged_files(output, read_output(output))
-    except StageError:
-        return False
 
 
 def _headline(load: dict[str, Any]) -> str:

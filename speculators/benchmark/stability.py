@@ -31,7 +31,14 @@ def warnings(benchmark: Mapping[str, Any]) -> list[str]:
     plain = _plain_speeds(benchmark["samples"])
     logs = _log_speedups(benchmark)
     launches = [one for one in benchmark["rounds"] if one.get("machine")]
-    return [*_rounds(logs), *_drift(plain), *_first(plain, "plain speed"), *_machine(launches)]
+    again = benchmark.get("set_aside", ())
+    return [
+        *_rounds(logs),
+        *_again(again),
+        *_drift(plain),
+        *_first(plain, "plain speed"),
+        *_machine(launches),
+    ]
 
 
 def _rounds(logs: Sequence[float]) -> Iterator[str]:
@@ -39,6 +46,11 @@ def _rounds(logs: Sequence[float]) -> Iterator[str]:
         yield f"rounds: {len(logs)}; with fewer than {ENOUGH_ROUNDS} little is known of the spread"
     if len(logs) > 1 and (spread := spread_of(logs)) > LARGEST_SPREAD:
         yield f"speedups of the rounds scatter by {spread:.1%} (more than {LARGEST_SPREAD:.0%})"
+
+
+def _again(rounds: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    for one in rounds:
+        yield f"round {one['round']} was measured again, for at first {one['why']}"
 
 
 def _plain_speeds(samples: Sequence[Mapping[str, Any]]) -> list[float]:

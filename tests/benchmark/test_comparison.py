@@ -201,7 +201,9 @@ def test_without_counts_by_prompt_the_pooled_acceptance_is_gated() -> None:
 )
 def test_acceptance_that_falls_in_batches_alone_is_a_regression(lengths: list[float], verdict: str) -> None:
     old = measured(speeds={1: SPEEDS, 4: SPEEDS})
-    counted = [tuple(Drafting(1000, round(1000 * (one - 1))) for one in side) for side in ([2.0] * 5, lengths)]
+    counted = [
+        tuple(Drafting(1000, round(1000 * (one - 1))) for one in side) for side in ([2.0] * 5, lengths)
+    ]
     before, after = (
         old._replace(loads=(old.loads[0], old.loads[1]._replace(drafting=side))) for side in counted
     )

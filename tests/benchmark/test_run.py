@@ -13,6 +13,7 @@ import pytest
 
 from speculators.benchmark.bench import request_body
 from speculators.benchmark.run import run_benchmark
+from speculators.benchmark.stability import warnings
 from speculators.documents import read_json, write_json
 from speculators.errors import MachineError, RecipeError, StageError
 from speculators.executors.base import Endpoint, OnLine, Service, Step, StepResult, command_text
@@ -24,6 +25,10 @@ from speculators.stages.documents import read_input, write_output
 LOAD = {
     "concurrency": 1,
     "output_tokens_per_second": 10.0,
+    "output_tokens": 8,
+    "completed": 1,
+    "errored": 0,
+    "incomplete": 0,
     "requests": [{"id": "a", "text": "hello", "text_sha256": "x"}],
 }
 TIMEOUTS = {"startup_timeout": 30, "stall_timeout": 40}
@@ -33,10 +38,13 @@ SWITCH = "{% if enable_thinking %}<think>{% endif %}"
 class FakeExecutor(LocalExecutor):
     """Remembers what was served and leaves what a client would leave; ``code`` is how clients end."""
 
-    def __init__(self, code: int = 0, error: dict[str, str] | None = None, dies_in: int = 0) -> None:
+    def __init__(
+        self, code: int = 0, error: dict[str, str] | None = None, dies_in: int = 0, fails_in: int = 0
+    ) -> None:
         super().__init__()
         self.code = code
         self.dies_in = dies_in  # which client is interrupted, counting from 1
+        self.fails_in = fails_in  # in which client a request fails
         self.error = error
         self.events: list[str] = []
         self.services: list[Service] = []
@@ -71,7 +79,8 @@ class FakeExecutor(LocalExecutor):
         assert document.output.is_dir()
         if self.error:
             write_json(document.output / "error.json", self.error)
-        result = {"arm": document.values["arm"], "round": document.values["round"], "loads": [LOAD]}
+        load = {**LOAD, "completed": 0, "errored": 1} if len(self.clients) == self.fails_in else LOAD
+        result = {"arm": document.values["arm"], "round": document.values["round"], "loads": [load]}
         write_json(document.output / "result.json", result)
         if not self.code:
             write_output(document, {}, seconds=1.5)
@@ -310,6 +319,36 @@ def test_rounds_are_added_until_the_looks_say_enough(measure: Callable[..., Any]
 def test_when_no_look_is_enough_the_last_one_ends_it(measure: Callable[..., Any]) -> None:
     document = measure(FakeExecutor(), looks=(1, 2), enough=lambda _: False)
     assert len(document["samples"]) == 4
+
+
+def test_a_round_that_cannot_be_compared_ends_it_at_once(measure: Callable[..., Any]) -> None:
+    executor, lines, asked = FakeExecutor(fails_in=3), [], []
+    document = measure(executor, lines, looks=(5, 7), enough=lambda one: bool(asked.append(one)))
+    assert [one["round"] for one in executor.clients] == [1, 1, 2, 2]
+    assert document["benchmark"]["rounds"] == 2
+    assert asked == [document]  # a gate says what it comes to
+    assert any("round 2/5: the arms cannot be compared: round 2 draft at 1: 0 of 1" in one for one in lines)
+
+
+def test_who_continues_keeps_the_sound_rounds_and_measures_the_other_one_again_marked(
+    measure: Callable[..., Any], tmp_path: Path
+) -> None:
+    measure(FakeExecutor(fails_in=3))
+    again = FakeExecutor()
+    document = measure(again)
+    assert [(one["round"], one["arm"]) for one in again.clients] == [(2, "draft"), (2, "plain")]
+    why = "round 2 draft at 1: 0 of 1 completed"
+    assert document["set_aside"] == [{"round": 2, "why": why}]
+    assert f"round 2 was measured again, for at first {why}" in warnings(document)
+    old = tmp_path / "bench" / "set-aside" / "round-02-1" / "draft" / "client" / "result.json"
+    assert read_json(old)["loads"][0]["errored"] == 1
+    assert measure(FakeExecutor())["set_aside"] == document["set_aside"]  # it is not forgotten
+
+
+def test_a_round_may_be_broken_twice(measure: Callable[..., Any]) -> None:
+    for fails_in in (3, 1):
+        measure(FakeExecutor(fails_in=fails_in))
+    assert [one["round"] for one in measure(FakeExecutor())["set_aside"]] == [2, 2]
 
 
 def test_the_document_collects_every_load_and_no_path_of_this_machine(

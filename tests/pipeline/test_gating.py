@@ -53,6 +53,7 @@ class Executor(LocalExecutor):
         self.base = 1.0  # the base arm's speed over the draft's
         self.engine = 1.0  # of our engine settings over the base's, in every arm
         self.launched: list[str] = []
+        self.longer: dict[int, int] = {}  # tokens that the draft says more, by round
 
     @contextmanager
     def serve(self, service: Service) -> Iterator[Endpoint]:
@@ -72,13 +73,17 @@ class Executor(LocalExecutor):
 
     def result(self, values: dict[str, Any]) -> dict[str, Any]:
         number, arm = values["round"], values["arm"]
-        speed, rows = (10.0, plain_rows()) if arm.endswith("plain") else (10 * self.speedup(number), draft_rows())
+        speed, rows = (
+            (10.0, plain_rows()) if arm.endswith("plain") else (10 * self.speedup(number), draft_rows())
+        )
         speed *= self.base if arm == "base" else 1.0
         speed *= self.engine if not arm.startswith("base") else 1.0
         loads = [
             sample(number, arm, load, speed, rows, wall_seconds=1.0)
             for load in values["benchmark"]["concurrency"]
         ]
+        for load in loads if arm == "draft" else []:
+            load["output_tokens"] += self.longer.get(number, 0)
         return {"arm": arm, "round": number, "loads": loads}
 
 
@@ -211,6 +216,37 @@ def test_arms_that_did_other_work_are_not_comparable_and_end_the_gate(
     (reason,) = found["comparison"]["reasons"]
     assert ": possible: at 1: speedup at least 9.00" in reason
     assert found["comparison"]["figures"] == []
+
+
+def test_one_bad_round_ends_the_gate_at_once_and_the_sound_ones_are_kept(
+    tmp_path: Path, baseline: Measurement
+) -> None:
+    run = a_run(tmp_path, lambda number: 1.3 * SPREAD[number % 5], baseline)
+    assert isinstance(run.executor, Executor)
+    run.executor.longer = {2: 1}
+    measure(run)
+    assert len(run.executor.launched) == 4
+    (reason,) = read_json(run.record.folder / "comparison.json")["reasons"]
+    assert reason.endswith("differ by at most 3.33% (allowed 1%), in round 2 at 1")
+    assert run.record.document["gate"]["verdict"] == "not comparable"
+    with pytest.raises(StageError, match="the comparison is broken") as caught:
+        report(run)
+    assert "keeps the sound rounds and measures the broken one again" in (caught.value.hint or "")
+    run.record.continued = True
+    run.executor.longer, run.executor.launched = {}, []
+    measure(run)
+    assert run.executor.launched[:3] == ["draft round 2", "plain round 2", "plain round 3"]
+    assert run.record.document["gate"]["verdict"] == "ok"
+    remarks = read_json(run.record.folder / "comparison.json")["remarks"]
+    assert any(one.startswith("round 2 was measured again, for at first output tokens") for one in remarks)
+
+
+def test_what_is_broken_in_all_rounds_is_not_kept(tmp_path: Path, baseline: Measurement) -> None:
+    run = a_run(tmp_path, lambda _: 9.0, baseline)
+    measure(run)
+    with pytest.raises(StageError, match=r"speedup at least 9\.00"):
+        report(run)
+    assert not (run.record.folder / "bench" / "key.json").exists()
 
 
 def test_what_speaks_against_the_machine_stands_beside_the_verdict(
