@@ -45,23 +45,25 @@ def base_arm(benchmark: dict[str, Any], drafts: list[Pair], base: dict[str, Any]
 
     ``own_plain``: whether its speedup is over plain serving with engine settings of its own.
     """
-    found = _arm(benchmark, drafts, BASE, base_pairs(benchmark["samples"]))
-    args, tokens = base["engine"]["args"], base["speculation"]["tokens"]
-    found["checks"].append(capture_sizes(benchmark, args, tokens))
+    found = _arm(benchmark, drafts, BASE, base)
     return {**base, **found, "own_plain": any(one["arm"] == BASE_PLAIN for one in benchmark["samples"])}
 
 
 def _arm(
-    benchmark: dict[str, Any], drafts: list[Pair], arm: str, pairs: list[Pair] | None = None
+    benchmark: dict[str, Any], drafts: list[Pair], arm: str, base: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """An arm beside the draft: its own figures, and those of the draft over it.
 
-    ``drafts``: the draft arm's pairs; ``pairs``: the arm's own, over the draft's plain arm by default, and
-    ``draft_over_it`` is a ratio of throughputs then, else one of speedups.  ``tokens_per_step`` counts the
-    steps without a proposal as well, so that it can be held against a draft's acceptance length, and no
-    speedup exceeds it.
+    ``drafts``: the draft arm's pairs; ``base``: how the arm is served where it is the base.
+    ``draft_over_it``: a ratio of throughputs, but of speedups where the arm has a plain arm of its own.
+    ``tokens_per_step`` counts the steps without a proposal as well, so that it can be held against a draft's
+    acceptance length, and no speedup exceeds it.
     """
-    pairs = pair_up(benchmark["samples"], arm) if pairs is None else pairs
+    args, tokens = benchmark.get("engine_args") or {}, depth_of(arm) or benchmark["speculation"]["tokens"]
+    pairs = pair_up(benchmark["samples"], arm)
+    if base is not None:
+        args, tokens = base["engine"]["args"], base["speculation"]["tokens"]
+        pairs = base_pairs(benchmark["samples"])
     concurrencies = benchmark["benchmark"]["concurrency"]
     speed = [{"concurrency": one, **speed_at(pairs, one, arm)} for one in concurrencies]
     of_draft, of_arm = (
@@ -78,7 +80,11 @@ def _arm(
             "acceptance_length"
         ),
         "exact_match": match([(pair.plain, pair.draft) for pair in pairs]),
-        "checks": [same_work(pairs), possible(speed, served_by_load(pairs, all_steps))],
+        "checks": [
+            same_work(pairs),
+            possible(speed, served_by_load(pairs, all_steps)),
+            capture_sizes(benchmark, args, tokens),
+        ],
     }
 
 

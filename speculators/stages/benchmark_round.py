@@ -130,7 +130,11 @@ def _check_server(this: Round) -> None:
         raise StageError(f"the server serves {names}, not {this.client.model!r}", rule="wrong-model")
     counters = this.client.counters()
     if this.arm in PLAIN_ARMS and counters is not None:
-        raise StageError(f"the {this.arm} arm's server speculates", rule="speculation-active")
+        raise StageError(
+            f"the {this.arm} arm's server speculates",
+            hint="its command is beside its log, in server-command.txt",
+            rule="speculation-active",
+        )
     if this.arm not in PLAIN_ARMS:
         if counters is None:
             raise StageError(
@@ -141,6 +145,7 @@ def _check_server(this: Round) -> None:
         if len(counters.per_position) != this.speculative_tokens:
             raise StageError(
                 f"the server drafts {len(counters.per_position)} tokens, asked for {this.speculative_tokens}",
+                hint="see the server's log for the num_speculative_tokens that it took",
                 rule="speculation-depth",
             )
 

@@ -336,3 +336,18 @@ def test_an_extra_arm_that_is_not_comparable_costs_the_draft_nothing(benchmark_d
     summary = summarise(document)
     assert broken(summary["checks"]) == []
     assert "Nothing can be said of ngram (same-work: " in verdict(summary)
+
+
+def test_steps_of_more_proposed_tokens_have_to_fit_the_captured_graphs_as_well(
+    benchmark_document: Make,
+) -> None:
+    document = with_ngram(benchmark_document([(10, 12), (20, 24)]), 15, 30)
+    document["engine_args"] = {"cudagraph_capture_sizes": [1, 4]}
+    document["samples"] += [{**one, "arm": "draft-7"} for one in document["samples"] if one["arm"] == "draft"]
+    summary = summarise(document)
+    fits = {
+        one["arm"]: [check["ok"] for check in one["checks"] if check["name"] == "capture-sizes"]
+        for one in (*summary["extra_arms"], *summary["depths"])
+    }
+    assert fits == {"ngram": [True], "draft-7": [False]}
+    assert broken(summary["checks"]) == []
