@@ -1,27 +1,24 @@
 """What a benchmark's client can see of the machine beside its own load, from Linux's own counters.
 
-Nothing here needs privileges; what a machine does not tell is None.  On GPUs the driver is asked as
-``nvidia-smi`` is: clocks, and whether it holds them back.
+Nothing here needs privileges; what a machine does not tell is None.  GPUs are asked where the client sees
+them (``gpu_state``): beside a server in a container it sees none.
 """
 
 from __future__ import annotations
 
-import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
+
+from speculators.benchmark import gpu_state
 
 #: How long an idle server is watched for the work of others, and how long it may first come to rest: on a
 #: CPU its OpenMP threads spin for 0.2 s after a step (libiomp5's KMP_BLOCKTIME), which is no work of others.
 WATCH_SECONDS, REST_SECONDS = 1.0, 0.5
 #: Between two looks at the clocks.
 CLOCK_SECONDS = 5.0
-#: Bits of ``clocks_event_reasons.active`` that are no choice of the user's (NVML: nvmlClocksEventReason*):
-#: software power cap, hardware slowdown, software and hardware thermal slowdown, power brake.
-THROTTLE_BITS = 0x4 | 0x8 | 0x20 | 0x40 | 0x80
-GPU_QUERY = ("--query-gpu=clocks.sm,clocks_event_reasons.active", "--format=csv,noheader,nounits")
 STAT = Path("/proc/stat")
 CPUINFO = Path("/proc/cpuinfo")
 THROTTLES = Path("/sys/devices/system/cpu")
@@ -34,6 +31,14 @@ class Ticks(NamedTuple):
     busy: int
     stolen: int
     total: int
+
+
+class Look(NamedTuple):
+    """Mean MHz of the cores and of the GPUs at one moment, and whether a GPU is held back."""
+
+    processor: float | None
+    gpus: float | None
+    held: bool | None
 
 
 def read_ticks(text: str) -> Ticks:
@@ -49,21 +54,13 @@ def read_clock(text: str) -> float | None:
     return sum(found) / len(found) if found else None
 
 
-def read_gpus(text: str) -> tuple[float | None, bool]:
-    """Mean clock and whether any is held back, from ``nvidia-smi`` with ``GPU_QUERY``."""
-    rows = [line.split(",") for line in text.strip().split("\n") if "," in line]
-    clocks = [float(clock) for clock, _ in rows if clock.strip().isdigit()]
-    held = any(int(reasons, 16) & THROTTLE_BITS for _, reasons in rows if reasons.strip().startswith("0x"))
-    return (sum(clocks) / len(clocks) if clocks else None), held
-
-
 def watched(work: Callable[[], Result]) -> tuple[Result, dict[str, Any]]:
     """The result of ``work``, and what was seen of the machine: before it, the server waiting, and in it."""
     others = _others()
     before, throttles = _ticks(), _throttles()
-    clocks: list[tuple[float | None, bool | None]] = []
+    looks: list[Look] = []
     done = threading.Event()
-    watcher = threading.Thread(target=_watch_clocks, args=(clocks, done), daemon=True)
+    watcher = threading.Thread(target=_watch_clocks, args=(looks, done), daemon=True)
     watcher.start()
     try:
         result = work()
@@ -74,23 +71,27 @@ def watched(work: Callable[[], Result]) -> tuple[Result, dict[str, Any]]:
     steal = None
     if before is not None and after is not None and after.total > before.total:
         steal = (after.stolen - before.stolen) / (after.total - before.total)
-    held = [one for _, one in clocks if one is not None]
+    held = [one.held for one in looks if one.held is not None]
     if throttles is not None and later is not None:
         held.append(later > throttles)
-    speeds = [clock for clock, _ in clocks if clock is not None]
     return result, {
         "others_cores": others,
         "steal": steal,
         "throttled": any(held) if held else None,
-        "clock_mhz": sum(speeds) / len(speeds) if speeds else None,
+        "clock_mhz": _mean([one.processor for one in looks]),
+        "gpu_clock_mhz": _mean([one.gpus for one in looks]),
     }
 
 
-def _watch_clocks(found: list[tuple[float | None, bool | None]], done: threading.Event) -> None:
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _watch_clocks(found: list[Look], done: threading.Event) -> None:
     """Clocks mean something under load only, so they are read while there is some."""
     while not done.wait(CLOCK_SECONDS):
-        clock, held = _gpus()
-        found.append((clock if clock is not None else _processor_clock(), held))
+        found.append(Look(_processor_clock(), *gpu_state.clocks()))
 
 
 def _others() -> float | None:
@@ -117,13 +118,3 @@ def _throttles() -> int | None:
     """How often the processor has throttled since it started."""
     counts = [int(path.read_text()) for path in THROTTLES.glob("cpu*/thermal_throttle/*_throttle_count")]
     return sum(counts) if counts else None
-
-
-def _gpus() -> tuple[float | None, bool | None]:
-    try:
-        asked = subprocess.run(
-            ("nvidia-smi", *GPU_QUERY), capture_output=True, text=True, timeout=20, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None, None
-    return read_gpus(asked.stdout)

@@ -1,7 +1,7 @@
 """The host's loop over launches: start an arm's server, run the client beside it, stop, collect.
 
-Nothing here measures; the client inside does (``stages/benchmark_round.py``).  The host only decides
-what runs when, and puts the rounds' documents together.
+Nothing here measures; the client inside does (``stages/benchmark_round.py``).  The host decides what runs
+when, looks who else computes on its GPUs, and puts the rounds' documents together.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from speculators.benchmark import gpu_state
 from speculators.benchmark.arms import Base
 from speculators.benchmark.bench import SERVER, Bench, prepare
 from speculators.benchmark.checks import hopeless, of_a_round
 from speculators.benchmark.kept import CLIENT, finished_rounds, rounds_set_aside, set_aside
 from speculators.benchmark.rounds import BASE, CACHED, SAMPLED, Launch, schedule
-from speculators.documents import read_json, write_text
+from speculators.documents import known_json, read_json, write_json, write_text
 from speculators.executors.base import Executor, Needs, Service
 from speculators.serving.command import SERVED_NAME, server_arguments, server_argv, server_environment
 from speculators.stages.documents import StageInput, read_output
@@ -26,6 +27,8 @@ from speculators.stages.execution import execute
 SCHEMA = "speculators/benchmark/v1"
 STAGE = "benchmark_round"
 RESULT_NAME = "result.json"
+#: Beside the client's output, what the host saw of the machine during a launch.
+HOST_NAME = "host.json"
 #: Values of the recipe's ``benchmark`` that say where something lies on this machine.
 FILES = ("prompts", "quantised")
 #: What the client of a launch reads of the recipe's ``benchmark``.
@@ -197,6 +200,7 @@ def _measure(bench: Bench, launch: Launch, rounds: int) -> dict[str, Any]:
     )
     label = f"round {launch.round}/{rounds} {launch.arm}"
     bench.say(f"{label}: server starting")
+    before = gpu_state.lasting_processes()
     with bench.executor.serve(service) as endpoint:
         write_text(folder / "server-command.txt", endpoint.command)
         step = StageInput(
@@ -230,6 +234,8 @@ def _measure(bench: Bench, launch: Launch, rounds: int) -> dict[str, Any]:
             holds=bench.holds,
             needs=Needs("bench"),
         )
+        company = gpu_state.others(before, gpu_state.processes())
+    write_json(folder / HOST_NAME, {"gpu_processes_of_others": company})
     measured = _collect(bench, launch)
     bench.say(f"{label}: " + " · ".join(_headline(load) for load in measured["loads"]))
     return measured | {"kept": False}
@@ -239,6 +245,8 @@ def _collect(bench: Bench, launch: Launch) -> dict[str, Any]:
     """The result document of a launch that has been measured."""
     output = bench.folder / launch.folder / CLIENT
     document: dict[str, Any] = read_json(output / RESULT_NAME)
+    if "machine" in document:
+        document["machine"] |= known_json(output.with_name(HOST_NAME))
     return document | {"seconds": read_output(output)["seconds"], "folder": launch.folder, "kept": True}
 
 

@@ -19,6 +19,8 @@ LARGEST_SPREAD = 0.05
 #: Of plain throughput from the first to the last round, when it is certain as well.
 LARGEST_DRIFT = 0.02
 LARGEST_CLOCK_DRIFT = 0.02
+#: The first of them that is known: where there are GPUs, the processor's clock is not what paces an answer.
+CLOCKS = {"gpu_clock_mhz": "GPU", "clock_mhz": "processor"}
 #: Cores that others keep busy while the server waits; share of time that the host takes away.
 OTHERS_CORES = 0.2
 LARGEST_STEAL = 0.01
@@ -114,7 +116,10 @@ def _first(values: Sequence[float], what: str) -> Iterator[str]:
 
 
 def _machine(launches: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """What the clients saw of the machine; ``launches`` hold ``machine`` as ``machine_state`` leaves it."""
+    """What was seen of the machine; ``launches`` hold ``machine`` as ``machine_state`` leaves it.
+
+    In it is as well what the host saw of the GPUs (``gpu_state``).
+    """
     states = [(f"round {one['round']} {one['arm']}", one["machine"]) for one in launches]
     busy = [
         (place, state["others_cores"])
@@ -131,6 +136,12 @@ def _machine(launches: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield f"the host took up to {share:.1%} of the processor's time ({place})"
     if throttled := [place for place, state in states if state["throttled"]]:
         yield f"throttling in {len(throttled)} of {len(states)} launches, first in {throttled[0]}"
-    clocks = [state["clock_mhz"] for _, state in states if state["clock_mhz"]]
-    if clocks and max(clocks) / min(clocks) - 1 > LARGEST_CLOCK_DRIFT:
-        yield f"clocks between {min(clocks):.0f} and {max(clocks):.0f} MHz"
+    seen = {name: [clock for _, state in states if (clock := state.get(name))] for name in CLOCKS}
+    name = next((name for name in CLOCKS if seen[name]), None)
+    if name and max(seen[name]) / min(seen[name]) - 1 > LARGEST_CLOCK_DRIFT:
+        yield f"{CLOCKS[name]} clocks between {min(seen[name]):.0f} and {max(seen[name]):.0f} MHz"
+    company = [(place, count) for place, state in states if (count := state.get("gpu_processes_of_others"))]
+    if company:
+        place, count = max(company, key=lambda one: one[1])
+        many = f"{len(company)} of {len(states)} launches"
+        yield f"processes of others on the GPUs before {many}: up to {count} ({place})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from speculators.benchmark import gpu_state
 from speculators.benchmark.bench import request_body
 from speculators.benchmark.run import run_benchmark
 from speculators.benchmark.stability import warnings
@@ -31,6 +33,7 @@ LOAD = {
     "incomplete": 0,
     "requests": [{"id": "a", "text": "hello", "text_sha256": "x"}],
 }
+MACHINE = {"others_cores": 0.0, "steal": 0.0, "throttled": False, "clock_mhz": 2400.0}
 TIMEOUTS = {"startup_timeout": 30, "stall_timeout": 40}
 SWITCH = "{% if enable_thinking %}<think>{% endif %}"
 
@@ -80,7 +83,8 @@ class FakeExecutor(LocalExecutor):
         if self.error:
             write_json(document.output / "error.json", self.error)
         load = {**LOAD, "completed": 0, "errored": 1} if len(self.clients) == self.fails_in else LOAD
-        result = {"arm": document.values["arm"], "round": document.values["round"], "loads": [load]}
+        result = {name: document.values[name] for name in ("arm", "round")}
+        result |= {"loads": [load], "machine": dict(MACHINE)}
         write_json(document.output / "result.json", result)
         if not self.code:
             write_output(document, {}, seconds=1.5)
@@ -372,6 +376,20 @@ def test_each_launch_leaves_its_documents_in_its_own_folder(
     folder = tmp_path / "bench" / "round-02" / "draft"
     assert read_json(folder / "input.json")["values"]["speculative_tokens"] == 3
     assert "NAME=value" in (folder / "server-command.txt").read_text()
+
+
+def test_who_else_computes_on_the_gpus_is_looked_for_from_the_host_and_kept(
+    measure: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client sees no GPU beside a server in a container; the host does."""
+    script = tmp_path / "nvidia-smi"
+    script.write_text("#!/bin/sh\necho 77\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(gpu_state, "REST_SECONDS", 0.01)
+    first, again = measure(FakeExecutor()), measure(FakeExecutor())
+    for document in (first, again):
+        assert {one["machine"]["gpu_processes_of_others"] for one in document["rounds"]} == {1}
 
 
 def test_an_interrupted_benchmark_keeps_the_rounds_that_were_whole(measure: Callable[..., Any]) -> None:

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import scipy.stats
 
-from speculators.benchmark.machine_state import read_clock, read_gpus, read_ticks, watched
+from speculators.benchmark.machine_state import read_clock, read_ticks, watched
 from speculators.benchmark.stability import slope, warnings
 
 QUIET = {"others_cores": 0.02, "steal": 0.0, "throttled": False, "clock_mhz": 2400.0}
+ON_GPUS = {**QUIET, "gpu_clock_mhz": 1980.0, "gpu_processes_of_others": 0}
 Warn = Callable[..., list[str]]
 
 
@@ -58,11 +59,31 @@ def test_few_rounds_are_named(warned: Warn) -> None:
         ({"others_cores": 1.3}, "other load before 1 of 6 launches: up to 1.3 cores busy (round 6 plain)"),
         ({"steal": 0.08}, "the host took up to 8.0% of the processor's time (round 6 plain)"),
         ({"throttled": True}, "throttling in 1 of 6 launches, first in round 6 plain"),
-        ({"clock_mhz": 2000.0}, "clocks between 2000 and 2400 MHz"),
+        ({"clock_mhz": 2000.0}, "processor clocks between 2000 and 2400 MHz"),
     ],
 )
 def test_what_the_machine_tells_is_passed_on(warned: Warn, seen: dict[str, Any], says: str) -> None:
     assert warned(STEADY, seen) == [says]
+
+
+@pytest.mark.parametrize(
+    ("seen", "says"),
+    [
+        ({"gpu_clock_mhz": 1400.0}, ["GPU clocks between 1400 and 1980 MHz"]),
+        ({"clock_mhz": 900.0}, []),  # a processor that has little to do slows down
+        (
+            {"gpu_processes_of_others": 2},
+            ["processes of others on the GPUs before 1 of 6 launches: up to 2 (round 6 plain)"],
+        ),
+    ],
+)
+def test_gpus_are_watched_apart_from_the_processor(
+    benchmark_document: Callable[..., dict[str, Any]], seen: dict[str, Any], says: list[str]
+) -> None:
+    document = benchmark_document([(speed, 1.3 * speed) for speed in STEADY])
+    rounds = [{"round": n, "arm": "plain", "machine": ON_GPUS} for n in range(1, 7)]
+    rounds[-1]["machine"] = ON_GPUS | seen
+    assert warnings({**document, "rounds": rounds}) == says
 
 
 def test_what_the_machine_does_not_tell_is_no_warning(warned: Warn) -> None:
@@ -81,16 +102,13 @@ def test_the_processors_time_is_read_from_its_first_line() -> None:
     assert read_ticks(text) == (130, 60, 1000)
 
 
-def test_clocks_are_averaged_over_cores_and_gpus() -> None:
+def test_clocks_are_averaged_over_cores() -> None:
     assert read_clock("model name : x\ncpu MHz\t\t: 2000.0\ncpu MHz\t\t: 3000.0\n") == 2500.0
     assert read_clock("nothing of the kind\n") is None
-    assert read_gpus("1980, 0x0000000000000000\n1970, 0x0000000000000004\n") == (1975.0, True)
-    assert read_gpus("1980, 0x0000000000000001\n") == (1980.0, False)  # idle is no throttling
-    assert read_gpus("[N/A], [N/A]\n") == (None, False)
 
 
 def test_work_is_watched_on_this_machine() -> None:
     result, seen = watched(lambda: "done")
     assert result == "done"
-    assert set(seen) == set(QUIET)
+    assert set(seen) == {*QUIET, "gpu_clock_mhz"}
     assert 0 <= seen["others_cores"] <= 512
