@@ -57,27 +57,55 @@ class Played(NamedTuple):
 
 
 def played(
-    loss: float, spread: float, looks: tuple[int, ...], tolerance: float, alpha: float = ALPHA
+    loss: float,
+    spread: float,
+    looks: tuple[int, ...],
+    tolerance: float,
+    alpha: float = ALPHA,
+    before: int = 0,
 ) -> Played:
     """What the gate's rule (``gate.judge``) says of a true relative ``loss``, looking after ``looks`` rounds.
 
     ``spread``: standard deviation of one round's change of the logarithm.  ``alpha``: of all looks together.
+    ``before``: rounds of the stored baseline that it is held against (``figures.Rounds.change``), of as
+    large a spread; 0: the base is in the same rounds.
     """
     import numpy
 
     means, errors = _draws()
+    old, of_old = _baseline(before)
     truth, limit = math.log1p(-loss), math.log1p(-tolerance)
     going = numpy.ones(GATES, dtype=bool)  # [gates]
     found, rounds = 0, numpy.full(GATES, looks[-1])
     for look in looks:
-        mean = truth + spread * means[look - 1]
-        bound = t_quantile(1 - spent(len(looks), alpha), look - 1) * spread * errors[look - 1]
+        mean = truth + spread * (means[look - 1] - old)
+        own = numpy.maximum(errors[look - 1], of_old * math.sqrt(before / look))  # [gates]
+        error = spread * numpy.sqrt(own**2 + of_old**2)  # [gates]
+        bound = t_quantile(1 - spent(len(looks), alpha), _degrees(look, before)) * error
         worse = going & (mean + bound < 0) & (mean < limit)
         ended = worse | (going & (mean - bound > limit))
         found += int(worse.sum())
         rounds[ended] = look
         going &= ~ended
     return Played(found / GATES, float(rounds.mean()))
+
+
+def _degrees(new: int, old: int) -> float:
+    """Of freedom of Welch's test where both spreads are equal (Satterthwaite); ``old``: 0 for one sample."""
+    if not old:
+        return new - 1
+    return (1 / new + 1 / old) ** 2 / (1 / (new**2 * (new - 1)) + 1 / (old**2 * (old - 1)))
+
+
+@functools.lru_cache(maxsize=4)
+def _baseline(rounds: int) -> tuple[numpy.ndarray, numpy.ndarray]:
+    """The mean of so many draws of a standard normal and its standard error: [gates]; 0 without any."""
+    import numpy
+
+    if not rounds:
+        return numpy.zeros(GATES), numpy.zeros(GATES)
+    draws = numpy.random.default_rng(1).standard_normal((rounds, GATES))
+    return draws.mean(axis=0), draws.std(axis=0, ddof=1) / math.sqrt(rounds)
 
 
 @functools.lru_cache(maxsize=1)
@@ -92,10 +120,15 @@ def _draws() -> tuple[numpy.ndarray, numpy.ndarray]:
     return means, numpy.sqrt(numpy.maximum(squares, 0) / numpy.maximum(count - 1, 1) / count)
 
 
-def assured(loss: float, noise: Split, looks: tuple[int, ...], requests: int, tolerance: float) -> float:
+def assured(
+    loss: float, noise: Split, looks: tuple[int, ...], requests: int, tolerance: float, before: int = 0
+) -> float:
     """The power that is to be expected, the noise being known as well as it was measured."""
-    spread = noise.of_round(requests)
-    return over_truths(lambda true: played(loss, true, looks, tolerance).found, spread, noise.degrees)
+
+    def found(true: float) -> float:
+        return played(loss, true, looks, tolerance, before=before).found
+
+    return over_truths(found, noise.of_round(requests), noise.degrees)
 
 
 def cheapest(
@@ -106,10 +139,12 @@ def cheapest(
     *,
     prompts: int,
     wanted: float = POWER,
+    before: int = 0,
 ) -> Design | None:
     """The design of least mean wall time that finds ``loss`` with the ``wanted`` probability.
 
-    ``prompts``: how many requests a round can have at most.  None: no design within reach does.
+    ``prompts``: how many requests a round can have at most; ``before``: as of ``played``.  None: no design
+    within reach does.
     """
     best: Design | None = None
     for looks in plans():
@@ -117,14 +152,14 @@ def cheapest(
             continue
 
         def found(requests: int, looks: tuple[int, ...] = looks) -> float:
-            return assured(loss, noise, looks, requests, tolerance)
+            return assured(loss, noise, looks, requests, tolerance, before)
 
         if found(prompts) < wanted:
             continue
         counts = range(1, prompts + 1)
         requests = counts[bisect_left(counts, True, key=lambda count: found(count) >= wanted)]
         spread = noise.of_round(requests)
-        rounds = max(played(true, spread, looks, tolerance).rounds for true in (0.0, loss))
+        rounds = max(played(true, spread, looks, tolerance, before=before).rounds for true in (0.0, loss))
         seconds = rounds * cost.of_round(requests)
         if best is None or seconds < best.seconds:
             best = Design(looks, requests, seconds, found(requests))

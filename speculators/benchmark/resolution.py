@@ -10,11 +10,12 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from speculators.benchmark.comparison import ENOUGH_ROUNDS
 from speculators.benchmark.design import Cost, Design, cheapest
 from speculators.benchmark.gate import spent
 from speculators.benchmark.noise import Split, smallest_loss, split
 from speculators.benchmark.pairs import Pair, pair_up
-from speculators.benchmark.rounds import BASE, DRAFT
+from speculators.benchmark.rounds import BASE, DRAFT, PLAIN
 from speculators.benchmark.statistics import geometric_mean, mean_ratio, spread_of
 
 SCHEMA = "speculators/noise/v1"
@@ -23,11 +24,19 @@ LOSSES = (0.04, 0.05, 0.08, 0.10)
 WANTED = 0.8
 
 
+#: What a gate serves in each round: with its base in them, and against a stored baseline.
+TOGETHER, AGAINST_STORED = (PLAIN, DRAFT, BASE), (PLAIN, DRAFT)
+
+
 class Seen(NamedTuple):
-    """A number of rounds as measured, and the smallest loss that they find four times in five."""
+    """A number of rounds as measured, and the smallest loss that they find four times in five.
+
+    ``stored``: against a stored baseline of ``ENOUGH_ROUNDS``, whose own noise is added.
+    """
 
     rounds: int
     loss: float | None
+    stored: float | None
 
 
 def resolution(
@@ -44,11 +53,16 @@ def resolution(
     rounds = sorted({pair.round for pair in pairs})
     ratios = [geometric_mean([pair.speedup or math.nan for pair in pairs if pair.round == r]) for r in rounds]
     logs = [math.log(ratio) for ratio in ratios]
-    noise, cost = split(table(pairs)), cost_of(benchmark, pairs)
+    noise, cost = split(table(pairs)), cost_of(benchmark, TOGETHER)
     alpha, spread = spent(len(looks)), spread_of(logs)
 
     def seen(look: int) -> Seen:
-        return Seen(look, smallest_loss(spread, look, tolerance, alpha, degrees=len(logs) - 1))
+        with_the_old = math.sqrt(1 + look / ENOUGH_ROUNDS)  # the variances of both means add up
+        together, stored = (
+            smallest_loss(spread * wider, look, tolerance, alpha, degrees=len(logs) - 1)
+            for wider in (1.0, with_the_old)
+        )
+        return Seen(look, together, stored)
 
     return {
         "schema": SCHEMA,
@@ -60,23 +74,36 @@ def resolution(
         "within": math.sqrt(noise.within),
         "launch_seconds": cost.launch,
         "request_seconds": cost.request,
+        "baseline_rounds": ENOUGH_ROUNDS,
         "tolerance": tolerance,
         "alpha": alpha,
         "seen": [seen(look)._asdict() for look in looks],
         "designs": [
-            {"loss": loss, "design": design and design._asdict()}
-            for loss, design in designs(noise, cost, tolerance, prompts)
+            {"loss": loss, "design": together and together._asdict(), "stored": stored and stored._asdict()}
+            for loss, together, stored in designs(
+                noise, cost, cost_of(benchmark, AGAINST_STORED), tolerance, prompts
+            )
         ],
     }
 
 
 def designs(
-    noise: Split, cost: Cost, tolerance: float, prompts: int
-) -> Iterator[tuple[float, Design | None]]:
-    """For each loss beyond the tolerance the design of least wall time that finds it."""
+    noise: Split, together: Cost, stored: Cost, tolerance: float, prompts: int
+) -> Iterator[tuple[float, Design | None, Design | None]]:
+    """For each loss beyond the tolerance the designs of least wall time that find it.
+
+    The first with the base in the same rounds, the second against a stored baseline of ``ENOUGH_ROUNDS``
+    rounds of as many requests; each with the cost of its rounds.
+    """
     for loss in LOSSES:
         if loss > tolerance:
-            yield loss, cheapest(noise, cost, loss, tolerance, prompts=prompts, wanted=WANTED)
+            yield (
+                loss,
+                *(
+                    cheapest(noise, cost, loss, tolerance, prompts=prompts, wanted=WANTED, before=before)
+                    for cost, before in ((together, 0), (stored, ENOUGH_ROUNDS))
+                ),
+            )
 
 
 def table(pairs: Sequence[Pair]) -> list[list[float]]:
@@ -99,13 +126,13 @@ def table(pairs: Sequence[Pair]) -> list[list[float]]:
     return [[math.fsum(rounds[number][name]) / loads for name in common] for number in sorted(rounds)]
 
 
-def cost_of(benchmark: dict[str, Any], pairs: Sequence[Pair]) -> Cost:
-    """Seconds of a round of two arms: until the requests can be counted, and of one request of each.
+def cost_of(benchmark: dict[str, Any], arms: Sequence[str]) -> Cost:
+    """Seconds of a round of the ``arms``: until the requests can be counted, and of one request of each.
 
     A request is one prompt at every load.  The client's own start belongs to a launch.
     """
-    arms = {(pair.round, arm) for pair in pairs for arm in (DRAFT, BASE)}
-    whole = sum(one["seconds"] for one in benchmark["rounds"] if (one["round"], one["arm"]) in arms)
-    loads = sum(side["wall_seconds"] for pair in pairs for side in (pair.plain, pair.draft))
-    rounds = len({pair.round for pair in pairs})
+    launches = [one for one in benchmark["rounds"] if one["arm"] in arms]
+    whole = sum(one["seconds"] for one in launches)
+    loads = sum(one["wall_seconds"] for one in benchmark["samples"] if one["arm"] in arms)
+    rounds = len({one["round"] for one in launches})
     return Cost((whole - loads) / rounds, loads / rounds / benchmark["benchmark"]["requests"])

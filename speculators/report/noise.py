@@ -23,19 +23,28 @@ def _lines(noise: Mapping[str, Any]) -> Iterator[str]:
         f"noise of a round: {noise['spread']:.1%}; of the launch {noise['between']:.1%}, of one request "
         f"{noise['within']:.1%}"
     )
+    stored = f"against a stored baseline of {noise['baseline_rounds']} rounds"
     for one in noise["seen"]:
-        loss = "no loss" if one["loss"] is None else f"a loss of {one['loss']:.1%}"
-        yield f"  {one['rounds']:>2} rounds as here find {loss} or more four times in five"
+        yield (
+            f"  {one['rounds']:>2} rounds as here find {_loss(one['loss'])} four times in five with the base "
+            f"in the same rounds, {stored} {_loss(one['stored'])}"
+        )
     for one in noise["designs"]:
-        yield f"  {_design(one['loss'], one['design'])}"
+        yield f"  a loss of {one['loss']:.0%} soonest"
+        yield f"    with the base in the same rounds: {_design(one['design'], 'three arms')}"
+        yield f"    {stored}: {_design(one['stored'], 'two arms')}"
     for warning in noise["warnings"]:
         yield f"  warning: {warning}"
 
 
-def _design(loss: float, design: Mapping[str, Any] | None) -> str:
+def _loss(loss: float | None) -> str:
+    return "no loss" if loss is None else f"a loss of {loss:.1%} or more"
+
+
+def _design(design: Mapping[str, Any] | None, arms: str) -> str:
     if design is None:
-        return f"a loss of {loss:.0%}: not within 30 rounds of all prompts"
+        return "not within 30 rounds of all prompts"
     return (
-        f"a loss of {loss:.0%} soonest: gate.looks {list(design['looks'])}, requests {design['requests']}; "
-        f"two arms take {duration(design['seconds'])} in the mean"
+        f"gate.looks {list(design['looks'])}, requests {design['requests']}; "
+        f"{arms} take {duration(design['seconds'])} in the mean"
     )

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speculators.benchmark.design import Cost, Design, assured, cheapest, played
+from speculators.benchmark.figures import Rounds
 from speculators.benchmark.gate import LOOKS, REGRESSION, UNDECIDED, judge, spent
 from speculators.benchmark.noise import Split, power
 from speculators.benchmark.statistics import mean_estimate
@@ -32,6 +33,25 @@ def test_what_is_played_is_the_gates_own_rule(loss: float, spread: float) -> Non
         found += said == REGRESSION
         rounds += look
     expected = played(loss, spread, LOOKS, 0.03)
+    assert found / gates == pytest.approx(expected.found, abs=4 * math.sqrt(0.25 / gates))
+    assert rounds / gates == pytest.approx(expected.rounds, abs=0.4)
+
+
+@pytest.mark.parametrize(("loss", "spread"), [(0.05, 0.03), (0.0, 0.03), (0.08, 0.04)])
+def test_against_a_stored_baseline_it_is_that_ones_rule(loss: float, spread: float) -> None:
+    draw, gates, before = random.Random(4), 1500, 12
+    found, rounds = 0, 0
+    for _ in range(gates):
+        old = [draw.gauss(0, spread) for _ in range(before)]
+        new = [draw.gauss(math.log1p(-loss), spread) for _ in range(LOOKS[-1])]
+        for look in LOOKS:
+            change = Rounds(old, new[:look]).change()
+            said = judge(change, 0.03, spent(len(LOOKS))).verdict
+            if said != UNDECIDED:
+                break
+        found += said == REGRESSION
+        rounds += look
+    expected = played(loss, spread, LOOKS, 0.03, before=before)
     assert found / gates == pytest.approx(expected.found, abs=4 * math.sqrt(0.25 / gates))
     assert rounds / gates == pytest.approx(expected.rounds, abs=0.4)
 

@@ -30,10 +30,10 @@ def against_itself(
     for number in range(1, rounds + 1):
         luck = draw.gauss(0, between)
         seconds = [1 + place for place in range(prompts)]
-        whole = {"base": 50.0, "draft": 50.0}
+        whole = {"plain": 40.0, "base": 50.0, "draft": 50.0}
         for load in loads:
             ours = [one * math.exp(luck + draw.gauss(0, within)) for one in seconds]
-            for arm, times in (("base", seconds), ("draft", ours)):
+            for arm, times in (("plain", seconds), ("base", seconds), ("draft", ours)):
                 rows = [request(f"p{place}", seconds=one) for place, one in enumerate(times)]
                 rate = 10 * prompts / sum(times)
                 samples.append(sample(number, arm, load, rate, rows, wall_seconds=sum(times)))
@@ -46,14 +46,32 @@ def test_the_table_holds_every_requests_ratio() -> None:
     document = against_itself(3, 4, 0.0, 0.1)
     found = table(pair_up(document["samples"], "draft", plain="base"))
     assert [len(row) for row in found] == [4, 4, 4]
-    rows = document["samples"][1]["requests"]
+    rows = next(one["requests"] for one in document["samples"] if one["arm"] == "draft")
     assert found[0] == pytest.approx([math.log((1 + i) / row["seconds"]) for i, row in enumerate(rows)])
 
 
 def test_a_launch_costs_what_its_loads_do_not() -> None:
     document = against_itself(3, 4, 0.0, 0.0)
-    found = cost_of(document, pair_up(document["samples"], "draft", plain="base"))
-    assert found == pytest.approx(Cost(100.0, 2 * (1 + 2 + 3 + 4) / 4))
+    assert cost_of(document, ("draft", "base")) == pytest.approx(Cost(100.0, 2 * (1 + 2 + 3 + 4) / 4))
+
+
+def test_a_gate_with_its_base_in_the_rounds_costs_three_arms_and_one_against_a_baseline_two() -> None:
+    found = resolution(against_itself(3, 4, 0.0, 0.0), LOOKS, 0.03, 4)
+    assert found["launch_seconds"] == pytest.approx(140.0)
+    one = found["designs"][-1]  # without any noise the soonest look is enough
+    rounds = one["design"]["looks"][-1]
+    assert one["design"]["seconds"] == pytest.approx(rounds * (140 + 3 * one["design"]["requests"] * 2.5))
+    assert one["stored"]["seconds"] == pytest.approx(rounds * (90 + 2 * one["stored"]["requests"] * 2.5))
+
+
+def test_a_stored_baseline_adds_its_own_noise() -> None:
+    found = resolution(against_itself(8, 8, 0.02, 0.01), LOOKS, 0.03, 8)
+    assert all(one["stored"] > one["loss"] for one in found["seen"])
+    # After 12 rounds against 12 the error is as of 6 rounds, by the looks' own quantile.
+    twelve = found["seen"][-1]
+    widened = smallest_loss(found["spread"] * math.sqrt(2), 12, 0.03, spent(len(LOOKS)), degrees=7)
+    assert twelve["stored"] == pytest.approx(widened)
+    assert found["baseline_rounds"] == 12
 
 
 def test_noise_of_launches_is_told_from_that_of_requests() -> None:
@@ -85,7 +103,7 @@ def test_a_quieter_machine_sees_smaller_losses() -> None:
 
 def test_a_spread_that_few_rounds_measured_promises_less() -> None:
     document = against_itself(8, 8, 0.06, 0.01)
-    few = resolution({**document, "samples": document["samples"][:6]}, LOOKS, 0.03, 8)
+    few = resolution({**document, "samples": document["samples"][:9]}, LOOKS, 0.03, 8)
     alpha = spent(len(LOOKS))
     taken_at_its_word = smallest_loss(few["spread"], 12, 0.03, alpha)
     known = smallest_loss(few["spread"], 12, 0.03, alpha, degrees=1000)
@@ -98,5 +116,7 @@ def test_the_text_says_what_is_seen_and_what_it_would_take() -> None:
     found = resolution(against_itself(8, 8, 0.02, 0.05), LOOKS, 0.03, 8)
     shown = text({**found, "warnings": ["drift: of something"]})
     assert "12 rounds as here find a loss of" in shown
-    assert "soonest: gate.looks [" in shown
+    assert "against a stored baseline of 12 rounds a loss of" in shown
+    assert "with the base in the same rounds: gate.looks [" in shown
+    assert "against a stored baseline of 12 rounds: gate.looks [" in shown
     assert "warning: drift: of something" in shown
