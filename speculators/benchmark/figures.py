@@ -133,7 +133,8 @@ def _acceptance(
     several = [load for load in loads if load != ALONE]
     lengths = Rounds(log_lengths(old, several), log_lengths(new, several), alike)
     if lengths.old and lengths.new:
-        found = over_rounds(LENGTH_OF_SEVERAL, None, lengths, limits.acceptance, alpha)
+        # Beside speed it is a second figure over rounds that may raise an alarm, so it has half the chance.
+        found = over_rounds(LENGTH_OF_SEVERAL, None, lengths, limits.acceptance, alpha / 2)
         # Batches differ from launch to launch, so that doubt of it would hold up most gates.
         yield found._replace(gated=found.verdict == REGRESSION)
 
