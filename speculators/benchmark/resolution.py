@@ -95,15 +95,13 @@ def designs(
     The first with the base in the same rounds, the second against a stored baseline of ``ENOUGH_ROUNDS``
     rounds of as many requests; each with the cost of its rounds.
     """
+
+    def found(loss: float, cost: Cost, before: int) -> Design | None:
+        return cheapest(noise, cost, loss, tolerance, prompts=prompts, wanted=WANTED, before=before)
+
     for loss in LOSSES:
         if loss > tolerance:
-            yield (
-                loss,
-                *(
-                    cheapest(noise, cost, loss, tolerance, prompts=prompts, wanted=WANTED, before=before)
-                    for cost, before in ((together, 0), (stored, ENOUGH_ROUNDS))
-                ),
-            )
+            yield loss, found(loss, together, 0), found(loss, stored, ENOUGH_ROUNDS)
 
 
 def table(pairs: Sequence[Pair]) -> list[list[float]]:

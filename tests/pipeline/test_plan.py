@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from speculators.benchmark.arms import Base, Opponent
 from speculators.errors import RecipeError, StageError
 from speculators.pipeline import keys, plan_text, surroundings
 from speculators.pipeline.choice import ALL, Choice
-from speculators.pipeline.plan import ACCEPT, MEASURE, REUSE, RUN, SKIP, StagePlan, plan
+from speculators.pipeline.plan import ACCEPT, MEASURE, REUSE, RUN, SKIP, StagePlan, plan, plan_benchmark
 from speculators.pipeline.store import Store
 from speculators.recipe.recipe import Recipe, require_recipe
 from speculators.stages.documents import WORK_NAME
@@ -49,6 +50,15 @@ def test_with_everything_there_only_the_benchmark_is_measured(store: Store):
     found = planned(store)
     assert actions(found) == [REUSE] * 6 + [MEASURE]
     assert not plan_text.has_work(list(found.values()))
+
+
+def test_a_base_of_other_engine_settings_is_planned_with_a_plain_arm_of_its_own() -> None:
+    recipe = require_recipe(RECIPE, ["benchmark.depths=[]"])
+    args = {**recipe.data["engine"]["args"], "max_model_len": 256}
+    for engine, arms in ((recipe.data["engine"], 3), ({**recipe.data["engine"], "args": args}, 4)):
+        base = Base("other", Path("other"), 3, engine, "b" * 64)
+        (reason,) = reasons(plan_benchmark(recipe, NO_CHOICE, Opponent(base=base)))
+        assert f"× {arms} arms ×" in reason
 
 
 def test_an_arm_that_cannot_be_served_here_is_not_counted(
