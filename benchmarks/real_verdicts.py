@@ -51,6 +51,7 @@ sys.path.insert(0, str(ROOT))
 # Below the path, because a checkout need not be installed.
 from speculators.benchmark.comparison import (  # noqa: E402
     ACCEPTANCE_FELL,
+    BASELINE_ROUNDS,
     NOT_COMPARABLE,
     OUTPUTS_CHANGED,
     STEP_SLOWER,
@@ -119,6 +120,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--damage-to", type=Path, help=argparse.SUPPRESS)  # the part that needs an engine
     options = parser.parse_args(arguments)
     options.work, options.run = options.work.absolute(), options.run.resolve()  # "latest" moves on
+    if options.rounds < BASELINE_ROUNDS:
+        parser.error(f"--rounds: a baseline needs {BASELINE_ROUNDS}")
+    if not (options.run / "resolved.yaml").is_file():
+        parser.error(f"{options.run}: no run's folder (it has no resolved.yaml)")
     if options.damage_to is not None:
         damage(options.run, options.damage_to, options.damage)
         return 0
