@@ -135,8 +135,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def with_fresh_names(arguments: list[str]) -> list[str]:
     """``--fresh`` without a stage means all of them; typer has no options with an optional value.
 
-    What follows is no stage if it is an option or, with a point in it, a recipe's file.
+    What follows is no stage if it is an option or, with a point in it, a recipe's file.  ``certify`` has an
+    option of that name without a value.
     """
+    if arguments[:1] == ["certify"]:
+        return arguments
     given: list[str] = []
     for word, following in zip(arguments, [*arguments[1:], ""]):
         given.append(word)

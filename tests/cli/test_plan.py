@@ -96,6 +96,7 @@ def test_what_cannot_be_meant_exits_2(
         (["run", "--fresh", "x.yaml"], ["run", "--fresh", "all", "x.yaml"]),
         (["run", "x.yaml", "--fresh"], ["run", "x.yaml", "--fresh", "all"]),
         (["run", "--fresh", "training", "x.yaml"], ["run", "--fresh", "training", "x.yaml"]),
+        (["certify", "--fresh"], ["certify", "--fresh"]),
         (["run", "x.yaml", "--fresh", "trainning"], ["run", "x.yaml", "--fresh", "trainning"]),
     ],
 )
