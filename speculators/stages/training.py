@@ -10,7 +10,7 @@ its checkpoint.  The result is then that of an undisturbed run; only times and s
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -23,19 +23,19 @@ from speculators.checkpoint.shape import DraftConfig
 from speculators.checkpoint.verifier_weights import load_verifier_weights
 from speculators.checkpoint.vocabulary import coverage, select_draft_ids, token_frequencies
 from speculators.datagen.shards import Document, read_documents, read_index
-from speculators.documents import read_json, write_json
+from speculators.documents import write_json
 from speculators.errors import MachineError, StageError
 from speculators.stages.documents import StageInput
-from speculators.training.architectures import ARCHITECTURES, Implementation
+from speculators.stages.trust import Say, certificate, chosen_way, doubt_of, judge_torchrun
+from speculators.training.architectures import ARCHITECTURES
 from speculators.training.baselines import bigram_matches, bigram_successors
 from speculators.training.files import ENDS_NAME, SHAPE_NAME, VOCABULARY_NAME
 from speculators.training.interrupts import deferred_interrupts, orphaned
 from speculators.training.launch import launch
-from speculators.training.loop import DTYPES, TrainingOptions, train
+from speculators.training.loop import TrainingOptions, train
 from speculators.training.metrics import Tracker
-from speculators.training.objective import Objective, Teaching
+from speculators.training.objective import Objective
 from speculators.training.packing import Fitted, fit
-from speculators.training.parallel import KINDS
 from speculators.training.ranks import ALONE, Ranks, joined, local_device
 from speculators.training.resume import Checkpoints
 from speculators.training.start import find_start, load_into, own_ends
@@ -46,9 +46,6 @@ CONTINUES = True
 #: Of the ``training`` block: where and how it is done, which is no part of what is learned; and a name, of
 #: whose weights the digest is.
 HOW = ("devices", "parallelism", "trackers", "init_from")
-ASK_AGAIN = "`speculators certify RECIPE --fresh` asks again"
-
-Say = Callable[[str], None]
 
 
 class Data(NamedTuple):
@@ -75,45 +72,6 @@ def run(step: StageInput) -> dict[str, Any] | None:
         print(f"training on one device: {doubt}")
         count = 1
     return train_draft(step, ALONE) if count == 1 else launch(in_rank, step, count, step.work)
-
-
-def certificate(step: StageInput) -> dict[str, Any]:
-    """What this machine was found to compute right; everything where nobody had to ask."""
-    if not (files := step.files.get("certificate")):
-        return {
-            "objective": dict.fromkeys(DTYPES, "fast"),
-            "parallelism": dict.fromkeys(KINDS, True),
-            "checks": [],
-        }
-    result: dict[str, Any] = read_json(files[0])["result"]
-    return result
-
-
-def doubt_of(trusted: dict[str, Any], parallelism: str) -> str:
-    """Why several devices should not hold the draft in this way; empty where nothing speaks against it."""
-    if parallelism not in trusted["parallelism"]:
-        return f"whether several of them learn what one does ({parallelism}) was not asked here; {ASK_AGAIN}"
-    learn = trusted["parallelism"][parallelism]
-    return "" if learn else f"several of them were not found to learn here what one does ({parallelism})"
-
-
-def judge_torchrun(trusted: dict[str, Any], parallelism: str, count: int, leads: bool) -> None:
-    """Of ``count`` processes that somebody started by hand: whether they may train together.
-
-    Raises:
-        MachineError: they were found to learn something else than one.
-    """
-    if count == 1 or not (doubt := doubt_of(trusted, parallelism)):
-        return
-    if trusted["parallelism"].get(parallelism) is False:
-        others = [f"training.parallelism: {kind}" for kind, learn in trusted["parallelism"].items() if learn]
-        raise MachineError(
-            f"torchrun started {count} processes on this machine's devices: {doubt}",
-            hint=f"{' or '.join(['start one process', *others])}; {ASK_AGAIN}",
-            rule="ranks-differ",
-        )
-    if leads:
-        print(f"torchrun started {count} processes on this machine's devices: {doubt}", flush=True)
 
 
 def rank_count(wanted: int | str, sequences_per_step: int, gpus: int) -> int:
@@ -231,32 +189,6 @@ def prepare_draft(step: StageInput, options: TrainingOptions, say: Say, ranks: R
         + (f" in each of {ranks.count} processes" if ranks.count > 1 else "")
     )
     return Taught(objective, data.train.documents, batches, told)
-
-
-class Way(NamedTuple):
-    """How this machine trains: by which objective, taught what, and which of its checks did not hold."""
-
-    objective: type[Objective]
-    teaching: Teaching
-    mismatches: list[str]
-
-
-def chosen_way(
-    implementation: Implementation, trusted: dict[str, Any], options: TrainingOptions, say: Say
-) -> Way:
-    """The recipe's way where the machine computes it right in its precision; else a slower one, in single.
-
-    The oracle's, where there is one.  Objectives without one are written in plain torch.
-    """
-    teaching, wrong = options.teaching, [check["name"] for check in trusted["checks"] if not check["ok"]]
-    if trusted["objective"].get(options.precision) == "fast":
-        return Way(implementation.objective, teaching, wrong)
-    slow = implementation.oracle or implementation.objective
-    name = (
-        "the slow oracle" if implementation.oracle else "plain torch, which has no oracle to be checked by,"
-    )
-    say(f"not trusted on this machine: {', '.join(wrong)}; training by {name} in float32")
-    return Way(slow, teaching._replace(dtype=torch.float32), wrong)
 
 
 def followers(step: StageInput, done: int) -> Sequence[Tracker]:

@@ -12,7 +12,7 @@ from speculators.documents import read_json, write_json
 from speculators.errors import MachineError
 from speculators.stages.__main__ import main
 from speculators.stages.documents import OUTPUT_NAME, StageInput
-from speculators.stages.training import judge_torchrun
+from speculators.stages.trust import judge_torchrun
 from speculators.training.files import METRICS_NAME
 from speculators.training.loop import DTYPES
 from tests.models import tiny
