@@ -34,12 +34,10 @@ changed ones at four looks and five at two, be they of 16 or of eight.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -58,7 +56,7 @@ from speculators.benchmark.comparison import (  # noqa: E402
 )
 from speculators.benchmark.figures import LENGTH, SPEEDUP  # noqa: E402
 from speculators.benchmark.gate import OK, REGRESSION, UNDECIDED  # noqa: E402
-from speculators.documents import known_json, read_json, read_jsonl, write_json, write_text  # noqa: E402
+from speculators.documents import known_json, read_json, write_json, write_text  # noqa: E402
 from speculators.errors import EXIT_INTERRUPTED, EXIT_REGRESSION, StageError  # noqa: E402
 from speculators.quantities import duration  # noqa: E402
 from speculators.recipe.yaml_loader import load_yaml  # noqa: E402
@@ -68,16 +66,12 @@ from speculators.serving.environment import engine_environment  # noqa: E402
 
 #: Blocks that a recipe which brings its draft does not have.
 TRAINED = ("algorithm", "datagen", "training")
-#: Halvings of the search for the damage; noise changes acceptance smoothly.
-HALVINGS = 12
-#: The damage is found on replayed drafting; what is served differs by a few per cent of it.
-NEAR = 0.01
 PLUGIN = "slowed_engine"
 #: What a gate against a stored baseline ends in; any other verdict in 0.
 EXIT_CODES = {REGRESSION: EXIT_REGRESSION, NOT_COMPARABLE: StageError.exit_code}
 OPTIONS_NAME, OUTCOME_NAME = "options.json", "outcome.json"
 #: Options that may be others when a work folder is gone on with.
-FREE = ("work", "only", "gates", "damage_to")
+FREE = ("work", "only", "gates")
 
 
 class Case(NamedTuple):
@@ -117,16 +111,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--slower", type=float, default=0.10, help="loss of the slowed engine's speed")
     parser.add_argument("--dtype", default="bfloat16", help="the other one")
     parser.add_argument("--only", nargs="+", choices=[case.name for case in CASES])
-    parser.add_argument("--damage-to", type=Path, help=argparse.SUPPRESS)  # the part that needs an engine
     options = parser.parse_args(arguments)
     options.work, options.run = options.work.absolute(), options.run.resolve()  # "latest" moves on
     if options.rounds < BASELINE_ROUNDS:
         parser.error(f"--rounds: a baseline needs {BASELINE_ROUNDS}")
     if not (options.run / "resolved.yaml").is_file():
         parser.error(f"{options.run}: no run's folder (it has no resolved.yaml)")
-    if options.damage_to is not None:
-        damage(options.run, options.damage_to, options.damage)
-        return 0
     require_same(options)
     baseline = baseline_of(options)
     chosen = [case for case in CASES if not options.only or case.name in options.only]
@@ -320,95 +310,11 @@ def damaged(options: argparse.Namespace) -> Path:
     """The run's checkpoint with the wanted damage, made once."""
     target: Path = options.work / "damaged-draft"
     if not target.is_dir():
-        words = [str(options.run), "--damage-to", str(target), "--damage", str(options.damage)]
+        script = Path(__file__).with_name("damaged_draft.py")
+        command = [sys.executable, str(script), str(options.run), str(target), "--loss", str(options.damage)]
         environment = {**os.environ, **engine_environment(recipe_of(options)["engine"]["env"])}
-        subprocess.run([sys.executable, __file__, *words], env=environment, check=True)
+        subprocess.run(command, env=environment, check=True)
     return target
-
-
-def damage(run: Path, target: Path, loss: float) -> None:
-    """Put noise into every matrix of the run's draft, so much that its acceptance length falls by ``loss``.
-
-    Acceptance is that of greedy drafting replayed on the run's own plain answers, captured once.
-
-    Raises:
-        SystemExit: there is not so much acceptance to lose.
-    """
-    from safetensors.torch import load_file, save_file
-
-    from speculators.inspection.replay import replay_checkpoint
-
-    model = run / "model"
-    verifier = Path(read_json(model / "config.json")["speculators_config"]["verifier"]["name_or_path"])
-    (weights,) = model.glob("*.safetensors")
-    tensors = load_file(weights)
-    with tempfile.TemporaryDirectory() as scratch:
-        documents = captured(run, verifier, Path(scratch) / "states")
-        candidate = Path(scratch) / "candidate"
-        shutil.copytree(model, candidate)
-
-        def length(strength: float) -> float:
-            save_file(noisy(tensors, strength), candidate / weights.name)
-            found: float = replay_checkpoint(candidate, verifier, documents)["all"]["acceptance_length"]
-            return found
-
-        whole = length(0.0)
-        wanted, low, high = whole * (1 - loss), 0.0, 4.0
-        if length(high) > wanted:
-            raise SystemExit(f"an acceptance length of {whole:.3f} cannot fall by {loss:.0%}: train longer")
-        for _ in range(HALVINGS):
-            middle = (low + high) / 2
-            low, high = (middle, high) if (found := length(middle)) > wanted else (low, middle)
-            if abs(found / wanted - 1) < NEAR / 2:
-                break
-        print(f"noise of {middle:.3f} standard deviations: acceptance length {whole:.3f} -> {found:.3f}")
-        write_json(target.with_suffix(".json"), {"strength": middle, "length": [whole, found]})
-        put(candidate, target)
-
-
-def put(folder: Path, target: Path) -> None:
-    """Copy ``folder`` to ``target``, which is there only when all of it is."""
-    partial = target.with_name(f"{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(folder, partial)
-    partial.rename(target)
-
-
-def noisy(tensors: dict[str, Any], strength: float) -> dict[str, Any]:
-    """The draft's matrices plus ``strength`` of their own standard deviations, always the same draw."""
-    import torch
-
-    draw = torch.Generator().manual_seed(0)
-    result = {}
-    for name, tensor in sorted(tensors.items()):  # [rows, columns] where it is a matrix of weights
-        result[name] = tensor
-        if tensor.is_floating_point() and tensor.dim() == 2 and "embed_tokens" not in name:
-            noise = torch.randn(tensor.shape, generator=draw)
-            result[name] = (tensor.float() + strength * tensor.float().std() * noise).to(tensor.dtype)
-    return result
-
-
-def captured(run: Path, verifier: Path, scratch: Path) -> list[Any]:
-    """What the plain arm answered in the run's first round, with the states that the draft reads."""
-    from speculators.checkpoint.config import from_document
-    from speculators.datagen.capture import CaptureRow, capture_documents
-
-    rows = [
-        CaptureRow(
-            row["id"],
-            row["id"],
-            "benchmark",
-            row["looping"],
-            row["prompt_token_ids"],
-            row["output_token_ids"],
-        )
-        for row in read_jsonl(run / "bench" / "round-01" / "plain" / "client" / "tokens.jsonl")
-        if row["output_token_ids"]
-    ]
-    aux_layers = from_document(read_json(run / "model" / "config.json")).aux_layers
-    depth = json.loads((verifier / "config.json").read_text(encoding="utf-8"))["num_hidden_layers"]
-    engine = load_yaml((run / "resolved.yaml").read_text(encoding="utf-8"), "").data["engine"]["args"]
-    return list(capture_documents(verifier, rows, [*aux_layers, depth], engine, scratch))
 
 
 if __name__ == "__main__":

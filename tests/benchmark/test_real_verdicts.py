@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import real_verdicts
+from benchmarks import damaged_draft, real_verdicts
 from benchmarks.real_verdicts import CASES
 from speculators.benchmark.comparison import ACCEPTANCE_FELL, NOT_COMPARABLE, OUTPUTS_CHANGED, STEP_SLOWER
 from speculators.benchmark.gate import OK, REGRESSION, UNDECIDED
@@ -209,10 +209,10 @@ def test_a_copy_that_did_not_end_is_not_there(tmp_path: Path) -> None:
     write_json(folder / "config.json", {})
     (folder / "weights").symlink_to("nowhere")  # what copytree fails at
     with pytest.raises(shutil.Error):
-        real_verdicts.put(folder, target)
+        damaged_draft.put(folder, target)
     assert not target.exists()
     (folder / "weights").unlink()
-    real_verdicts.put(folder, target)
+    damaged_draft.put(folder, target)
     assert [path.name for path in target.iterdir()] == ["config.json"]
     assert list(tmp_path.glob("*.partial")) == []
 
