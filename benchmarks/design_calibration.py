@@ -2,6 +2,7 @@
 
     python benchmarks/design_calibration.py
     python benchmarks/design_calibration.py --noise runs/my/latest/noise.json    # one that --aa measured
+    python benchmarks/design_calibration.py --measured 30    # what longer A/A measurements are worth
 
 A machine has the noise of a launch and that of a request (standard deviations of the log ratio of two arms),
 and what a launch and a request cost.  A fixed design measures so many rounds of so many requests and then
@@ -90,12 +91,12 @@ class Outcome(NamedTuple):
     requests: float
 
 
-def measured(machine: Machine, fixed: Fixed, draw: random.Random) -> Split:
-    """What one A/A measurement of the fixed design says of the machine."""
+def measured(machine: Machine, rounds: int, requests: int, draw: random.Random) -> Split:
+    """What one A/A measurement says of the machine."""
     rows = []
-    for _ in range(fixed.rounds):
+    for _ in range(rounds):
         luck = draw.gauss(0, machine.between)
-        rows.append([luck + draw.gauss(0, machine.within) for _ in range(fixed.requests)])
+        rows.append([luck + draw.gauss(0, machine.within) for _ in range(requests)])
     return split(rows)
 
 
@@ -107,7 +108,7 @@ def outcome(machine: Machine, fixed: Fixed, options: argparse.Namespace) -> Outc
     draw = random.Random(f"{options.seed} {machine}")
     found = []
     for _ in range(options.draws):
-        seen = measured(machine, fixed, draw)
+        seen = measured(machine, options.measured, fixed.requests, draw) if options.measured else truth
         design = cheapest(seen, machine.cost, LOSS, TOLERANCE, prompts=options.prompts, wanted=reached)
         looks, requests = (design.looks, design.requests) if design else ((fixed.rounds,), fixed.requests)
         power, rounds = gates(truth, looks, requests)
@@ -136,6 +137,9 @@ def bars(found: Sequence[tuple[str, Outcome]]) -> list[tuple[str, bool]]:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--draws", type=int, default=200, help="A/A measurements of each machine")
+    parser.add_argument(
+        "--measured", type=int, default=RECIPE.rounds, help="rounds of each A/A measurement; 0: known"
+    )
     parser.add_argument("--prompts", type=int, default=64, help="requests that a round can have at most")
     parser.add_argument("--fixed", type=int, nargs=2, default=list(RECIPE), metavar=("ROUNDS", "REQUESTS"))
     parser.add_argument("--noise", type=Path, nargs="*", default=[], help="noise.json of runs with --aa")

@@ -1,35 +1,25 @@
 """The speedup card of a draft: which setting serves fastest at which load, from one benchmark's own requests.
 
 A benchmark with ``depths`` measures the draft with several numbers of proposed tokens, one launch each.
-Every request says how long its answer took and in how many steps, and at which length of context: that is all
-that the cost model needs.  What was not measured is predicted; how well shows on cells that were held out.
+What its requests say of each setting (``cells``) is all that the cost model needs.  What was not measured is
+predicted; how well shows on cells that were held out.
 """
 
 from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator, Mapping
-from statistics import fmean, median
-from typing import Any, NamedTuple
+from statistics import median
+from typing import Any
 
-from speculators.benchmark.breakdown import bucket
+from speculators.benchmark.cells import cells, depths_of
 from speculators.benchmark.checks import completed, same_work
-from speculators.benchmark.cost_model import (
-    STEPS_FOR_RATES,
-    Cell,
-    Load,
-    Measured,
-    Model,
-    acceptance,
-    fit,
-    held_out,
-)
-from speculators.benchmark.pairs import Sample, pair_up, request_spec
-from speculators.benchmark.rounds import DRAFT, FREE_ARMS, PLAIN, depth_of
+from speculators.benchmark.cost_model import Cell, Load, Measured, Model, acceptance, fit, held_out
+from speculators.benchmark.pairs import pair_up
+from speculators.benchmark.rounds import FREE_ARMS, PLAIN
 from speculators.benchmark.setting import SCHEDULE, Setting, regrets, setting, validated
 from speculators.benchmark.stability import warnings
 from speculators.errors import RecipeError
-from speculators.serving.metrics import SpecCounters, pooled
 
 SCHEMA = "speculators/card/v1"
 #: Fewer cells leave nothing to hold out.
@@ -50,41 +40,16 @@ def card(benchmark: Mapping[str, Any]) -> dict[str, Any]:
         )
     require_same_work(benchmark)
     measured, together = cells(benchmark), cells(benchmark, apart=False)
-    accepted = acceptance(measured)
-    if len(measured) < FEWEST_CELLS or not accepted.pooled:
-        raise RecipeError(
-            f"{len(measured)} settings were measured, a card needs {FEWEST_CELLS}",
-            hint=f"measure more: {sweeping(benchmark['speculation']['tokens'])}",
-            rule="too-few-cells",
-        )
-    model = Model(accepted, fit(measured))
-    predicted = {one.cell: one for one in held_out(measured)}
-    plain = {one.cell: one.speed for one in measured if not one.cell.tokens}
+    model = _model(measured, benchmark["speculation"]["tokens"])
+    held = held_out(measured)
     context, batch_sizes = together[0].cell.context, max(one.cell.requests for one in measured)
     chosen = setting(model, batch_sizes, context, together)
     known = sorted({one.cell: one for one in (*measured, *together)}.values())
-    errors = sorted(abs(one.error) for one in predicted.values())
+    errors = sorted(abs(one.error) for one in held)
     return {
         "schema": SCHEMA,
-        "rates": list(accepted.pooled),
-        "rates_by_load": [
-            {"requests": requests, "context": length, "rates": list(rates)}
-            for (requests, length), rates in sorted(accepted.by_load.items())
-        ],
-        "step_seconds": {name: value for name, value in model.time._asdict().items() if name != "knee"},
-        "knee": None if model.time.beyond == 0 else model.time.knee,
-        "cells": [
-            {
-                **one.cell._asdict(),
-                "step_seconds": one.seconds,
-                "tokens_per_step": one.length,
-                "tokens_per_second": one.speed,
-                "speedup": one.speed / alone if (alone := plain.get(one.cell._replace(tokens=0))) else None,
-                "predicted_speedup": model.speedup(one.cell),
-                "held_out_error": predicted[one.cell].error if one.cell in predicted else None,
-            }
-            for one in measured
-        ],
+        **_of_model(model),
+        "cells": _rows(measured, model, {one.cell: one.error for one in held}),
         "predicted": [
             {**cell._asdict(), "speedup": model.speedup(cell)}
             for cell in _unmeasured(measured, model.deepest)
@@ -100,6 +65,54 @@ def card(benchmark: Mapping[str, Any]) -> dict[str, Any]:
         ],
         "warnings": warnings(benchmark),
     }
+
+
+def _model(measured: list[Measured], tokens: int) -> Model:
+    """``tokens``: that the draft proposes, to say what measures more.
+
+    Raises:
+        RecipeError: too few settings to fit one.
+    """
+    accepted = acceptance(measured)
+    if len(measured) < FEWEST_CELLS or not accepted.pooled:
+        raise RecipeError(
+            f"{len(measured)} settings were measured, a card needs {FEWEST_CELLS}",
+            hint=f"measure more: {sweeping(tokens)}",
+            rule="too-few-cells",
+        )
+    return Model(accepted, fit(measured))
+
+
+def _of_model(model: Model) -> dict[str, Any]:
+    """What was fitted: the rates of acceptance, and the parts of a step's time."""
+    parts = model.time._asdict()
+    knee = parts.pop("knee")
+    return {
+        "rates": list(model.acceptance.pooled),
+        "rates_by_load": [
+            {"requests": requests, "context": length, "rates": list(rates)}
+            for (requests, length), rates in sorted(model.acceptance.by_load.items())
+        ],
+        "step_seconds": parts,
+        "knee": knee if parts["beyond"] else None,
+    }
+
+
+def _rows(measured: list[Measured], model: Model, errors: Mapping[Cell, float]) -> list[dict[str, Any]]:
+    """One row a measured cell; ``errors``: of its prediction by a model that had not seen it."""
+    plain = {one.cell: one.speed for one in measured if not one.cell.tokens}
+    return [
+        {
+            **one.cell._asdict(),
+            "step_seconds": one.seconds,
+            "tokens_per_step": one.length,
+            "tokens_per_second": one.speed,
+            "speedup": one.speed / alone if (alone := plain.get(one.cell._replace(tokens=0))) else None,
+            "predicted_speedup": model.speedup(one.cell),
+            "held_out_error": errors.get(one.cell),
+        }
+        for one in measured
+    ]
 
 
 def sweeping(tokens: int) -> str:
@@ -124,7 +137,8 @@ def require_same_work(benchmark: Mapping[str, Any]) -> None:
         RecipeError: saying which.
     """
     made = {"requests": completed(benchmark)}
-    made |= {arm: same_work(pair_up(benchmark["samples"], arm)) for arm in _depths(benchmark) if arm != PLAIN}
+    drafted = (arm for arm in depths_of(benchmark) if arm != PLAIN)
+    made |= {arm: same_work(pair_up(benchmark["samples"], arm)) for arm in drafted}
     if failed := [f"{name}: {check['detail']}" for name, check in made.items() if check["ok"] is False]:
         raise RecipeError(
             f"the settings of this run cannot be compared: {'; '.join(failed)}",
@@ -142,76 +156,6 @@ def schedule_checked(card: Mapping[str, Any]) -> bool | None:
         return validated(Setting(max(tokens for _, _, tokens in schedule), schedule)) == list(schedule)
     except ValueError:
         return False
-
-
-class Written(NamedTuple):
-    """Of one request after its first token: seconds, steps, tokens, and the mean length of its context.
-
-    ``counted``: None in plain serving.
-    """
-
-    seconds: float
-    steps: int
-    tokens: int
-    context: float
-    counted: SpecCounters | None
-
-    @property
-    def span(self) -> str:
-        """Of lengths of context."""
-        return bucket(round(self.context)) or ""
-
-
-def cells(benchmark: Mapping[str, Any], *, apart: bool = True) -> list[Measured]:
-    """The mean step of each setting over its rounds.
-
-    ``apart``: one request at a time tells lengths of context apart.  In a batch every step waits for all its
-    requests, short and long, so a request's time there says nothing of its own length.  A context is the mean
-    of all requests of its span, whatever served them: all loads ask the same prompts.
-    """
-    depths = _depths(benchmark)
-    samples = [one for one in benchmark["samples"] if one["arm"] in depths]
-    asked = [(one["concurrency"], depths[one["arm"]], row) for one in samples for row in _written(one)]
-    numbers = _lengths([(depth, row) for requests, depth, row in asked if requests == 1])
-    loads: dict[tuple[int, int | None], dict[int, list[Written]]] = {}
-    contexts: dict[int | None, list[float]] = {}
-    for requests, depth, row in asked:
-        number = numbers.get(row.span)
-        load = loads.setdefault((requests, number if apart and requests == 1 else None), {})
-        load.setdefault(depth, []).append(row)
-        for one in {number, None}:
-            contexts.setdefault(one, []).append(row.context)
-    found = []
-    for (requests, number), by_depth in loads.items():
-        context = fmean(contexts[number])
-        found += [_measured(Cell(depth, requests, context), chosen) for depth, chosen in by_depth.items()]
-    return sorted(found)
-
-
-def _lengths(alone: list[tuple[int, Written]]) -> dict[str, int]:
-    """By span of context its place among those told apart.
-
-    A span with too few steps of the deepest K is its few prompts and no length: it joins the next longer one.
-    """
-    deepest = max((depth for depth, _ in alone), default=0)
-    steps = dict.fromkeys(
-        sorted((row.span for _, row in alone), key=lambda span: int(span.partition("-")[0])), 0
-    )
-    for depth, row in alone:
-        steps[row.span] += row.steps if depth == deepest else 0
-    places, place, total = {}, 0, 0
-    for span, count in steps.items():
-        places[span], total = place, total + count
-        if total >= STEPS_FOR_RATES:
-            place, total = place + 1, 0
-    return {span: min(one, max(place - 1, 0)) for span, one in places.items()}
-
-
-def _measured(cell: Cell, written: list[Written]) -> Measured:
-    steps = sum(one.steps for one in written)
-    seconds, tokens = sum(one.seconds for one in written), sum(one.tokens for one in written)
-    counted = [one.counted for one in written if one.counted is not None]
-    return Measured(cell, seconds / steps, tokens / steps, pooled(counted) if counted else None)
 
 
 def _contexts(measured: list[Measured]) -> list[float]:
@@ -233,24 +177,3 @@ def _unmeasured(measured: list[Measured], deepest: int) -> Iterator[Cell]:
     for load in sorted(loads):
         others = (Cell(tokens, *load) for tokens in range(1, deepest + 1))
         yield from (one for one in others if one not in known)
-
-
-def _depths(benchmark: Mapping[str, Any]) -> dict[str, int]:
-    """The proposed tokens of every arm that the draft serves, and of plain."""
-    known = {PLAIN: 0, DRAFT: benchmark["speculation"]["tokens"]}
-    arms = dict.fromkeys(one["arm"] for one in benchmark["samples"])
-    found = {arm: known[arm] if arm in known else depth_of(arm) for arm in arms}
-    return {arm: depth for arm, depth in found.items() if depth is not None}
-
-
-def _written(sample: Sample) -> Iterator[Written]:
-    """What is known of each request of a load."""
-    for row in sample["requests"]:
-        first, whole, prompt = row.get("ttft_ms"), row.get("latency_ms"), row.get("prompt_tokens")
-        spec, further = request_spec(row), row["output_tokens"] - 1
-        steps = spec.drafts if spec is not None else further
-        if sample["arm"] != PLAIN and spec is None:
-            continue
-        if first is None or whole is None or prompt is None or steps < 1 or whole <= first:
-            continue
-        yield Written((whole - first) / 1000, steps, further, prompt + row["output_tokens"] / 2, spec)

@@ -13,7 +13,7 @@ from bisect import bisect_left
 from typing import TYPE_CHECKING, NamedTuple
 
 from speculators.benchmark.gate import ALPHA, LOOKS, spent
-from speculators.benchmark.noise import POWER, Split, over_truths
+from speculators.benchmark.noise import POWER, Split
 from speculators.benchmark.statistics import t_quantile
 
 if TYPE_CHECKING:
@@ -123,12 +123,15 @@ def _draws() -> tuple[numpy.ndarray, numpy.ndarray]:
 def assured(
     loss: float, noise: Split, looks: tuple[int, ...], requests: int, tolerance: float, before: int = 0
 ) -> float:
-    """The power that is to be expected, the noise being known as well as it was measured."""
+    """The power that is to be expected, the noise being known as well as it was measured.
 
-    def found(true: float) -> float:
-        return played(loss, true, looks, tolerance, before=before).found
-
-    return over_truths(found, noise.of_round(requests), noise.degrees)
+    Where the true noise is larger than a few rounds said, more power is lost than is won where it is smaller,
+    so the power at the estimate would promise too much.
+    """
+    return math.fsum(
+        weight * played(loss, truth.of_round(requests), looks, tolerance, before=before).found
+        for truth, weight in noise.truths()
+    )
 
 
 def cheapest(

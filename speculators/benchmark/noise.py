@@ -26,16 +26,32 @@ TRUTHS = 5
 class Split(NamedTuple):
     """Variances of one logarithm: of a round's own luck, and of one request's within its round.
 
-    ``degrees``: of freedom of the estimate, rounds less one; 0 where the truth is known.
+    ``between``: as estimated, so it may be below 0, and counts as 0 then.  ``degrees``: of freedom of the
+    estimate, rounds less one; 0 where the truth is known.  ``prompts``: of each round that it was made from.
     """
 
     between: float
     within: float
     degrees: int = 0
+    prompts: int = 1
 
     def of_round(self, requests: int) -> float:
         """Standard deviation of the mean over so many requests of one round."""
-        return math.sqrt(self.between + self.within / requests)
+        return math.sqrt(max(0.0, self.between) + self.within / requests)
+
+    def truths(self) -> list[tuple[Split, float]]:
+        """What this estimate may stand for, with probabilities.
+
+        A few rounds say little of how their means vary, but each of their prompts says something of a
+        request's own luck: the first is drawn over, and what it leaves above the second is the launch's.
+        """
+        if not self.degrees:
+            return [(self, 1.0)]
+        of_requests = self.within / self.prompts
+        estimates, weights = estimated_spreads(self.degrees, TRUTHS)
+        of_means = ((self.between + of_requests) / one**2 for one in estimates)
+        truths = (Split(variance - of_requests, self.within) for variance in of_means)
+        return list(zip(truths, weights))
 
 
 def split(table: Sequence[Sequence[float]]) -> Split:
@@ -43,7 +59,7 @@ def split(table: Sequence[Sequence[float]]) -> Split:
 
     The method of moments for a crossed layout without replication, whose prompts are fixed and whose
     rounds are random (Searle, Casella, McCulloch, "Variance Components", 1992, section 4.5): what prompts
-    differ by of themselves is in neither.  An estimate below 0 is 0.
+    differ by of themselves is in neither.
 
     Raises:
         ValueError: fewer than two rounds or two prompts, or not the same prompts in each.
@@ -63,7 +79,7 @@ def split(table: Sequence[Sequence[float]]) -> Split:
     )
     within = squares / ((rounds - 1) * (prompts - 1))
     of_means = spread_of(of_round) ** 2
-    return Split(max(0.0, of_means - within / prompts), within, rounds - 1)
+    return Split(of_means - within / prompts, within, rounds - 1, prompts)
 
 
 def power(loss: float, spread: float, rounds: int, tolerance: float, alpha: float = ALPHA) -> float:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from speculators.benchmark.card import card, cells, schedule_checked, sweeping
+from speculators.benchmark.card import card, schedule_checked, sweeping
+from speculators.benchmark.cells import cells
 from speculators.benchmark.cost_model import Cell, acceptance, length
 from speculators.benchmark.setting import SCHEDULE
 from speculators.checkpoint.setting import write_setting

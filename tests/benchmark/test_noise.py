@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speculators.benchmark.gate import REGRESSION, judge
-from speculators.benchmark.noise import Split, power, smallest_loss, split
+from speculators.benchmark.noise import TRUTHS, Split, estimated_spreads, power, smallest_loss, split
 from speculators.benchmark.statistics import mean_estimate
 
 QUICK = settings(max_examples=30)
@@ -50,6 +50,32 @@ def test_what_prompts_differ_by_is_no_noise(seed: int, levels: list[float]) -> N
     table = rounds_of(Split(0.01, 0.01), 4, 6, seed)
     other = [[value + level for value, level in zip(row, levels)] for row in table]
     assert split(other) == pytest.approx(split(table), abs=1e-9)
+
+
+def test_an_estimate_stands_for_noises_whose_requests_are_as_they_were_seen() -> None:
+    seen = split(rounds_of(Split(0.04**2, 0.08**2), 9, 16, 1))
+    truths = seen.truths()
+    assert math.fsum(weight for _, weight in truths) == pytest.approx(1)
+    assert {truth.within for truth, _ in truths} == {seen.within}
+
+    def uncertain(requests: int) -> float:
+        """The largest spread of a round over the smallest that is possible."""
+        spreads = [truth.of_round(requests) for truth, _ in truths]
+        return max(spreads) / min(spreads)
+
+    # Of as many requests as were measured it is chi square; a request's own share is known better.
+    estimates, _ = estimated_spreads(seen.degrees, TRUTHS)
+    assert uncertain(16) == pytest.approx(max(estimates) / min(estimates))
+    assert uncertain(2) < uncertain(16) < uncertain(64)
+
+
+def test_a_known_noise_stands_for_itself() -> None:
+    known = Split(0.04**2, 0.08**2)
+    assert known.truths() == [(known, 1.0)]
+
+
+def test_a_launch_estimated_to_have_less_than_no_noise_has_none() -> None:
+    assert Split(-0.01, 0.16).of_round(16) == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("table", [[], [[1.0, 2.0]], [[1.0], [2.0]], [[1.0, 2.0], [1.0]]])
