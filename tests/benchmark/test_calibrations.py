@@ -90,7 +90,7 @@ def test_a_design_is_chosen_on_a_simulated_machine(
     machine = list(design_calibration.machines())[
         -1
     ]  # of requests is most of its noise, and they cost little
-    options = argparse.Namespace(draws=1, seed=0, prompts=64)
+    options = argparse.Namespace(draws=1, measured=12, seed=0, prompts=64)
     found = design_calibration.outcome(machine, design_calibration.RECIPE, options)
     assert found.fixed > 0.9
     assert 0 < found.time < 1
