@@ -123,11 +123,7 @@ def _draws() -> tuple[numpy.ndarray, numpy.ndarray]:
 def assured(
     loss: float, noise: Split, looks: tuple[int, ...], requests: int, tolerance: float, before: int = 0
 ) -> float:
-    """The power that is to be expected, the noise being known as well as it was measured.
-
-    Where the true noise is larger than a few rounds said, more power is lost than is won where it is smaller,
-    so the power at the estimate would promise too much.
-    """
+    """The power that is to be expected, the noise being known as well as it was measured."""
     return math.fsum(
         weight * played(loss, truth.of_round(requests), looks, tolerance, before=before).found
         for truth, weight in noise.truths()

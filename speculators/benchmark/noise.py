@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from speculators.benchmark.gate import ALPHA
@@ -35,12 +35,20 @@ class Split(NamedTuple):
     degrees: int = 0
     prompts: int = 1
 
+    @property
+    def of_launch(self) -> float:
+        """Standard deviation of what all requests of a round have in common."""
+        return math.sqrt(max(0.0, self.between))
+
     def of_round(self, requests: int) -> float:
         """Standard deviation of the mean over so many requests of one round."""
-        return math.sqrt(max(0.0, self.between) + self.within / requests)
+        return math.hypot(self.of_launch, math.sqrt(self.within / requests))
 
     def truths(self) -> list[tuple[Split, float]]:
         """What this estimate may stand for, with probabilities.
+
+        A power is to be its mean over these: where the true noise is larger than a few rounds said, more of
+        it is lost than is won where the noise is smaller, so the power at the estimate promises too much.
 
         A few rounds say little of how their means vary, but each of their prompts says something of a
         request's own luck: the first is drawn over, and what it leaves above the second is the launch's.
@@ -113,19 +121,6 @@ def estimated_spreads(degrees: int, nodes: int = NODES) -> tuple[tuple[float, ..
     return tuple(spreads), tuple(float(weight) / 2 for weight in weights)
 
 
-def over_truths(found: Callable[[float], float], spread: float, degrees: int) -> float:
-    """The mean of ``found``, the power at a true spread, over those that a measured ``spread`` may stand for.
-
-    ``degrees``: of freedom with which it was measured; 0: it is the true one.  A few rounds say little of a
-    spread.  Where it is larger than they said, more power is lost than is won where it is smaller, so the
-    power at the estimate would promise too much.
-    """
-    if not degrees:
-        return found(spread)
-    estimates, weights = estimated_spreads(degrees, TRUTHS)
-    return math.fsum(weight * found(spread / one) for one, weight in zip(estimates, weights))
-
-
 def smallest_loss(
     spread: float,
     rounds: int,
@@ -136,12 +131,15 @@ def smallest_loss(
 ) -> float | None:
     """The smallest true loss that one look finds with the ``wanted`` probability; None: not even 90 %.
 
-    ``degrees``: as of ``over_truths``.
+    ``degrees``: of freedom with which ``spread`` was measured; 0: it is the true one.
     """
     from scipy.optimize import brentq
 
+    truths = Split(spread**2, 0.0, degrees).truths()
+
     def found(loss: float) -> float:
-        return over_truths(lambda true: power(loss, true, rounds, tolerance, alpha), spread, degrees)
+        powers = ((power(loss, true.of_launch, rounds, tolerance, alpha), weight) for true, weight in truths)
+        return math.fsum(share * weight for share, weight in powers)
 
     largest = 0.9
     if found(largest) < wanted:

@@ -70,7 +70,7 @@ def resolution(
         "requests": benchmark["benchmark"]["requests"],
         "ratio": mean_ratio(ratios)._asdict(),
         "spread": spread,
-        "between": math.sqrt(max(0.0, noise.between)),
+        "between": noise.of_launch,
         "within": math.sqrt(noise.within),
         "launch_seconds": cost.launch,
         "request_seconds": cost.request,
