@@ -107,6 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--looks", type=int, nargs="+", default=[5, 7, 9, 12], help="of every gate")
     parser.add_argument("--requests", type=int, help="of every load; the run's by default")
     parser.add_argument("--concurrency", type=int, nargs="+", help="the run's by default")
+    parser.add_argument("--side-by-side", action="store_const", const=True, help="as the recipe's field")
     parser.add_argument("--damage", type=float, default=0.10, help="loss of the damaged acceptance length")
     parser.add_argument("--slower", type=float, default=0.10, help="loss of the slowed engine's speed")
     parser.add_argument("--dtype", default="bfloat16", help="the other one")
@@ -187,7 +188,11 @@ def recipe_of(options: argparse.Namespace) -> dict[str, Any]:
     data["benchmark"] |= {"prompts": places["benchmark.prompts"][0], "rounds": options.rounds}
     data["benchmark"] |= {"extra_arms": [], "depths": []}  # of the draft and plain alone are the questions
     data["benchmark"]["gate"] |= {"looks": options.looks}
-    chosen = {"requests": options.requests, "concurrency": options.concurrency}
+    chosen = {
+        "requests": options.requests,
+        "concurrency": options.concurrency,
+        "side_by_side": options.side_by_side,
+    }
     data["benchmark"] |= {name: value for name, value in chosen.items() if value}
     return data
 

@@ -51,6 +51,16 @@ class Bench(NamedTuple):
         """The model that the arm serves."""
         return self.inputs["quantised" if self.under(arm, QUANTISED) else "verifier"] / "model"
 
+    def draft(self, arm: str) -> Path | None:
+        """The checkpoint that the arm drafts with."""
+        speculation = self.arms[arm].speculation
+        return speculation.draft if speculation else None
+
+    @property
+    def side_by_side(self) -> bool:
+        """Whether the servers of a round run at once."""
+        return bool(self.values["benchmark"].get("side_by_side"))
+
     def under(self, arm: str, condition: Condition) -> bool:
         """Whether the arm is served under ``condition``."""
         return self.arms[arm].condition == condition
@@ -88,12 +98,19 @@ def prepare(
     """The arms and what their servers and clients share, from ``run_benchmark``'s arguments.
 
     Raises:
-        MachineError: no engine here, or a package is missing that the recipe's method needs.
+        MachineError: no engine here, one that cannot serve side by side, or a package is missing that the
+            recipe's method needs.
     """
     speculation = _speculation(values, inputs)
     body = body_for(values["verifier"], inputs["verifier"] / "model")
     interior = executor.interior(SERVER.role)
-    interior.require_launcher()  # without an engine nothing starts
+    launcher = interior.require_launcher()  # without an engine nothing starts
+    if values["benchmark"].get("side_by_side") and not launcher.on_cpu:
+        raise MachineError(
+            "benchmark.side_by_side: the engine here is no CPU build, and a server takes all of a GPU",
+            hint="leave side_by_side out: a GPU that nobody else uses needs no turns",
+            rule="side-by-side",
+        )
     wanted = [arm for arm in values["benchmark"].get("extra_arms", ()) if arm != speculation.algorithm]
     left_out = missing_packages(wanted, interior)
     if lacking := missing_packages([values["method"]] if "method" in values else [], interior):

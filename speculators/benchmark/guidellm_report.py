@@ -8,7 +8,7 @@ another schema version is refused, because a renamed field would turn into a sil
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,8 @@ from speculators.documents import read_json
 from speculators.errors import StageError
 
 REPORT_VERSION = 2
+#: How a request can end, as the report calls it.
+ENDS = ("successful", "errored", "incomplete")
 TESTED_GUIDELLM = "0.8.1"
 
 #: Rule of the one failure that measuring again can cure.
@@ -51,13 +53,17 @@ class RequestRow(NamedTuple):
 
 
 class LoadReport(NamedTuple):
-    """All requests of one load: the completed ones in file order, and how many did not complete."""
+    """All requests of one load: the completed ones in file order, and how many did not complete.
+
+    ``in_turns``: whether other servers answered requests between them.
+    """
 
     guidellm: str
     rows: tuple[RequestRow, ...]
     errored: int
     incomplete: int
     first_error: str
+    in_turns: bool = False
 
 
 class ProfileLoad(NamedTuple):
@@ -68,8 +74,13 @@ class ProfileLoad(NamedTuple):
     report: LoadReport
 
 
-def read_report(path: Path, prompts: Sequence[Sequence[dict[str, Any]]]) -> LoadReport:
-    """The load in ``path``, whose prompts file held ``prompts`` (messages of each row, in file order).
+def read_report(
+    path: Path, prompts: Sequence[Sequence[dict[str, Any]]], order: Sequence[int]
+) -> list[LoadReport]:
+    """The load in ``path``, parted into one for each server that was asked in its turn.
+
+    ``prompts``: what the prompts file held, as messages of each row, in file order; ``order``: which server
+    was asked each row, counted from 0.  In a server's load the prompts are numbered as it was asked them.
 
     Raises:
         StageError: unknown report version, or the requests are not the prompts, each once, in order;
@@ -81,7 +92,18 @@ def read_report(path: Path, prompts: Sequence[Sequence[dict[str, Any]]]) -> Load
             f"{path.name}: {len(benchmarks)} benchmarks in the report, expected one load",
             rule="guidellm-report",
         )
-    return _load(path, version, benchmarks[0]["requests"], prompts)
+    requests = benchmarks[0]["requests"]
+    places = _prompt_indices(path, requests, prompts)
+    servers = sorted(set(order))
+    asked = {server: [place for place, one in enumerate(order) if one == server] for server in servers}
+    return [
+        _load(
+            version,
+            requests,
+            {name: asked[server].index(place) for name, place in places.items() if order[place] == server},
+        )._replace(in_turns=len(servers) > 1)
+        for server in servers
+    ]
 
 
 def read_profile(path: Path, prompts: Sequence[Sequence[dict[str, Any]]]) -> list[ProfileLoad]:
@@ -95,7 +117,7 @@ def read_profile(path: Path, prompts: Sequence[Sequence[dict[str, Any]]]) -> lis
         ProfileLoad(
             one["config"]["strategy"]["type_"],
             one["config"]["strategy"].get("rate"),
-            _load(path, version, one["requests"], prompts),
+            _load(version, one["requests"], _prompt_indices(path, one["requests"], prompts)),
         )
         for one in benchmarks
     ]
@@ -117,40 +139,37 @@ def _benchmarks(path: Path) -> tuple[str, list[dict[str, Any]]]:
 
 
 def _load(
-    path: Path,
-    version: str,
-    requests: dict[str, list[dict[str, Any]]],
-    prompts: Sequence[Sequence[dict[str, Any]]],
+    version: str, requests: Mapping[str, Sequence[dict[str, Any]]], prompts: Mapping[str, int]
 ) -> LoadReport:
-    everything = [*requests["successful"], *requests["errored"], *requests["incomplete"]]
-    indices = _prompt_indices(path, everything, prompts)
-    errors = [row["info"]["error"] or "unknown error" for row in requests["errored"]]
-    rows = sorted(_row(indices[row["request_id"]], row) for row in requests["successful"])
+    """The load of the requests whose prompt is in ``prompts``, by their ids."""
+    own = {end: [row for row in requests[end] if row["request_id"] in prompts] for end in ENDS}
+    errors = [row["info"]["error"] or "unknown error" for row in own["errored"]]
     return LoadReport(
         guidellm=version,
-        rows=tuple(rows),
-        errored=len(requests["errored"]),
-        incomplete=len(requests["incomplete"]),
+        rows=tuple(sorted(_row(prompts[row["request_id"]], row) for row in own["successful"])),
+        errored=len(own["errored"]),
+        incomplete=len(own["incomplete"]),
         first_error=errors[0] if errors else "",
     )
 
 
 def _prompt_indices(
-    path: Path, requests: list[dict[str, Any]], prompts: Sequence[Sequence[dict[str, Any]]]
+    path: Path, requests: Mapping[str, Sequence[dict[str, Any]]], prompts: Sequence[Sequence[dict[str, Any]]]
 ) -> dict[str, int]:
     """File index of each request by its id, after checking order and uniqueness.
 
     GuideLLM hands out requests in the order of ``queued``; with several streams the moments of
     sending differ from it by scheduling within one window of the concurrency.
     """
-    ordered = sorted(requests, key=lambda row: row["info"]["timings"]["queued"])
+    ordered = sorted(
+        (row for end in ENDS for row in requests[end]), key=lambda row: row["info"]["timings"]["queued"]
+    )
     sent = [json.loads(row["request_args"])["body"]["messages"] for row in ordered]
     wanted = [list(messages) for messages in prompts]
     if sent != wanted:
-        missing = [messages for messages in wanted if messages not in sent]
-        if sent == [messages for messages in wanted if messages not in missing]:
+        if _only_lacks(wanted, sent):
             raise StageError(
-                f"{path.name}: {len(missing)} of {len(wanted)} requests are missing from GuideLLM's report",
+                f"{path.name}: GuideLLM's report lacks {len(wanted) - len(sent)} of {len(wanted)} requests",
                 hint="GuideLLM can lose an answer at its end on a busy machine: run again on a quieter one",
                 rule=LOST_REQUESTS,
             )
@@ -161,6 +180,12 @@ def _prompt_indices(
             rule="prompt-order",
         )
     return {row["request_id"]: index for index, row in enumerate(ordered)}
+
+
+def _only_lacks(wanted: Sequence[Any], sent: Sequence[Any]) -> bool:
+    """Whether ``sent`` is ``wanted`` with some of it left out."""
+    left = iter(wanted)
+    return all(one in left for one in sent)
 
 
 def _row(prompt: int, row: dict[str, Any]) -> RequestRow:

@@ -1,7 +1,8 @@
 """From the requests of one load to its figures: the only place where they are defined.
 
 * wall seconds: from the first request sent to the last answer complete, so the client's own start-up
-  and its report are outside
+  and its report are outside; where the requests of several servers took turns, the sum over those of one,
+  so the client's moments between two requests are outside as well
 * output tokens/s: all output tokens over those wall seconds
 * percentiles: over requests, linear between ranks
 
@@ -40,7 +41,7 @@ def load_document(
     group and data set of each prompt that has them, by its id.
     """
     rows = report.rows
-    seconds = max(row.ended for row in rows) - min(row.started for row in rows) if rows else None
+    seconds = _wall_seconds(report)
     tokens = sum(row.output_tokens for row in rows)
     requests = [_request(row, ids, looping, marks) for row in rows]
     return {
@@ -57,6 +58,15 @@ def load_document(
         "counters": counters._asdict() if counters else None,
         "requests": requests,
     }
+
+
+def _wall_seconds(report: LoadReport) -> float | None:
+    rows = report.rows
+    if not rows:
+        return None
+    if report.in_turns:
+        return sum(row.ended - row.started for row in rows)
+    return max(row.ended for row in rows) - min(row.started for row in rows)
 
 
 def without(load: dict[str, Any], prompts: frozenset[str]) -> dict[str, Any]:

@@ -93,3 +93,12 @@ def schedule(rounds: int, arms: Sequence[str] = ARMS) -> list[Launch]:
         for number in range(rounds)
         for place in range(len(arms))
     ]
+
+
+def turns(prompts: int, arms: int) -> list[int]:
+    """Which arm is asked at each request, when each of ``prompts`` is asked of every arm before the next one.
+
+    Prompt p begins with arm p modulo the number of arms: what follows another request at once is each arm in
+    its turn.
+    """
+    return [(prompt + place) % arms for prompt in range(prompts) for place in range(arms)]

@@ -1,5 +1,7 @@
 """The host's loop over launches: start an arm's server, run the client beside it, stop, collect.
 
+With ``benchmark.side_by_side`` the servers of a round run at once, beside one client.
+
 Nothing here measures; the client inside does (``stages/benchmark_round.py``).  The host decides what runs
 when, looks who else computes on its GPUs, and puts the rounds' documents together.
 """
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +20,11 @@ from speculators.benchmark.arms import Base
 from speculators.benchmark.bench import SERVER, Bench, prepare
 from speculators.benchmark.checks import hopeless, of_a_round
 from speculators.benchmark.kept import CLIENT, finished_rounds, rounds_set_aside, set_aside
-from speculators.benchmark.rounds import BASE, CACHED, SAMPLED, Launch, schedule
+from speculators.benchmark.rounds import BASE, CACHED, SAMPLED, Launch, round_folder, schedule
 from speculators.documents import known_json, read_json, write_json, write_text
-from speculators.executors.base import Executor, Needs, Service
+from speculators.executors.base import Endpoint, Executor, Needs, Service
 from speculators.serving.command import SERVED_NAME, server_arguments, server_argv, server_environment
-from speculators.stages.documents import StageInput, read_output
+from speculators.stages.documents import StageInput, read_output, write_output
 from speculators.stages.execution import execute
 
 SCHEMA = "speculators/benchmark/v1"
@@ -29,6 +32,8 @@ STAGE = "benchmark_round"
 RESULT_NAME = "result.json"
 #: Beside the client's output, what the host saw of the machine during a launch.
 HOST_NAME = "host.json"
+#: In a round's folder, what one client measured of all its launches.
+TOGETHER = "together"
 #: Values of the recipe's ``benchmark`` that say where something lies on this machine.
 FILES = ("prompts", "quantised")
 #: What the client of a launch reads of the recipe's ``benchmark``.
@@ -82,11 +87,12 @@ def run_benchmark(
     rounds: list[dict[str, Any]] = []
     for number in range(1, looks[-1] + 1):
         look = next(one for one in looks if one >= number)
-        rounds += [
-            _collect(bench, one) if number in kept else _measure(bench, one, look)
-            for one in launches
-            if one.round == number
-        ]
+        own = [one for one in launches if one.round == number]
+        if number in kept:
+            rounds += [_collect(bench, one) for one in own]
+        else:
+            for sitting in [own] if bench.side_by_side else [[one] for one in own]:
+                rounds += _measure(bench, sitting, look)
         document = _document(bench, rounds, number)
         if failed := hopeless(document):
             bench.say(f"round {number}/{look}: the arms cannot be compared: {_details(failed)}; this ends it")
@@ -179,45 +185,45 @@ def _shown_arguments(bench: Bench, arm: str) -> list[str]:
     return shown
 
 
-def _measure(bench: Bench, launch: Launch, rounds: int) -> dict[str, Any]:
-    """One launch from server start to its result document; ``rounds``: how many are to be measured now."""
-    folder = bench.folder / launch.folder
-    shutil.rmtree(folder, ignore_errors=True)  # what an interrupted attempt left
-    verifier, arm = bench.verifier(launch.arm), bench.arms[launch.arm]
-    environment = server_environment(bench.interior.environment(arm.engine["env"]))
-    draft = arm.speculation.draft if arm.speculation else None
+def _measure(bench: Bench, launches: Sequence[Launch], rounds: int) -> list[dict[str, Any]]:
+    """From the start of the ``launches``' servers, which run side by side, to their result documents.
 
-    def command(port: int) -> list[str]:
-        return server_argv(bench.launcher.start, verifier, _arguments(bench, launch.arm, port))
-
-    service = Service(
-        f"{launch.arm} round {launch.round}",
-        command,
-        environment,
-        folder / "server.log",
-        bench.holds,
-        replace(SERVER, reads=[verifier, *([draft] if draft else [])]),
-    )
-    label = f"round {launch.round}/{rounds} {launch.arm}"
-    bench.say(f"{label}: server starting")
+    ``rounds``: how many are to be measured now.
+    """
+    number = launches[0].round
+    alone = len(launches) == 1
+    folder = bench.folder / (launches[0].folder if alone else f"{round_folder(number)}/{TOGETHER}")
+    for place in {folder, *(bench.folder / launch.folder for launch in launches)}:
+        shutil.rmtree(place, ignore_errors=True)  # what an interrupted attempt left
+    label = f"round {number}/{rounds}" + (f" {launches[0].arm}" if alone else "")
+    bench.say(f"{label}: server{'' if alone else 's'} starting")
     before = gpu_state.lasting_processes()
-    with bench.executor.serve(service) as endpoint:
-        write_text(folder / "server-command.txt", endpoint.command)
+    with ExitStack() as stack:
+        endpoints: list[Endpoint] = []
+        for launch in launches:
+            service = _service(bench, launch, endpoints[0] if endpoints else None)
+            endpoints.append(stack.enter_context(bench.executor.serve(service)))
+            write_text(bench.folder / launch.folder / "server-command.txt", endpoints[-1].command)
         step = StageInput(
             STAGE,
             {
-                "endpoint": endpoint.url,
                 "model": SERVED_NAME,
                 "benchmark": {name: bench.values["benchmark"].get(name) for name in CLIENT_READS},
-                "arm": launch.arm,
-                "round": launch.round,
-                "speculative_tokens": bench.tokens(launch.arm),
-                "must_draft": draft is not None,
+                "round": number,
                 "startup_timeout": bench.values["engine"]["startup_timeout"],
                 "stall_timeout": bench.values["engine"]["stall_timeout"],
-                "request_body": bench.body(launch.arm),
-                "ask_all_before": bench.under(launch.arm, CACHED),
                 "replayed": "method" not in bench.values,
+                "launches": [
+                    {
+                        "arm": launch.arm,
+                        "endpoint": endpoint.url,
+                        "speculative_tokens": bench.tokens(launch.arm),
+                        "must_draft": bench.draft(launch.arm) is not None,
+                        "request_body": bench.body(launch.arm),
+                        "ask_all_before": bench.under(launch.arm, CACHED),
+                    }
+                    for launch, endpoint in zip(launches, endpoints, strict=True)
+                ],
             },
             {name: bench.inputs[name] for name in ("verifier", "prompts")},
             {},
@@ -230,15 +236,48 @@ def _measure(bench: Bench, launch: Launch, rounds: int) -> dict[str, Any]:
             {},
             label=label,
             on_line=bench.on_client_line,
-            beside=endpoint,
+            beside=endpoints,
             holds=bench.holds,
             needs=Needs("bench"),
         )
         company = gpu_state.others(before, gpu_state.processes())
-    write_json(folder / HOST_NAME, {"gpu_processes_of_others": company})
-    measured = _collect(bench, launch)
-    bench.say(f"{label}: " + " · ".join(_headline(load) for load in measured["loads"]))
-    return measured | {"kept": False}
+    if not alone:
+        _part(bench, step, launches)
+    for launch in launches:
+        write_json(bench.folder / launch.folder / HOST_NAME, {"gpu_processes_of_others": company})
+    measured = [_collect(bench, launch) for launch in launches]
+    for one in measured:
+        speeds = " · ".join(_headline(load) for load in one["loads"])
+        bench.say(f"round {number}/{rounds} {one['arm']}: {speeds}")
+    return [one | {"kept": False} for one in measured]
+
+
+def _service(bench: Bench, launch: Launch, beside: Endpoint | None) -> Service:
+    """The server of a launch; ``beside``: one of its round that runs already."""
+    verifier, draft = bench.verifier(launch.arm), bench.draft(launch.arm)
+
+    def command(port: int) -> list[str]:
+        return server_argv(bench.launcher.start, verifier, _arguments(bench, launch.arm, port))
+
+    return Service(
+        f"{launch.arm} round {launch.round}",
+        command,
+        server_environment(bench.interior.environment(bench.arms[launch.arm].engine["env"])),
+        bench.folder / launch.folder / "server.log",
+        bench.holds,
+        replace(SERVER, reads=[verifier, *([draft] if draft else [])]),
+        beside,
+    )
+
+
+def _part(bench: Bench, step: StageInput, launches: Sequence[Launch]) -> None:
+    """Give each launch the result that one client made for all of them, sealed in the launch's own folder."""
+    booked = read_output(step.output)
+    seconds = booked["seconds"] / len(launches)
+    for launch, result in zip(launches, booked["result"]["launches"], strict=True):
+        own = step._replace(output=bench.folder / launch.folder / CLIENT)
+        shutil.copytree(step.output / launch.arm, own.output)
+        write_output(own, {"launches": [result]}, seconds)
 
 
 def _collect(bench: Bench, launch: Launch) -> dict[str, Any]:

@@ -29,6 +29,7 @@ def summarise(benchmark: dict[str, Any], replay: dict[str, Any] | None = None) -
     summary: dict[str, Any] = {
         "rounds": benchmark["benchmark"]["rounds"],
         "requests": benchmark["benchmark"]["requests"],
+        "side_by_side": bool(benchmark["benchmark"].get("side_by_side")),
         "max_tokens": benchmark["benchmark"]["max_tokens"],
         "speculation": benchmark["speculation"],
         "speed": [

@@ -64,7 +64,8 @@ class Service:
     """One server.  ``argv`` is its command for the port that the executor chooses, on the loopback address.
 
     ``holds`` as for a step.  There is no start-up time-out here: readiness is a question to the server's
-    own protocol, so the client that runs beside it asks it.
+    own protocol, so the client that runs beside it asks it.  ``beside``: a server that was started before,
+    where one client is to reach both.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Service:
     log: Path
     holds: Sequence[int] = ()
     needs: Needs = NOTHING
+    beside: Endpoint | None = None
 
 
 class Cause(NamedTuple):
@@ -117,15 +119,17 @@ class StepResult(NamedTuple):
 class Executor(Protocol):
     """What a plan needs of a machine."""
 
-    def run(self, step: Step, *, on_line: OnLine | None = None, beside: Endpoint | None = None) -> StepResult:
+    def run(
+        self, step: Step, *, on_line: OnLine | None = None, beside: Sequence[Endpoint] = ()
+    ) -> StepResult:
         """Run ``step`` to its end; each line of its output goes to its log and to ``on_line``.
 
-        With ``beside`` the step is the client of that server: when the server ends first the client is
+        With ``beside`` the step is the client of those servers: when one of them ends first the client is
         ended too.  On KeyboardInterrupt the step is asked to end and gets ``SAVE_SECONDS`` for it; a second
         one ends it at once.
 
         Raises:
-            StageError: the server beside the step died, or the step took longer than it may.
+            StageError: a server beside the step died, or the step took longer than it may.
             MachineError: the command does not exist.
         """
 

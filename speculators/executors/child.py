@@ -72,11 +72,11 @@ class Child:
     def seconds(self) -> float:
         return time.monotonic() - self.started
 
-    def finish(self, step: Step, beside: Endpoint | None) -> tuple[int, float]:
+    def finish(self, step: Step, beside: Sequence[Endpoint]) -> tuple[int, float]:
         """Its exit code and seconds, once nothing of it is left; an interrupt lets it save its work first.
 
         Raises:
-            StageError: the server ``beside`` it died, or it took longer than ``step`` may.
+            StageError: a server ``beside`` it died, or it took longer than ``step`` may.
         """
         try:
             return self.wait(step, beside), self.seconds()
@@ -86,8 +86,8 @@ class Child:
         finally:
             self.stop()
 
-    def wait(self, step: Step, beside: Endpoint | None) -> int:
-        """The exit code, unless the server ``beside`` it dies first, or its time is over.
+    def wait(self, step: Step, beside: Sequence[Endpoint]) -> int:
+        """The exit code, unless a server ``beside`` it dies first, or its time is over.
 
         Raises:
             StageError: that happened.
@@ -98,7 +98,7 @@ class Child:
                 return ended if ended >= 0 else 128 - ended  # negative: the supervisor itself was killed
             except subprocess.TimeoutExpired:
                 pass
-            require_server(step.name, beside)
+            require_servers(step.name, beside)
             if step.seconds is not None and self.seconds() > step.seconds:
                 raise StageError(f"{step.name}: no answer in {step.seconds:.0f} s", rule="overdue")
 
@@ -135,19 +135,23 @@ def _copy_lines(stream: IO[bytes], log: Path, on_line: OnLine | None) -> None:
                 on_line(line.decode("utf-8", errors="replace").rstrip("\r\n"))
 
 
-def require_server(name: str, server: Endpoint | None) -> None:
-    """Stop when the server that the step ``name`` is a client of has died.
+def require_servers(name: str, servers: Sequence[Endpoint]) -> None:
+    """Stop when a server that the step ``name`` is a client of has died.
 
     Raises:
         StageError: with the last lines of its log.
     """
-    if server is None or (code := server.exit_code()) is None:
-        return
+    for server in servers:
+        if (code := server.exit_code()) is not None:
+            raise _ended(name, server, code)
+
+
+def _ended(name: str, server: Endpoint, code: int) -> StageError:
     cause = server.why()
     if not cause.text:
         cause = cause_in_log(server.log)
     known = f": {cause.text}" if cause.text else ""
-    raise StageError(
+    return StageError(
         f"server '{server.name}' ended (exit code {code}) while '{name}' was using it{known}; "
         f"last lines of its log:\n{log_tail(server.log)}",
         hint=cause.hint or server_hint(code),

@@ -31,7 +31,7 @@ from speculators.executors.base import (
     last_object,
     log_tail,
 )
-from speculators.executors.child import POLL_SECONDS, Child, require_server
+from speculators.executors.child import POLL_SECONDS, Child, require_servers
 from speculators.executors.engine import Engine
 from speculators.executors.interior import Interior
 from speculators.executors.supervise import COMMAND_NOT_FOUND
@@ -117,8 +117,10 @@ class DockerExecutor:
         self._servers: dict[str, str] = {}  # container by the service's name
         self._interiors: dict[str, Interior] = {}
 
-    def run(self, step: Step, *, on_line: OnLine | None = None, beside: Endpoint | None = None) -> StepResult:
-        papers = self._papers(step, step.argv, beside)
+    def run(
+        self, step: Step, *, on_line: OnLine | None = None, beside: Sequence[Endpoint] = ()
+    ) -> StepResult:
+        papers = self._papers(step, step.argv, beside[0] if beside else None)
         child = Child([*CLIENT, str(papers.request)], {}, step.log, step.holds, on_line)
         try:
             code, seconds = child.finish(step, beside)
@@ -126,7 +128,7 @@ class DockerExecutor:
             self._bury(papers)
         state = known_json(papers.state)
         if state.get("state") != "ended":
-            require_server(step.name, beside)  # nobody can join the network of a server that died
+            require_servers(step.name, beside)  # nobody can join the network of a server that died
             raise _refused(step.name, state)
         for known in EXITS:
             if code == known.code or (known.words and known.words in log_tail(step.log, 1)):
@@ -136,11 +138,13 @@ class DockerExecutor:
 
     @contextmanager
     def serve(self, service: Service) -> Iterator[Endpoint]:
-        papers = self._papers(service, service.argv(request.PORT), None)
+        # Servers with one network may not have one port.
+        port = request.PORT + (len(self._servers) if service.beside else 0)
+        papers = self._papers(service, service.argv(port), service.beside)
         child = Child([*CLIENT, str(papers.request)], {}, service.log, service.holds)
         endpoint = Endpoint(
             name=service.name,
-            url=f"http://127.0.0.1:{request.PORT}",
+            url=f"http://127.0.0.1:{port}",
             command=_by_hand(papers.request),
             log=service.log,
             exit_code=child.process.poll,
@@ -151,6 +155,7 @@ class DockerExecutor:
             self._servers[service.name] = papers.name
             yield endpoint
         finally:
+            self._servers.pop(service.name, None)
             child.stop()
             self._bury(papers)
 

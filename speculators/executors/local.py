@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from speculators.errors import MachineError
@@ -32,7 +32,9 @@ class LocalExecutor:
     def __init__(self) -> None:
         self._interior: Interior | None = None
 
-    def run(self, step: Step, *, on_line: OnLine | None = None, beside: Endpoint | None = None) -> StepResult:
+    def run(
+        self, step: Step, *, on_line: OnLine | None = None, beside: Sequence[Endpoint] = ()
+    ) -> StepResult:
         child = Child([*SUPERVISED, *step.argv], step.env, step.log, step.holds, on_line)
         code, seconds = child.finish(step, beside)
         if code == supervise.COMMAND_NOT_FOUND:

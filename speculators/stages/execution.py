@@ -37,15 +37,15 @@ def execute(
     *,
     label: str = "",
     on_line: OnLine | None = None,
-    beside: Endpoint | None = None,
+    beside: Sequence[Endpoint] = (),
     holds: Sequence[int] = (),
     needs: Needs = NOTHING,
     seconds: float | None = None,
 ) -> StepResult:
     """Run ``step``, keeping its input document, command and log in ``folder``.
 
-    ``holds`` goes to the step as it is; ``needs`` is completed by what the document names.  ``beside`` is
-    the server that the stage is a client of; when the stage blames that server, the server's log is shown
+    ``holds`` goes to the step as it is; ``needs`` is completed by what the document names.  ``beside`` are
+    the servers that the stage is a client of; when the stage blames a server, the servers' logs are shown
     instead of its own.  ``seconds``: how long it may take.
 
     Raises:
@@ -67,7 +67,7 @@ def execute(
     return result
 
 
-def _failure(name: str, known: Path, result: StepResult, beside: Endpoint | None) -> SpeculatorsError:
+def _failure(name: str, known: Path, result: StepResult, beside: Sequence[Endpoint]) -> SpeculatorsError:
     exit_code, log = result.exit_code, result.log
     rule = "stage-failed"
     if result.cause.text:
@@ -81,8 +81,9 @@ def _failure(name: str, known: Path, result: StepResult, beside: Endpoint | None
     else:
         cause = cause_in_log(log)
         message, hint = f"exit code {exit_code}" + (f", {cause.text}" if cause.text else ""), cause.hint
-    if beside is not None and rule.startswith(("server", "speculation")):
-        log = beside.log
-    tail = "".join(f"\n  | {line}" for line in log_tail(log).splitlines())
-    text = f"{name} failed after {duration(result.seconds)}: {message}\n  last lines of {log}:{tail}"
+    blames = rule.startswith(("server", "speculation"))
+    logs = [one.log for one in beside] if beside and blames else [log]
+    tails = [(one, "".join(f"\n  | {line}" for line in log_tail(one).splitlines())) for one in logs]
+    shown = "".join(f"\n  last lines of {one}:{tail}" for one, tail in tails)
+    text = f"{name} failed after {duration(result.seconds)}: {message}{shown}"
     return BY_EXIT_CODE.get(exit_code, StageError)(text, hint=hint, rule=rule)

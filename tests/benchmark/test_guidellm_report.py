@@ -36,14 +36,63 @@ def successful(document: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
+def one_load(path: Path) -> LoadReport:
+    """The report of one server that was asked all of ``PROMPTS``."""
+    (found,) = read_report(path, PROMPTS, [0] * len(PROMPTS))
+    return found
+
+
 @pytest.fixture
 def report(tmp_path: Path) -> LoadReport:
-    return read_report(changed(tmp_path, lambda _: None), PROMPTS)
+    return one_load(changed(tmp_path, lambda _: None))
 
 
 def test_every_prompt_was_sent_once_in_file_order(report: LoadReport) -> None:
     assert [row.prompt for row in report.rows] == list(range(len(PROMPTS)))
     assert (report.guidellm, report.errored, report.incomplete, report.first_error) == ("0.8.1", 0, 0, "")
+
+
+def test_the_requests_of_servers_that_took_turns_are_parted(tmp_path: Path) -> None:
+    def fail_the_second(document: dict[str, Any]) -> None:
+        requests = document["benchmarks"][0]["requests"]
+        ordered = sorted(requests["successful"], key=lambda row: row["info"]["timings"]["queued"])
+        ordered[1]["info"]["error"] = "gone"
+        requests["successful"] = [row for row in ordered if row is not ordered[1]]
+        requests["errored"] = [ordered[1]]
+
+    order = [0, 1, 1, 0, *([0] * (len(PROMPTS) - 4))]
+    whole = one_load(changed(tmp_path, lambda _: None))
+    first, second = read_report(changed(tmp_path, fail_the_second), PROMPTS, order)
+    assert (first.errored, second.errored, second.first_error) == (0, 1, "gone")
+    assert [row.text for row in second.rows] == [whole.rows[2].text]
+    assert [row.prompt for row in second.rows] == [1]  # the second question that this server was asked
+    assert [row.text for row in first.rows] == [whole.rows[i].text for i in (0, *range(3, len(PROMPTS)))]
+    assert (whole.in_turns, first.in_turns, second.in_turns) == (False, True, True)
+
+
+def test_time_in_which_other_servers_answered_is_not_a_servers_own(tmp_path: Path) -> None:
+    order = [0, 1] * (len(PROMPTS) // 2)
+    ids = [f"prompt-{number}" for number in range(len(PROMPTS) // 2)]
+    path = changed(tmp_path, lambda _: None)
+    for one in read_report(path, PROMPTS, order):
+        looping = dict.fromkeys(range(len(ids)), False)
+        load = load_document(1, one, ids, looping, None)
+        own = sum(row.ended - row.started for row in one.rows)
+        assert load["wall_seconds"] == pytest.approx(own)
+        assert load["output_tokens_per_second"] == pytest.approx(load["output_tokens"] / own)
+
+
+def test_an_answer_that_is_lost_among_equal_questions_is_lost_and_not_out_of_order(tmp_path: Path) -> None:
+    def ask_twice(document: dict[str, Any]) -> None:
+        rows = successful(document)
+        ordered = sorted(rows, key=lambda row: row["info"]["timings"]["queued"])
+        ordered[0]["request_args"] = ordered[-1]["request_args"]
+        rows.remove(ordered[1])
+
+    prompts = [PROMPTS[-1], *PROMPTS[1:]]
+    with pytest.raises(StageError) as caught:
+        read_report(changed(tmp_path, ask_twice), prompts, [0] * len(prompts))
+    assert caught.value.rule == LOST_REQUESTS
 
 
 def test_a_profile_of_several_loads_holds_every_prompt_in_each(tmp_path: Path) -> None:
@@ -58,7 +107,7 @@ def test_a_profile_of_several_loads_holds_every_prompt_in_each(tmp_path: Path) -
     assert [(one.strategy, one.rate) for one in found] == [("synchronous", None), ("constant", 0.5)]
     assert [len(one.report.rows) for one in found] == [len(PROMPTS)] * 2
     with pytest.raises(StageError, match="2 benchmarks in the report, expected one load"):
-        read_report(path, PROMPTS)
+        one_load(path)
 
 
 def test_times_and_counts_are_those_of_the_request(report: LoadReport) -> None:
@@ -87,14 +136,14 @@ def test_a_plain_server_reports_no_speculation(tmp_path: Path) -> None:
         for row in successful(document):
             row["response_metrics"] = None
 
-    assert {row.spec for row in read_report(changed(tmp_path, plain), PROMPTS).rows} == {None}
+    assert {row.spec for row in one_load(changed(tmp_path, plain)).rows} == {None}
 
 
 @pytest.mark.parametrize("version", [1, 3, None])
 def test_another_version_of_the_report_is_refused(tmp_path: Path, version: int | None) -> None:
     path = changed(tmp_path, lambda document: document["metadata"].update(version=version))
     with pytest.raises(StageError, match="version") as caught:
-        read_report(path, PROMPTS)
+        one_load(path)
     assert "guidellm==0.8.1" in caught.value.hint
 
 
@@ -113,8 +162,8 @@ def lose_one(document: dict[str, Any]) -> None:
 
 
 def test_a_lost_request_is_told_apart_because_measuring_again_may_help(tmp_path: Path) -> None:
-    with pytest.raises(StageError, match="1 of 12 requests are missing") as caught:
-        read_report(changed(tmp_path, lose_one), PROMPTS)
+    with pytest.raises(StageError, match="lacks 1 of 12 requests") as caught:
+        one_load(changed(tmp_path, lose_one))
     assert caught.value.rule == LOST_REQUESTS
 
 
@@ -123,7 +172,7 @@ def test_other_work_than_the_prompts_in_order_is_refused(
     tmp_path: Path, change: Callable[[dict[str, Any]], None]
 ) -> None:
     with pytest.raises(StageError, match="each once and in order"):
-        read_report(changed(tmp_path, change), PROMPTS)
+        one_load(changed(tmp_path, change))
 
 
 def test_a_failed_request_is_counted_and_keeps_its_error(tmp_path: Path) -> None:
@@ -132,7 +181,7 @@ def test_a_failed_request_is_counted_and_keeps_its_error(tmp_path: Path) -> None
         row["info"]["error"] = "connection reset"
         document["benchmarks"][0]["requests"]["errored"].append(row)
 
-    report = read_report(changed(tmp_path, fail_one), PROMPTS)
+    report = one_load(changed(tmp_path, fail_one))
     assert (len(report.rows), report.errored, report.first_error) == (len(PROMPTS) - 1, 1, "connection reset")
 
 

@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speculators.benchmark.rounds import ARMS, Launch, schedule
+from speculators.benchmark.rounds import ARMS, Launch, schedule, turns
 
 
 def test_two_arms_take_turns_at_going_first() -> None:
@@ -37,3 +37,15 @@ def test_each_round_launches_every_arm_once_and_first_places_are_shared_fairly(
 def test_a_launch_has_a_folder_of_its_own() -> None:
     assert len({launch.folder for launch in schedule(11)}) == 11 * len(ARMS)
     assert Launch(1, "plain").folder == "round-01/plain"
+
+
+def test_prompts_are_asked_of_two_arms_in_turn_and_neither_always_goes_first() -> None:
+    assert turns(4, 2) == [0, 1, 1, 0, 0, 1, 1, 0]
+
+
+@given(st.integers(0, 20), st.integers(1, 5))
+def test_every_arm_is_asked_each_prompt_once_before_the_next_one(prompts: int, arms: int) -> None:
+    order = turns(prompts, arms)
+    assert [sorted(order[start : start + arms]) for start in range(0, len(order), arms)] == [
+        list(range(arms))
+    ] * prompts

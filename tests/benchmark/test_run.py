@@ -72,22 +72,27 @@ class FakeExecutor(LocalExecutor):
         )
         self.events.append("stop")
 
-    def run(self, step: Step, *, on_line: OnLine | None = None, beside: Endpoint | None = None) -> StepResult:
-        assert beside is not None
+    def run(
+        self, step: Step, *, on_line: OnLine | None = None, beside: Sequence[Endpoint] = ()
+    ) -> StepResult:
+        assert beside
         self.events.append("client")
         document = read_input(Path(step.argv[-1]))
-        self.clients.append(document.values)
-        if len(self.clients) == self.dies_in:
+        seen = self.events.count("client")
+        launches = document.values["launches"]
+        self.clients += [{**document.values, **one} for one in launches]
+        if seen == self.dies_in:
             raise KeyboardInterrupt
         assert document.output.is_dir()
         if self.error:
             write_json(document.output / "error.json", self.error)
-        load = {**LOAD, "completed": 0, "errored": 1} if len(self.clients) == self.fails_in else LOAD
-        result = {name: document.values[name] for name in ("arm", "round")}
-        result |= {"loads": [load], "machine": dict(MACHINE)}
-        write_json(document.output / "result.json", result)
+        load = {**LOAD, "completed": 0, "errored": 1} if seen == self.fails_in else LOAD
+        for one in launches:
+            place = document.output / (one["arm"] if len(launches) > 1 else "")
+            result = {"arm": one["arm"], "round": document.values["round"]}
+            write_json(place / "result.json", result | {"loads": [load], "machine": dict(MACHINE)})
         if not self.code:
-            write_output(document, {}, seconds=1.5)
+            write_output(document, {"launches": [{"arm": one["arm"]} for one in launches]}, seconds=1.5)
         step.log.write_text("client says no\n")
         return StepResult(self.code, 1.5, step.log)
 
@@ -369,12 +374,59 @@ def test_the_document_collects_every_load_and_no_path_of_this_machine(
     assert "round 1/2 plain: 10.0 tok/s at 1" in lines
 
 
+@pytest.fixture
+def cpu_build(inputs: dict[str, Path], tmp_path: Path) -> None:
+    """The engine of ``inputs`` as its build for CPUs."""
+    metadata = tmp_path / "site" / "vllm-0.32.0.dist-info" / "METADATA"
+    metadata.write_text(metadata.read_text().replace("0.32.0", "0.32.0+cpu"))
+
+
+@pytest.mark.usefixtures("cpu_build")
+def test_side_by_side_all_servers_of_a_round_run_beside_one_client(
+    measure: Callable[..., Any], tmp_path: Path
+) -> None:
+    executor = FakeExecutor()
+    document = measure(executor, extra_arms=["ngram"], asked={"side_by_side": True})
+    assert executor.events == [*["start"] * 3, "client", *["stop"] * 3] * 2
+    asked = [(one["round"], one["arm"], one["endpoint"][-2:]) for one in executor.clients]
+    assert asked[:3] == [(1, "plain", "01"), (1, "draft", "02"), (1, "ngram", "03")]
+    assert [arm for _, arm, _ in asked[3:]] == ["draft", "ngram", "plain"]  # the order still rotates
+    first, second, third = executor.services[:3]
+    assert first.beside is None
+    assert {one.beside.name for one in (second, third) if one.beside} == {first.name}
+    assert [(one["round"], one["arm"]) for one in document["rounds"]] == [one[:2] for one in asked]
+    assert len({one["folder"] for one in document["rounds"]}) == 6
+    for one in document["rounds"]:
+        folder = tmp_path / "bench" / one["folder"]
+        assert read_json(folder / "client" / "result.json")["arm"] == one["arm"]
+        assert (folder / "server.log").is_file()
+        assert one["seconds"] == 0.5  # its share of the round's 1.5
+
+
+@pytest.mark.usefixtures("cpu_build")
+def test_a_round_measured_side_by_side_is_kept_when_the_run_goes_on(measure: Callable[..., Any]) -> None:
+    asked = {"side_by_side": True}
+    with pytest.raises(KeyboardInterrupt):
+        measure(FakeExecutor(dies_in=2), asked=asked)
+    executor = FakeExecutor()
+    document = measure(executor, asked=asked)
+    assert [(one["round"], one["arm"]) for one in executor.clients] == [(2, "draft"), (2, "plain")]
+    assert [one["kept"] for one in document["rounds"]] == [True, True, False, False]
+
+
+def test_servers_on_a_gpu_do_not_run_side_by_side(measure: Callable[..., Any]) -> None:
+    executor = FakeExecutor()  # the inputs' machine has the build for GPUs
+    with pytest.raises(MachineError, match=r"benchmark\.side_by_side: the engine here is no CPU build"):
+        measure(executor, asked={"side_by_side": True})
+    assert not executor.services
+
+
 def test_each_launch_leaves_its_documents_in_its_own_folder(
     measure: Callable[..., Any], tmp_path: Path
 ) -> None:
     measure(FakeExecutor())
     folder = tmp_path / "bench" / "round-02" / "draft"
-    assert read_json(folder / "input.json")["values"]["speculative_tokens"] == 3
+    assert read_json(folder / "input.json")["values"]["launches"][0]["speculative_tokens"] == 3
     assert "NAME=value" in (folder / "server-command.txt").read_text()
 
 

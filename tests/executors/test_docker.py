@@ -319,7 +319,7 @@ def test_a_client_reaches_its_server_and_nobody_else_does(tmp_path: Path):
     with executor.serve(service) as endpoint:
         heard: list[str] = []
         step = Step("client", [*python(ask), endpoint.url], {}, tmp_path / "log.txt")
-        assert executor.run(step, on_line=heard.append, beside=endpoint).exit_code == 0
+        assert executor.run(step, on_line=heard.append, beside=[endpoint]).exit_code == 0
         assert heard == ["200"]
         with socket.socket() as probe:
             assert probe.connect_ex(("127.0.0.1", PORT)) != 0
@@ -333,7 +333,7 @@ def test_a_server_that_dies_ends_its_client_with_its_last_lines(tmp_path: Path):
         executor.serve(service) as endpoint,
         pytest.raises(StageError, match=r"ended \(exit code 3\)[^|]*the server said no"),
     ):
-        executor.run(Step("client", ["sleep", "600"], {}, tmp_path / "log.txt"), beside=endpoint)
+        executor.run(Step("client", ["sleep", "600"], {}, tmp_path / "log.txt"), beside=[endpoint])
 
 
 def test_an_image_says_what_is_in_it_and_is_asked_once(tmp_path: Path):
@@ -432,5 +432,5 @@ def test_a_server_that_takes_too_much_memory_is_said_to(tmp_path: Path):
         executor.serve(service) as endpoint,
         pytest.raises(StageError, match=r"container\.memory allows") as caught,
     ):
-        executor.run(Step("client", ["sleep", "600"], {}, tmp_path / "log.txt"), beside=endpoint)
+        executor.run(Step("client", ["sleep", "600"], {}, tmp_path / "log.txt"), beside=[endpoint])
     assert "raise container.memory" in caught.value.hint

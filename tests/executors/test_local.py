@@ -242,7 +242,7 @@ def test_a_server_that_dies_ends_its_client(tmp_path: Path) -> None:
         executor.serve(Service("plain", lambda _: server, {}, tmp_path / "server.log")) as endpoint,
         pytest.raises(StageError, match=r"exit code 7.*\n.*out of memory") as caught,
     ):
-        executor.run(client, beside=endpoint)
+        executor.run(client, beside=[endpoint])
     assert caught.value.rule == "server-failed"
     assert [pid for pid in members(tmp_path / "pids") if alive(pid)] == []
 
@@ -265,7 +265,7 @@ def test_a_port_that_somebody_took_meanwhile_is_named(
             executor.serve(Service("plain", server, {}, tmp_path / "server.log")) as endpoint,
             pytest.raises(StageError, match=r"server 'plain' ended[\s\S]*Address already in use"),
         ):
-            executor.run(client, beside=endpoint)
+            executor.run(client, beside=[endpoint])
 
 
 def test_a_client_that_ends_first_leaves_the_server_alone(tmp_path: Path) -> None:
@@ -284,7 +284,7 @@ def test_a_client_that_ends_first_leaves_the_server_alone(tmp_path: Path) -> Non
                 except OSError:
                     time.sleep(0.1)
         """
-        result = executor.run(Step("client", python(code), {}, tmp_path / "client.log"), beside=endpoint)
+        result = executor.run(Step("client", python(code), {}, tmp_path / "client.log"), beside=[endpoint])
         assert endpoint.exit_code() is None
     assert result.exit_code == 0
     assert log_tail(tmp_path / "client.log") == "200"
@@ -307,6 +307,6 @@ def test_an_endpoint_only_needs_to_tell_whether_its_server_ended(tmp_path: Path)
     ended = Endpoint("gone", "http://127.0.0.1:1", [], tmp_path / "log", lambda: 137)
     with pytest.raises(StageError) as caught:
         LocalExecutor().run(
-            Step("client", python("import time; time.sleep(60)"), {}, tmp_path / "client.log"), beside=ended
+            Step("client", python("import time; time.sleep(60)"), {}, tmp_path / "client.log"), beside=[ended]
         )
     assert "memory" in caught.value.hint

@@ -48,7 +48,7 @@ class Answering:
         self.asked: list[Any] = []
         self.seconds: list[float | None] = []
 
-    def run(self, step, *, on_line=None, beside=None) -> StepResult:
+    def run(self, step, *, on_line=None, beside=()) -> StepResult:
         found = read_input(Path(step.argv[-1]))
         self.asked.append((found.stage, found.values, step.needs.gpus))
         self.seconds.append(step.seconds)
@@ -66,7 +66,7 @@ class Answering:
 class Crashing(Answering):
     """An executor whose steps a kernel takes down."""
 
-    def run(self, step, *, on_line=None, beside=None) -> StepResult:
+    def run(self, step, *, on_line=None, beside=()) -> StepResult:
         self.asked.append(read_input(Path(step.argv[-1])).stage)
         return StepResult(128 + signal.SIGSEGV, 1.0, step.log)
 

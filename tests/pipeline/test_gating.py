@@ -6,7 +6,7 @@ The executor is replaced: its servers serve nothing, its clients leave loads of 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -62,17 +62,19 @@ class Executor(LocalExecutor):
         service.log.touch()
         yield Endpoint(service.name, "http://127.0.0.1:1", "serve", service.log, lambda: None)
 
-    def run(self, step: Step, *, on_line: OnLine | None = None, beside: Endpoint | None = None) -> StepResult:
+    def run(
+        self, step: Step, *, on_line: OnLine | None = None, beside: Sequence[Endpoint] = ()
+    ) -> StepResult:
         document = read_input(Path(step.argv[-1]))
         step.log.touch()
-        if beside is None:  # the replay
+        if not beside:  # the replay
             return StepResult(1, 0.1, step.log)
         write_json(document.output / "result.json", self.result(document.values))
         write_output(document, {}, seconds=1.0)
         return StepResult(0, 1.0, step.log)
 
     def result(self, values: dict[str, Any]) -> dict[str, Any]:
-        number, arm = values["round"], values["arm"]
+        number, arm = values["round"], values["launches"][0]["arm"]
         speed, rows = (
             (10.0, plain_rows()) if arm.endswith("plain") else (10 * self.speedup(number), draft_rows())
         )

@@ -46,7 +46,7 @@ class FakeExecutor(LocalExecutor):
         self.ran: list[str] = []
         self.holds: Sequence[int] = ()
 
-    def run(self, step: Step, *, on_line=None, beside=None) -> StepResult:
+    def run(self, step: Step, *, on_line=None, beside=()) -> StepResult:
         document = read_input(Path(step.argv[-1]))
         self.ran.append(document.stage)
         self.holds = step.holds

@@ -31,8 +31,9 @@ class Server:
 
 
 def watched(tmp_path: Path, server: Server, seconds: float) -> int:
-    this: Any = SimpleNamespace(output=tmp_path, client=server, stall_timeout=1.0)
-    return _watched(this, [sys.executable, "-c", f"import time; time.sleep({seconds})"], {})
+    this: Any = SimpleNamespace(output=tmp_path, stall_timeout=1.0)
+    arm: Any = SimpleNamespace(client=server)
+    return _watched(this, [arm], [sys.executable, "-c", f"import time; time.sleep({seconds})"], {})
 
 
 def test_a_server_without_a_new_token_hangs_and_ends_the_load(tmp_path: Path) -> None:
@@ -55,21 +56,25 @@ def test_a_server_that_never_gets_healthy_ends_the_launch_with_its_log(tmp_path:
     with executor.serve(service) as endpoint:
         values = {
             "benchmark": {"requests": 1, "concurrency": [1], "max_tokens": 4, "warmup_requests": 0},
-            "endpoint": endpoint.url,
             "model": "verifier",
-            "arm": "plain",
             "round": 1,
-            "speculative_tokens": 2,
-            "must_draft": True,
             "startup_timeout": 2,
             "stall_timeout": 2,
-            "request_body": {},
-            "ask_all_before": False,
             "replayed": True,
+            "launches": [
+                {
+                    "arm": "plain",
+                    "endpoint": endpoint.url,
+                    "speculative_tokens": 2,
+                    "must_draft": True,
+                    "request_body": {},
+                    "ask_all_before": False,
+                }
+            ],
         }
         inputs = {"prompts": tmp_path / "prompts", "verifier": tmp_path / "verifier"}
         step = StageInput("benchmark_round", values, inputs, {}, tmp_path / "client")
         with pytest.raises(StageError, match=r"not healthy within 2 s[\s\S]*\| loading weights") as caught:
-            execute(executor, step, tmp_path, {}, label="round 1/1 plain", beside=endpoint)
+            execute(executor, step, tmp_path, {}, label="round 1/1 plain", beside=[endpoint])
     assert caught.value.rule == "server-not-ready"
     assert "engine.startup_timeout" in caught.value.hint
