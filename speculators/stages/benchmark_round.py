@@ -113,6 +113,7 @@ def run(step: StageInput) -> dict[str, Any]:
     for arm in this.arms:
         arm.client.wait_until_healthy(this.startup_timeout, print)
         ready[arm.name] = round(time.monotonic() - started, 1)
+    for arm in this.arms:
         arm.output.mkdir(exist_ok=True)
         _check_server(arm)
         _warm_up(this, arm)

@@ -80,6 +80,7 @@ def test_both_arms_are_served_measured_and_predicted(inputs: dict[str, Path], tm
             "concurrency": [1, 3],
             "rounds": 1,
             "warmup_requests": 1,
+            "side_by_side": True,  # rounds one server at a time are measured by tests of whole runs
         },
         "engine": ENGINE,
         "verifier": {"thinking": "off", "chat_template_kwargs": {}, "trust_remote_code": False},
@@ -94,6 +95,13 @@ def test_both_arms_are_served_measured_and_predicted(inputs: dict[str, Path], tm
     summary = summarise(document)
     assert broken(summary["checks"]) == []
     assert next(check for check in summary["checks"] if check["name"] == "counters")["ok"] is True
+    for one in document["samples"]:  # every answer is of the arm whose turn it was
+        assert {row["spec"] is not None for row in one["requests"]} == {one["arm"] == "draft"}
+    alone = {one["arm"]: one for one in document["samples"] if one["concurrency"] == 1}
+    assert len(read_json(folder / "round-01/together/client/guidellm-c1.json")["benchmarks"]) == 1
+    for one in alone.values():
+        assert one["wall_seconds"] == pytest.approx(sum(row["seconds"] for row in one["requests"]))
+    assert summary["exact_match"]["draft_against_plain"]["rate"] == 1.0
     tokens = list(read_jsonl(folder / "round-01/plain/client/tokens.jsonl"))
     assert [row["id"] for row in tokens] == [f"p{number}" for number in range(6)]
     assert all(row["prompt_token_ids"] and row["output_token_ids"] for row in tokens)
