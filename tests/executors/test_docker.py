@@ -18,7 +18,7 @@ import pytest
 from speculators.errors import MachineError, StageError
 from speculators.executors import request as box
 from speculators.executors import supervise
-from speculators.executors.base import Needs, Service, Step
+from speculators.executors.base import Endpoint, Needs, Service, Step
 from speculators.executors.container import NOT_STARTED
 from speculators.executors.docker import DockerExecutor, Ready
 from speculators.executors.engine import CLIENT_LABEL, DOCKER, LABEL, PODMAN, connect
@@ -323,6 +323,46 @@ def test_a_client_reaches_its_server_and_nobody_else_does(tmp_path: Path):
         assert heard == ["200"]
         with socket.socket() as probe:
             assert probe.connect_ex(("127.0.0.1", PORT)) != 0
+
+
+@on_both
+def test_a_client_reaches_all_servers_that_run_side_by_side(tmp_path: Path):
+    executor = an_executor(tmp_path)
+    ask = """
+        import sys, time, urllib.request
+        for url in sys.argv[1:]:
+            for _ in range(100):
+                try:
+                    print(urllib.request.urlopen(url).read().decode())
+                    break
+                except OSError:
+                    time.sleep(0.1)
+    """
+    serve = """
+        import sys
+        from http.server import BaseHTTPRequestHandler, HTTPServer
+
+        class Named(BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(sys.argv[1].encode())
+
+        HTTPServer(("127.0.0.1", int(sys.argv[2])), Named).serve_forever()
+    """
+
+    def service(name: str, beside: Endpoint | None) -> Service:
+        log = tmp_path / name / "server.log"
+        return Service(name, lambda port: [*python(serve), name, str(port)], {}, log, beside=beside)
+
+    with (
+        executor.serve(service("plain", None)) as plain,
+        executor.serve(service("draft", plain)) as draft,
+    ):
+        heard: list[str] = []
+        step = Step("client", [*python(ask), plain.url, draft.url], {}, tmp_path / "log.txt")
+        executor.run(step, on_line=heard.append, beside=[plain, draft])
+    assert heard == ["plain", "draft"]
 
 
 def test_a_server_that_dies_ends_its_client_with_its_last_lines(tmp_path: Path):

@@ -7,7 +7,7 @@ import pytest
 
 from speculators.errors import StageError
 from speculators.executors.base import UNKNOWN, Endpoint
-from speculators.executors.child import require_server
+from speculators.executors.child import require_servers
 from speculators.executors.known_causes import QUOTED, SEARCHED, cause_in, cause_in_log
 from tests.needs import leave_out
 
@@ -84,7 +84,7 @@ def test_a_server_that_died_of_its_engine_says_what_the_engine_said(tmp_path: Pa
     log.write_text(LOG)
     server = Endpoint("round 1 plain", "http://127.0.0.1:1", "serve", log, lambda: 1)
     with pytest.raises(StageError, match="does not fit the KV cache: ValueError: To serve") as raised:
-        require_server("round 1 plain client", server)
+        require_servers("round 1 plain client", [server])
     assert raised.value.hint.startswith("lower engine.args.max_model_len")
     assert "See root cause above" in raised.value.message
 

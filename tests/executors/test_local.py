@@ -268,6 +268,17 @@ def test_a_port_that_somebody_took_meanwhile_is_named(
             executor.run(client, beside=[endpoint])
 
 
+def test_of_several_servers_beside_a_client_the_one_that_dies_is_named(tmp_path: Path) -> None:
+    executor = LocalExecutor()
+    stays, dies = python("import time; time.sleep(60)"), python("print('no room'); raise SystemExit(3)")
+    with (
+        executor.serve(Service("plain", lambda _: stays, {}, tmp_path / "plain.log")) as plain,
+        executor.serve(Service("draft", lambda _: dies, {}, tmp_path / "draft.log", beside=plain)) as draft,
+        pytest.raises(StageError, match=r"server 'draft' ended \(exit code 3\)[\s\S]*no room"),
+    ):
+        executor.run(Step("client", stays, {}, tmp_path / "client.log"), beside=[plain, draft])
+
+
 def test_a_client_that_ends_first_leaves_the_server_alone(tmp_path: Path) -> None:
     executor = LocalExecutor()
 
