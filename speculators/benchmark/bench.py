@@ -98,19 +98,12 @@ def prepare(
     """The arms and what their servers and clients share, from ``run_benchmark``'s arguments.
 
     Raises:
-        MachineError: no engine here, one that cannot serve side by side, or a package is missing that the
-            recipe's method needs.
+        MachineError: no engine here, or a package is missing that the recipe's method needs.
     """
     speculation = _speculation(values, inputs)
     body = body_for(values["verifier"], inputs["verifier"] / "model")
     interior = executor.interior(SERVER.role)
-    launcher = interior.require_launcher()  # without an engine nothing starts
-    if values["benchmark"].get("side_by_side") and not launcher.on_cpu:
-        raise MachineError(
-            "benchmark.side_by_side: the engine here is no CPU build, and a server takes all of a GPU",
-            hint="leave side_by_side out: a GPU that nobody else uses needs no turns",
-            rule="side-by-side",
-        )
+    interior.require_launcher()  # without an engine nothing starts
     wanted = [arm for arm in values["benchmark"].get("extra_arms", ()) if arm != speculation.algorithm]
     left_out = missing_packages(wanted, interior)
     if lacking := missing_packages([values["method"]] if "method" in values else [], interior):

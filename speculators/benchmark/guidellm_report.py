@@ -164,22 +164,39 @@ def _prompt_indices(
     ordered = sorted(
         (row for end in ENDS for row in requests[end]), key=lambda row: row["info"]["timings"]["queued"]
     )
-    sent = [json.loads(row["request_args"])["body"]["messages"] for row in ordered]
-    wanted = [list(messages) for messages in prompts]
-    if sent != wanted:
-        if _only_lacks(wanted, sent):
-            raise StageError(
-                f"{path.name}: GuideLLM's report lacks {len(wanted) - len(sent)} of {len(wanted)} requests",
-                hint="GuideLLM can lose an answer at its end on a busy machine: run again on a quieter one",
-                rule=LOST_REQUESTS,
-            )
-        raise StageError(
-            f"{path.name}: GuideLLM sent {len(sent)} requests that are not the {len(prompts)} prompts of the "
-            "file, each once and in order",
-            hint=f"arms can only be compared on the same work: use guidellm=={TESTED_GUIDELLM}",
-            rule="prompt-order",
-        )
+    require_prompts(path.name, [_messages(row) for row in ordered], prompts)
     return {row["request_id"]: index for index, row in enumerate(ordered)}
+
+
+def _messages(row: Mapping[str, Any]) -> Any:
+    """What a request asked; None of one that failed, of which the report does not keep it."""
+    asked = row["request_args"]
+    return None if asked is None else json.loads(asked)["body"]["messages"]
+
+
+def require_prompts(name: str, asked: Sequence[Any], prompts: Sequence[Sequence[dict[str, Any]]]) -> None:
+    """Refuse a load that did not ask the ``prompts``, each once and in order.
+
+    ``name``: what says so; ``asked``: the messages of each request, None where they are not known.
+
+    Raises:
+        StageError: it did not; with the rule ``LOST_REQUESTS`` when some are only missing.
+    """
+    wanted = [list(messages) for messages in prompts]
+    if len(asked) == len(wanted) and all(one in (None, other) for one, other in zip(asked, wanted)):
+        return
+    if len(asked) < len(wanted) and _only_lacks(wanted, [one for one in asked if one is not None]):
+        raise StageError(
+            f"{name} lacks {len(wanted) - len(asked)} of {len(wanted)} requests",
+            hint="GuideLLM can lose an answer at its end on a busy machine: run again on a quieter one",
+            rule=LOST_REQUESTS,
+        )
+    raise StageError(
+        f"{name}: GuideLLM sent {len(asked)} requests that are not the {len(wanted)} prompts of the "
+        "file, each once and in order",
+        hint=f"arms can only be compared on the same work: use guidellm=={TESTED_GUIDELLM}",
+        rule="prompt-order",
+    )
 
 
 def _only_lacks(wanted: Sequence[Any], sent: Sequence[Any]) -> bool:

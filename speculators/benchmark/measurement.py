@@ -154,7 +154,6 @@ def measured_work(
         "verifier": verifier,
         BENCHMARK_FILES: prompts,
         **{f"benchmark.{name}": benchmark.get(name) for name in names},
-        # What runs between two requests of a server is part of how it was timed.
         "benchmark.side_by_side": benchmark.get("side_by_side") or None,
         "request body": body or None,
     }

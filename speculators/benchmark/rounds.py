@@ -98,7 +98,13 @@ def schedule(rounds: int, arms: Sequence[str] = ARMS) -> list[Launch]:
 def turns(prompts: int, arms: int) -> list[int]:
     """Which arm is asked at each request, when each of ``prompts`` is asked of every arm before the next one.
 
-    Prompt p begins with arm p modulo the number of arms: what follows another request at once is each arm in
-    its turn.
+    A server finds the machine as the one before it left it, so within the prompts every arm follows every
+    other one equally often (E. J. Williams, "Experimental designs balanced for the estimation of residual
+    effects of treatments", 1949): over as many prompts as there are arms, or twice as many of an odd number.
     """
-    return [(prompt + place) % arms for prompt in range(prompts) for place in range(arms)]
+    first = [(place + 1) // 2 if place % 2 else (arms - place // 2) % arms for place in range(arms)]
+    order: list[int] = []
+    for prompt in range(prompts):
+        row = [(arm + prompt) % arms for arm in first]
+        order += reversed(row) if arms % 2 and (prompt // arms) % 2 else row
+    return order

@@ -122,9 +122,11 @@ def benchmark_parts(run: Run, values: dict[str, Any]) -> dict[str, Any]:
 
 def noise_place(run: Run, sitting: Mapping[str, Any]) -> Path:
     """Where the noise of such sittings is kept: beside the store, by all that it depends on but the draft."""
-    names = ("requests", "max_tokens", "concurrency", "warmup_requests", "side_by_side")
+    names = ("requests", "max_tokens", "concurrency", "warmup_requests")
+    benchmark = sitting["values"]["benchmark"]
+    own = {"side_by_side": True} if benchmark.get("side_by_side") else {}
     parts = {
-        "benchmark": {name: sitting["values"]["benchmark"].get(name) for name in names},
+        "benchmark": {name: benchmark[name] for name in names} | own,
         "engine": sitting["values"]["engine"],
         "verifier": sitting["inputs"]["verifier"],
         **{name: sitting[name] for name in ("environment", "machine")},

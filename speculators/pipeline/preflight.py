@@ -86,6 +86,22 @@ def ask_engine_inside(executor: Executor, args: Mapping[str, object], folder: Pa
     return answer_in(said)
 
 
+def check_servers(recipe: Recipe, executor: Executor) -> None:
+    """Stop when the benchmark's servers are to run at once and the engine is not one that can.
+
+    Raises:
+        MachineError: no engine, or one for GPUs.
+    """
+    if not recipe.data["benchmark"]["side_by_side"]:
+        return
+    if not executor.interior(ENGINE_ROLE).require_launcher().on_cpu:
+        raise MachineError(
+            "benchmark.side_by_side: the engine is no CPU build, and a server takes all of a GPU",
+            hint="leave side_by_side out: a GPU that nobody else uses needs no turns",
+            rule="side-by-side",
+        )
+
+
 def check_models(recipe: Recipe, *, makes_verifier: bool) -> None:
     """Stop when a model on the hub that the run takes from the cache was not fetched yet.
 

@@ -23,7 +23,7 @@ from speculators.pipeline.console import Console
 from speculators.pipeline.measure import INPUTS, forget_rounds, measure
 from speculators.pipeline.plan import BENCHMARK, RUN, plan, stage_names
 from speculators.pipeline.plan_text import table
-from speculators.pipeline.preflight import check_engine_arguments, check_models
+from speculators.pipeline.preflight import check_engine_arguments, check_models, check_servers
 from speculators.pipeline.premises import AS_SHIPPED, Wanted, settle
 from speculators.pipeline.record import RunRecord, benchmark_seconds, copy_model
 from speculators.pipeline.running import Run
@@ -72,6 +72,8 @@ def run_recipe(recipe: Recipe, options: Options, console: Console) -> dict[str, 
     check_models(recipe, makes_verifier=any((one.name, one.action) == ("verifier", RUN) for one in planned))
     if any(one.action == RUN for one in planned) or options.choice.includes(BENCHMARK):
         check_engine_arguments(recipe, home, premises.where, premises.executor)
+    if options.choice.includes(BENCHMARK):
+        check_servers(recipe, premises.executor)
     record = RunRecord(
         options.runs_dir,
         recipe,

@@ -135,9 +135,17 @@ def load_fits_engine(view: View) -> Iterator[Diagnostic]:
 
 
 def servers_share_a_processor(view: View) -> Iterator[Diagnostic]:
-    if view.get("benchmark.side_by_side") and view.get("container.gpus"):
+    in_containers = view.get("executor") == "docker"
+    if view.get("benchmark.side_by_side") and in_containers and view.get("container.gpus"):
         message = "on GPUs the servers of a round cannot run at once: each takes the memory of its device"
         hint = "leave side_by_side out: a GPU that nobody else uses needs no turns"
+        yield view.problem("error", "side-by-side", "benchmark.side_by_side", message, hint)
+
+
+def servers_share_memory(view: View) -> Iterator[Diagnostic]:
+    if view.get("benchmark.side_by_side") and view.get("engine.args.kv_cache_memory_bytes") is None:
+        message = "side by side every server would take its KV cache as a share of the whole machine's memory"
+        hint = "say what one takes: engine.args.kv_cache_memory_bytes: 1G, for example"
         yield view.problem("error", "side-by-side", "benchmark.side_by_side", message, hint)
 
 

@@ -107,7 +107,8 @@ RULES = (
     ),
     Rule(("benchmark.concurrency", "engine.args.max_num_seqs"), engine_rules.load_fits_engine),
     Rule(("benchmark.concurrency", "benchmark.requests"), engine_rules.load_is_reached),
-    Rule(("benchmark.side_by_side", "container.gpus"), engine_rules.servers_share_a_processor),
+    Rule(("benchmark.side_by_side", "executor", "container.gpus"), engine_rules.servers_share_a_processor),
+    Rule(("benchmark.side_by_side",), engine_rules.servers_share_memory),
 )
 
 

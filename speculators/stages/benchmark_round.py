@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from importlib import metadata
 from itertools import cycle, islice
 from pathlib import Path
@@ -31,10 +32,11 @@ from speculators.benchmark.guidellm_report import (
     ProfileLoad,
     read_profile,
     read_report,
+    require_prompts,
 )
 from speculators.benchmark.load import load_document
 from speculators.benchmark.machine_state import watched
-from speculators.benchmark.relay import relay
+from speculators.benchmark.relay import Relay, relay
 from speculators.benchmark.rounds import PLAIN, PLAIN_ARMS, turns
 from speculators.datagen.loops import is_looping
 from speculators.documents import read_jsonl, write_json, write_jsonl
@@ -111,7 +113,7 @@ def run(step: StageInput) -> dict[str, Any]:
     started = time.monotonic()
     ready = {}
     for arm in this.arms:
-        arm.client.wait_until_healthy(this.startup_timeout, print)
+        arm.client.wait_until_healthy(this.startup_timeout, partial(print, f"{arm.name}:"))
         ready[arm.name] = round(time.monotonic() - started, 1)
     for arm in this.arms:
         arm.output.mkdir(exist_ok=True)
@@ -151,7 +153,9 @@ def package_versions() -> dict[str, str]:
 def _check_server(arm: Arm) -> None:
     """The right model, and speculation exactly where the arm says so."""
     if arm.client.model not in (names := arm.client.models()):
-        raise StageError(f"the server serves {names}, not {arm.client.model!r}", rule="wrong-model")
+        raise StageError(
+            f"the {arm.name} arm's server serves {names}, not {arm.client.model!r}", rule="wrong-model"
+        )
     counters = arm.client.counters()
     if arm.name in PLAIN_ARMS and counters is not None:
         raise StageError(
@@ -168,7 +172,8 @@ def _check_server(arm: Arm) -> None:
             )
         if len(counters.per_position) != arm.speculative_tokens:
             raise StageError(
-                f"the server drafts {len(counters.per_position)} tokens, asked for {arm.speculative_tokens}",
+                f"the {arm.name} arm's server drafts {len(counters.per_position)} tokens, asked for "
+                f"{arm.speculative_tokens}",
                 hint="see the server's log for the num_speculative_tokens that it took",
                 rule="speculation-depth",
             )
@@ -188,7 +193,7 @@ def _warm_up(this: Round, arm: Arm) -> None:
     """
     count = max(this.benchmark["warmup_requests"], len(this.rows) if arm.ask_all_before else 0)
     _completions(this, arm, list(islice(cycle(this.rows), count)))
-    print(f"warmed up with {count} requests")
+    print(f"{arm.name}: warmed up with {count} requests")
 
 
 def _loads(this: Round) -> dict[str, list[dict[str, Any]]]:
@@ -215,7 +220,7 @@ def _load(
     this: Round, arm: Arm, concurrency: int, report: LoadReport, counted: SpecCounters | None
 ) -> dict[str, Any]:
     if arm.name not in PLAIN_ARMS and arm.must_draft:  # what only repeats may well find nothing to propose
-        _check_drafting(counted, concurrency)
+        _check_drafting(arm, counted, concurrency)
     load = _stored(this, arm, concurrency, report, counted)
     speed = load["output_tokens_per_second"]
     print(
@@ -286,10 +291,10 @@ def _whole(name: str, measure: Callable[[], Measured], attempts: int = ATTEMPTS)
         return _whole(name, measure, attempts - 1)
 
 
-def _check_drafting(counted: SpecCounters | None, concurrency: int) -> None:
+def _check_drafting(arm: Arm, counted: SpecCounters | None, concurrency: int) -> None:
     if counted is None or counted.drafts == 0:
         raise StageError(
-            f"no token was drafted during the load at concurrency {concurrency}",
+            f"{arm.name}: no token was drafted during the load at concurrency {concurrency}",
             hint="drafting stops where a request reaches the model length: see engine.args.max_model_len",
             rule="speculation-inactive",
         )
@@ -303,20 +308,21 @@ def _rows(this: Round, arms: Sequence[Arm]) -> list[dict[str, Any]]:
 def _run_guidellm(this: Round, arms: Sequence[Arm], name: str, profile: Mapping[str, Any]) -> Path:
     """One GuideLLM process that asks all prompts of each of the ``arms``; its report, which stays."""
     output = arms[0].output if len(arms) == 1 else this.output
-    if 1 < len(arms) < len(this.arms):
-        name += f"-{arms[0].name}"
+    if 1 < len(arms) < len(this.arms):  # by its arms, whichever of them is asked first in this round
+        name += f"-{min(arm.name for arm in arms)}"
     report, scenario_file = output / f"guidellm-{name}.json", output / f"scenario-{name}.json"
     prompts = output / (f"prompts-{name}.jsonl" if len(arms) > 1 else "prompts.jsonl")
     rows, client = _rows(this, arms), arms[0].client
     write_jsonl(prompts, guidellm.prompt_rows(rows))
     order = turns(len(this.rows), len(arms))
     with ExitStack() as stack:
-        urls = [arm.client.url for arm in arms]
-        url = stack.enter_context(relay(urls, order, this.stall_timeout)) if len(arms) > 1 else client.url
+        between: Relay | None = None
+        if len(arms) > 1:
+            between = stack.enter_context(relay([arm.client.url for arm in arms], order))
         write_json(
             scenario_file,
             guidellm.scenario(
-                endpoint=url,
+                endpoint=between.url if between else client.url,
                 model=client.model,
                 tokenizer=this.tokenizer,
                 prompts=prompts,
@@ -336,6 +342,8 @@ def _run_guidellm(this: Round, arms: Sequence[Arm], name: str, profile: Mapping[
             f"GuideLLM failed at load {name} (exit code {code}), see above",
             rule="guidellm-failed",
         )
+    if between:  # an answer is booked by its place, so every question must have had its own
+        require_prompts("the relay", between.asked, [row["messages"] for row in rows])
     return report
 
 
@@ -356,7 +364,8 @@ def _watched(this: Round, arms: Sequence[Arm], argv: Sequence[str], environment:
                 made, moved = now, time.monotonic()
             elif time.monotonic() - moved > this.stall_timeout:
                 process.kill()
-                raise stalled(f"no token within {this.stall_timeout:g} s")
+                names = " nor ".join(arm.name for arm in arms)
+                raise stalled(f"no token of {names} within {this.stall_timeout:g} s")
 
 
 def _record_tokens(this: Round, arm: Arm) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,3 +50,13 @@ def test_every_arm_is_asked_each_prompt_once_before_the_next_one(prompts: int, a
     assert [sorted(order[start : start + arms]) for start in range(0, len(order), arms)] == [
         list(range(arms))
     ] * prompts
+
+
+@given(st.integers(2, 7))
+def test_within_the_prompts_every_arm_follows_every_other_one_equally_often(arms: int) -> None:
+    prompts = arms * (1 + arms % 2)
+    order = turns(prompts, arms)
+    rows = [order[start : start + arms] for start in range(0, len(order), arms)]
+    followed = Counter(both for row in rows for both in pairwise(row))
+    assert set(followed.values()) == {prompts // arms}
+    assert len(followed) == arms * (arms - 1)

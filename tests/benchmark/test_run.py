@@ -374,14 +374,6 @@ def test_the_document_collects_every_load_and_no_path_of_this_machine(
     assert "round 1/2 plain: 10.0 tok/s at 1" in lines
 
 
-@pytest.fixture
-def cpu_build(inputs: dict[str, Path], tmp_path: Path) -> None:
-    """The engine of ``inputs`` as its build for CPUs."""
-    metadata = tmp_path / "site" / "vllm-0.32.0.dist-info" / "METADATA"
-    metadata.write_text(metadata.read_text().replace("0.32.0", "0.32.0+cpu"))
-
-
-@pytest.mark.usefixtures("cpu_build")
 def test_side_by_side_all_servers_of_a_round_run_beside_one_client(
     measure: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -403,7 +395,6 @@ def test_side_by_side_all_servers_of_a_round_run_beside_one_client(
         assert one["seconds"] == 0.5  # its share of the round's 1.5
 
 
-@pytest.mark.usefixtures("cpu_build")
 def test_a_round_measured_side_by_side_is_kept_when_the_run_goes_on(measure: Callable[..., Any]) -> None:
     asked = {"side_by_side": True}
     with pytest.raises(KeyboardInterrupt):
@@ -412,13 +403,6 @@ def test_a_round_measured_side_by_side_is_kept_when_the_run_goes_on(measure: Cal
     document = measure(executor, asked=asked)
     assert [(one["round"], one["arm"]) for one in executor.clients] == [(2, "draft"), (2, "plain")]
     assert [one["kept"] for one in document["rounds"]] == [True, True, False, False]
-
-
-def test_servers_on_a_gpu_do_not_run_side_by_side(measure: Callable[..., Any]) -> None:
-    executor = FakeExecutor()  # the inputs' machine has the build for GPUs
-    with pytest.raises(MachineError, match=r"benchmark\.side_by_side: the engine here is no CPU build"):
-        measure(executor, asked={"side_by_side": True})
-    assert not executor.services
 
 
 def test_each_launch_leaves_its_documents_in_its_own_folder(
