@@ -58,6 +58,14 @@ def conditions_of(benchmark: Mapping[str, Any], *, quantised: bool) -> tuple[Con
     return tuple(one for one in CONDITIONS if asked[one])
 
 
+def arms_asked(recipe: Mapping[str, Any], free: int) -> int:
+    """How many arms a resolved recipe asks for, ``free`` of them without a draft."""
+    wanted = recipe["benchmark"]
+    own = wanted["speculative_tokens"] or recipe.get("algorithm", {}).get("speculative_tokens")
+    conditions = conditions_of(wanted, quantised=bool(wanted["quantised"]))
+    return len(ARMS) + free + sum(len(one.arms) for one in conditions) + len(set(wanted["depths"]) - {own})
+
+
 def depth_arm(tokens: int) -> str:
     """The arm of the draft with another number of proposed tokens."""
     return f"{DRAFT}-{tokens}"

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from speculators.benchmark.arms import NOBODY, Opponent
-from speculators.benchmark.rounds import ARMS, FREE_ARMS, conditions_of
+from speculators.benchmark.rounds import FREE_ARMS, arms_asked
 from speculators.documents import value_digest
 from speculators.errors import RecipeError, StageError
 from speculators.pipeline.choice import Choice
@@ -184,10 +184,7 @@ def plan_benchmark(
     free = [arm for arm in extra_arms(recipe, against) if arm != free_kind(recipe.data)]
     lacking = where.lacking(tuple(package for arm in free if (package := FREE_ARMS[arm])))
     left_out = [arm for arm in free if FREE_ARMS[arm] in lacking]
-    arms = len(ARMS) + len(free) - len(left_out)
-    arms += sum(len(one.arms) for one in conditions_of(wanted, quantised=bool(wanted["quantised"])))
-    own = wanted["speculative_tokens"] or recipe.data.get("algorithm", {}).get("speculative_tokens")
-    arms += len(set(wanted["depths"]) - {own}) + bool(against.base or against.itself)
+    arms = arms_asked(recipe.data, len(free) - len(left_out)) + bool(against.base or against.itself)
     arms += bool(against.base and against.base.served_otherwise(recipe.data["engine"]))
     counts = {"round": wanted["rounds"], "arm": arms, "load": len(wanted["concurrency"])}
     work = " × ".join(f"{count} {name}{'s' if count > 1 else ''}" for name, count in counts.items())

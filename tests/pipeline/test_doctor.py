@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from speculators.benchmark.rounds import FREE_ARMS
 from speculators.errors import MachineError
 from speculators.pipeline import doctor, preflight
 from speculators.pipeline.machine import (
@@ -368,6 +369,20 @@ def test_memory_is_judged_against_the_verifier_and_the_containers_limit(
     assert found.state == state
     assert "estimate" in found.detail
     assert ("control group" in found.detail) == (limit is not None)
+
+
+def test_servers_side_by_side_need_the_memory_of_each() -> None:
+    default = ROOT / "recipes" / "smollm2-135m-eagle3.yaml"
+    one = needs_of(default)
+    all_at_once = needs_of(default, "benchmark.side_by_side=true")
+    two = needs_of(default, "benchmark.side_by_side=true", "benchmark.extra_arms=[]", "benchmark.depths=[]")
+    assert (one.servers, two.servers) == (1, 2)
+    assert all_at_once.servers == 2 + len(FREE_ARMS) + 1  # and K of 1
+    enough = one.reference + one.weights + one.cache + GB
+    for needed, state in ((one, "ok"), (two, "missing")):
+        (found,) = memory.judge_memory(memory.Memory(enough, enough, None), needed, is_cpu=True)
+        assert found.state == state
+    assert "2 servers' weights" in found.detail
 
 
 def test_with_a_cuda_engine_only_the_probe_needs_host_memory():

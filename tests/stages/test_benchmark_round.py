@@ -62,8 +62,8 @@ def test_one_of_two_servers_that_makes_tokens_is_enough_to_go_on(tmp_path: Path)
     this: Any = SimpleNamespace(output=tmp_path, stall_timeout=1.0)
     arms: list[Any] = [SimpleNamespace(name=str(most), client=Server(most)) for most in (0, 100)]
     assert _watched(this, arms, [sys.executable, "-c", "import time; time.sleep(3)"], {}) == 0
+    arms[1] = SimpleNamespace(name="2", client=Server(2))
     with pytest.raises(StageError, match="no token of 0 nor 2 within 1 s"):
-        arms[1] = SimpleNamespace(name="2", client=Server(2))
         _watched(this, arms, [sys.executable, "-c", "import time; time.sleep(60)"], {})
 
 

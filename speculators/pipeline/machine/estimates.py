@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from speculators.benchmark.rounds import arms_asked
 from speculators.checkpoint.config import draft_layout
 from speculators.checkpoint.tensors import EMBED_TOKENS
 from speculators.datagen.disk import states_bytes
@@ -19,7 +20,7 @@ from speculators.datagen.parquet import is_parquet
 from speculators.datagen.prompt_files import GZIP, count_rows, is_lines
 from speculators.quantities import byte_count
 from speculators.recipe.facts import VerifierFacts
-from speculators.recipe.view import trains
+from speculators.recipe.view import free_kind, trains
 from speculators.training.architectures import ARCHITECTURES
 
 FLOAT32_BYTES = 4
@@ -53,6 +54,7 @@ class Needs(NamedTuple):
     states: int
     training: int
     model: int  # the packaged draft, once in the store and once in the run's folder
+    servers: int = 1  # that run at once; no bytes
 
     @property
     def store(self) -> int:
@@ -92,7 +94,15 @@ def estimate(
         states=brought or (captured_bytes(data, facts, prompts) if learns else 0),
         training=trainable * FLOAT32_BYTES * TRAINING_COPIES,
         model=model,
+        servers=_servers(data),
     )
+
+
+def _servers(data: Mapping[str, Any]) -> int:
+    """Those of a round's arms that the recipe runs at once; each has weights and a cache of its own."""
+    if not data["benchmark"]["side_by_side"]:
+        return 1
+    return arms_asked(data, len(set(data["benchmark"]["extra_arms"]) - {free_kind(data)}))
 
 
 def verifier_parameters(facts: VerifierFacts) -> int:

@@ -48,7 +48,7 @@ def judge_memory(memory: Memory | None, needs: Needs | None, is_cpu: bool) -> li
         told += " that this control group (container, batch job) may use"
     if needs is None:
         return [ok("memory", told)]
-    needed = needs.reference + (needs.weights + needs.cache if is_cpu else 0)
+    needed = needs.reference + (needs.servers * (needs.weights + needs.cache) if is_cpu else 0)
     told = f"{told}; the verifier takes about {size(needed)} (estimate: {_parts(needs, is_cpu)})"
     if needed > total:
         return [missing("memory", told, MEND)]
@@ -56,7 +56,9 @@ def judge_memory(memory: Memory | None, needs: Needs | None, is_cpu: bool) -> li
 
 
 def _parts(needs: Needs, is_cpu: bool) -> str:
-    engine = {"weights": needs.weights, "KV cache": needs.cache} if is_cpu else {}
+    times = f"{needs.servers} servers' " if needs.servers > 1 else ""
+    of_engine = {f"{times}weights": needs.weights, f"{times}KV cache": needs.cache}
+    engine = {name: needs.servers * count for name, count in of_engine.items()} if is_cpu else {}
     parts = {**engine, "float32 copy for the probe": needs.reference}
     told = " + ".join(f"{name} {size(count)}" for name, count in parts.items() if count)
     return told or "the weights are on the GPU"
