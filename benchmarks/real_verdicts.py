@@ -26,7 +26,7 @@ to 12 make about 60 rounds, over three hours.  Shorter is
     --rounds 7 --looks 5 7 --requests 16 --concurrency 1 --side-by-side
 
 With the servers side by side a round of 16 requests takes 3.9 min there, a gate that ends at its first
-look 20 to 25, and a round's noise was 2.6 % where it was 9.0 % one server at a time (docs/gating.md).
+look about 23, and a round's noise was 2.6 % where it was 9.0 % one server at a time (docs/gating.md).
 With launch noise as recorded there (2.6 %), a loss of 10 % is then called a regression in 99.6 % of 10,000
 simulated gates, by default in all, with ``--rounds 5 --looks 3 5`` in 95.5 % (the gate of
 ``gate_calibration.py`` with these looks).  Fewer requests hide changed answers: *outputs changed* takes six

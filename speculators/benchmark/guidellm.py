@@ -96,6 +96,6 @@ def environment(base: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in base.items() if not name.startswith("GUIDELLM__")} | SETTINGS
 
 
-def prompt_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def prompt_rows(prompts: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
     """What GuideLLM gets of each prompt: the chat messages, sent as they are."""
-    return [{"messages": row["messages"]} for row in rows]
+    return [{"messages": messages} for messages in prompts]

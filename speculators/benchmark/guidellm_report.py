@@ -94,16 +94,11 @@ def read_report(
         )
     requests = benchmarks[0]["requests"]
     places = _prompt_indices(path, requests, prompts)
-    servers = sorted(set(order))
-    asked = {server: [place for place, one in enumerate(order) if one == server] for server in servers}
-    return [
-        _load(
-            version,
-            requests,
-            {name: asked[server].index(place) for name, place in places.items() if order[place] == server},
-        )._replace(in_turns=len(servers) > 1)
-        for server in servers
-    ]
+    asked: dict[int, dict[str, int]] = {server: {} for server in sorted(set(order))}
+    for name, place in places.items():  # in the order in which they were asked
+        own = asked[order[place]]
+        own[name] = len(own)
+    return [_load(version, requests, own)._replace(in_turns=len(asked) > 1) for own in asked.values()]
 
 
 def read_profile(path: Path, prompts: Sequence[Sequence[dict[str, Any]]]) -> list[ProfileLoad]:

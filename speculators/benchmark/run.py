@@ -204,31 +204,7 @@ def _measure(bench: Bench, launches: Sequence[Launch], rounds: int) -> list[dict
             service = _service(bench, launch, endpoints[0] if endpoints else None)
             endpoints.append(stack.enter_context(bench.executor.serve(service)))
             write_text(bench.folder / launch.folder / "server-command.txt", endpoints[-1].command)
-        step = StageInput(
-            STAGE,
-            {
-                "model": SERVED_NAME,
-                "benchmark": {name: bench.values["benchmark"].get(name) for name in CLIENT_READS},
-                "round": number,
-                "startup_timeout": bench.values["engine"]["startup_timeout"],
-                "stall_timeout": bench.values["engine"]["stall_timeout"],
-                "replayed": "method" not in bench.values,
-                "launches": [
-                    {
-                        "arm": launch.arm,
-                        "endpoint": endpoint.url,
-                        "speculative_tokens": bench.tokens(launch.arm),
-                        "must_draft": bench.draft(launch.arm) is not None,
-                        "request_body": bench.body(launch.arm),
-                        "ask_all_before": bench.under(launch.arm, CACHED),
-                    }
-                    for launch, endpoint in zip(launches, endpoints, strict=True)
-                ],
-            },
-            {name: bench.inputs[name] for name in ("verifier", "prompts")},
-            {},
-            folder / CLIENT,
-        )
+        step = _step(bench, launches, endpoints, folder / CLIENT)
         execute(
             bench.executor,
             step,
@@ -250,6 +226,34 @@ def _measure(bench: Bench, launches: Sequence[Launch], rounds: int) -> list[dict
         speeds = " · ".join(_headline(load) for load in one["loads"])
         bench.say(f"round {number}/{rounds} {one['arm']}: {speeds}")
     return [one | {"kept": False} for one in measured]
+
+
+def _step(
+    bench: Bench, launches: Sequence[Launch], endpoints: Sequence[Endpoint], output: Path
+) -> StageInput:
+    """What the client of the ``launches`` is told; ``endpoints``: their servers."""
+    engine = bench.values["engine"]
+    values = {
+        "model": SERVED_NAME,
+        "benchmark": {name: bench.values["benchmark"].get(name) for name in CLIENT_READS},
+        "round": launches[0].round,
+        "startup_timeout": engine["startup_timeout"],
+        "stall_timeout": engine["stall_timeout"],
+        "replayed": "method" not in bench.values,
+        "launches": [
+            {
+                "arm": launch.arm,
+                "endpoint": endpoint.url,
+                "speculative_tokens": bench.tokens(launch.arm),
+                "must_draft": bench.draft(launch.arm) is not None,
+                "request_body": bench.body(launch.arm),
+                "ask_all_before": bench.under(launch.arm, CACHED),
+            }
+            for launch, endpoint in zip(launches, endpoints, strict=True)
+        ],
+    }
+    inputs = {name: bench.inputs[name] for name in ("verifier", "prompts")}
+    return StageInput(STAGE, values, inputs, {}, output)
 
 
 def _service(bench: Bench, launch: Launch, beside: Endpoint | None) -> Service:

@@ -97,7 +97,7 @@ def check_servers(recipe: Recipe, executor: Executor) -> None:
     if not executor.interior(ENGINE_ROLE).require_launcher().on_cpu:
         raise MachineError(
             "benchmark.side_by_side: the engine is no CPU build, and a server takes all of a GPU",
-            hint="leave side_by_side out: a GPU that nobody else uses needs no turns",
+            hint="leave side_by_side out",
             rule="side-by-side",
         )
 

