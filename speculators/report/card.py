@@ -8,6 +8,7 @@ from importlib import resources
 from typing import Any
 
 from speculators.benchmark.setting import SCHEDULE
+from speculators.report.verdict import requests
 
 TEMPLATE = "card.html.jinja"
 CHECKED = {
@@ -54,8 +55,9 @@ def _lines(card: Mapping[str, Any]) -> Iterator[str]:
 
 def _spans(schedule: Sequence[Sequence[int]]) -> Iterator[str]:
     for first, last, tokens in schedule:
-        span = str(first) if first == last else f"{first} to {last}"
-        yield f"{span} requests at a time: " + (f"propose {tokens} tokens" if tokens else "speculation off")
+        span = requests(last) if first == last else f"{first} to {requests(last)}"
+        proposed = f"propose {tokens} token{'s' if tokens != 1 else ''}"
+        yield f"{span}: {proposed if tokens else 'speculation off'}"
 
 
 def _of_schedule(card: Mapping[str, Any]) -> Iterator[str]:
@@ -103,5 +105,5 @@ def _against_measured(
         off = f"{max(alone):.1%}"
         yield f"the model alone, which chose between these loads, would lose at most {off} at them"
     if reckoned := sorted({(one["requests"], one["recommended"]) for one in regrets if one["loss"] is None}):
-        places = ", ".join(f"{tokens} tokens at {requests} requests" for requests, tokens in reckoned)
+        places = ", ".join(f"{tokens} tokens at {load} requests" for load, tokens in reckoned)
         yield f"recommended as reckoned, and not measured (benchmark.depths): {places}"

@@ -206,6 +206,12 @@ def test_the_card_is_read_in_a_terminal_and_as_a_page() -> None:
     assert page.count("<tr>") == acceptance_rows + 1 + len(found["cells"]) + 1 + len(found["predicted"])
     assert "at most" in text(found)
     assert "is not known" in text({**found, "regrets": []})
+    own = text({**found, "schedule": [[1, 1, 2], [2, 2, 1], [3, 6, 0]]})
+    assert own.startswith(
+        "one request at a time: propose 2 tokens\n"
+        "2 requests at a time: propose 1 token\n"
+        "3 to 6 requests at a time: speculation off\n"
+    )
 
 
 def test_a_recommendation_that_was_only_reckoned_is_said_to_be() -> None:
