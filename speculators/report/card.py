@@ -56,8 +56,11 @@ def _lines(card: Mapping[str, Any]) -> Iterator[str]:
 def _spans(schedule: Sequence[Sequence[int]]) -> Iterator[str]:
     for first, last, tokens in schedule:
         span = requests(last) if first == last else f"{first} to {requests(last)}"
-        proposed = f"propose {tokens} token{'s' if tokens != 1 else ''}"
-        yield f"{span}: {proposed if tokens else 'speculation off'}"
+        yield f"{span}: " + (f"propose {_counted(tokens)}" if tokens else "speculation off")
+
+
+def _counted(tokens: int) -> str:
+    return "1 token" if tokens == 1 else f"{tokens} tokens"
 
 
 def _of_schedule(card: Mapping[str, Any]) -> Iterator[str]:
@@ -105,5 +108,5 @@ def _against_measured(
         off = f"{max(alone):.1%}"
         yield f"the model alone, which chose between these loads, would lose at most {off} at them"
     if reckoned := sorted({(one["requests"], one["recommended"]) for one in regrets if one["loss"] is None}):
-        places = ", ".join(f"{tokens} tokens at {load} requests" for load, tokens in reckoned)
+        places = ", ".join(f"{_counted(tokens)} at {requests(load)}" for load, tokens in reckoned)
         yield f"recommended as reckoned, and not measured (benchmark.depths): {places}"
