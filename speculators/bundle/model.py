@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from speculators.bundle.archive import Content
-from speculators.checkpoint.config import CONFIG_NAME, hub_repository
+from speculators.checkpoint.config import CONFIG_NAME, canonical
 from speculators.documents import file_digest, known_json
 from speculators.errors import RecipeError
 from speculators.stages.documents import OUTPUT_NAME
@@ -52,10 +52,7 @@ REMEDY = "the same 'speculators run' command with --only benchmark puts the chec
 
 def canonical_config(path: Path) -> bytes:
     """``config.json`` with the canonical name of its verifier; as it is when it has none."""
-    document = known_json(path)
-    verifier = document.get("speculators_config", {}).get("verifier", {})
-    if "id" in verifier:
-        verifier["name_or_path"] = hub_repository(verifier["id"]) or verifier["id"]
+    document = canonical(known_json(path))
     return (json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 

@@ -19,6 +19,7 @@ from speculators.checkpoint.format import Format
 from speculators.checkpoint.rope import rope_parameters
 from speculators.checkpoint.shape import ROPE_KINDS, SLIDING, DraftConfig
 from speculators.checkpoint.tensors import Layout
+from speculators.documents import file_digest, read_json, value_digest
 from speculators.errors import StageError
 from speculators.training.architectures import FORMATS
 
@@ -164,6 +165,22 @@ def localised(document: Mapping[str, Any], verifier_dir: Path) -> dict[str, Any]
     local: dict[str, Any] = copy.deepcopy(dict(document))
     local["speculators_config"]["verifier"]["name_or_path"] = str(verifier_dir.resolve())
     return local
+
+
+def canonical(document: Mapping[str, Any]) -> dict[str, Any]:
+    """``document`` with its verifier named as anywhere, the opposite of ``localised``; without the verifier's
+    id it stays as it is."""
+    found: dict[str, Any] = copy.deepcopy(dict(document))
+    verifier = found.get("speculators_config", {}).get("verifier")
+    if isinstance(verifier, dict) and "id" in verifier:
+        verifier["name_or_path"] = hub_repository(verifier["id"]) or verifier["id"]
+    return found
+
+
+def checkpoint_digest(folder: Path) -> str:
+    """What identifies a checkpoint wherever it lies: its canonical config and its weights' bytes."""
+    weights = {path.name: file_digest(path) for path in sorted(folder.glob("*.safetensors"))}
+    return value_digest({CONFIG_NAME: canonical(read_json(folder / CONFIG_NAME)), **weights})
 
 
 def completed(document: Mapping[str, Any], verifier_layers: int) -> tuple[dict[str, Any], list[str]]:

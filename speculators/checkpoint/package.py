@@ -36,7 +36,7 @@ from speculators.checkpoint.trained_as import (
 from speculators.checkpoint.verifier_weights import VerifierWeights
 from speculators.checkpoint.vocabulary import membership, to_offsets
 from speculators.checkpoint.weights_file import WEIGHTS_NAME, write_weights
-from speculators.documents import canonical_json, file_digest, value_digest, write_json
+from speculators.documents import canonical_json, write_json
 
 
 def assemble(
@@ -72,8 +72,3 @@ def write_checkpoint(folder: Path, document: Mapping[str, Any], tensors: Mapping
         metadata[BLOCKS] = canonical_json(block_digests(tensors[FUSED], target_width(document)))
     write_weights(folder / WEIGHTS_NAME, tensors, metadata)
     write_json(folder / CONFIG_NAME, document)
-
-
-def checkpoint_digest(canonical_document: Mapping[str, Any], weights: Path) -> str:
-    """What identifies a checkpoint wherever it lies: its canonical config and its weights' bytes."""
-    return value_digest({CONFIG_NAME: dict(canonical_document), WEIGHTS_NAME: file_digest(weights)})

@@ -20,10 +20,10 @@ from speculators.benchmark.measurement import Measurement
 from speculators.benchmark.rounds import DRAFT
 from speculators.bundle.fetch import is_bundle
 from speculators.checkpoint.check import Check, failures, listed
-from speculators.checkpoint.config import completed, stored_format
+from speculators.checkpoint.config import checkpoint_digest, completed, stored_format
 from speculators.checkpoint.config_checks import fit_checks, proposal_check
 from speculators.checkpoint.tokenizer import tokenizer_checks
-from speculators.documents import file_digest, known_json, read_json, value_digest
+from speculators.documents import known_json, read_json
 from speculators.errors import RecipeError
 from speculators.pipeline.choice import Choice
 from speculators.pipeline.plan import plan
@@ -117,7 +117,7 @@ def checkpoint(folder: Path, name: str, recipe: Recipe) -> Base:
         raise RecipeError(f"--against {name}: {listed([known])}", hint=NOT_SOUND, rule="no-draft")
     packaged = config["speculators_config"]["proposal_methods"][0]["speculative_tokens"]
     tokens = recipe.data["benchmark"]["speculative_tokens"] or packaged
-    base = Base(name, folder, tokens, recipe.data["engine"], draft_digest(folder))
+    base = Base(name, folder, tokens, recipe.data["engine"], checkpoint_digest(folder))
     facts = find_facts(recipe.data["verifier"], recipe.path.absolute().parent, os.environ)
     if facts is not None:
         require_fit(base, facts._asdict())
@@ -165,12 +165,6 @@ def _refuse(base: Base, failed: Sequence[Check]) -> None:
             hint="speedups can only be compared on the same work",
             rule="not-comparable",
         )
-
-
-def draft_digest(folder: Path) -> str:
-    """Of what vLLM loads from a checkpoint's folder."""
-    files = [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
-    return value_digest({file.name: file_digest(file) for file in files})
 
 
 def itself(package: Path, tokens: int, engine: Mapping[str, Any]) -> Base:

@@ -18,12 +18,13 @@ from speculators.checkpoint.check import Check, failures, listed
 from speculators.checkpoint.config import (
     CONFIG_NAME,
     VerifierName,
+    checkpoint_digest,
     completed,
     hub_repository,
     stored_format,
     to_document,
 )
-from speculators.checkpoint.package import assemble, checkpoint_digest, write_checkpoint
+from speculators.checkpoint.package import assemble, write_checkpoint
 from speculators.checkpoint.shape import from_json
 from speculators.checkpoint.tokenizer import tokenizer_of
 from speculators.checkpoint.validate import validate
@@ -55,7 +56,6 @@ def run(step: StageInput) -> dict[str, Any]:
         document = build_draft(step, model_dir, verifier, verifier_dir, own)
     # The verifier is named canonically: the same checkpoint is the same bytes wherever it lies.
     write_json(model_dir / CONFIG_NAME, document)
-    digest = checkpoint_digest(document, model_dir / WEIGHTS_NAME)
     checks = validate(model_dir, verifier_dir, own_ends=bool(given or own))
     report(checks, given[0] if given else model_dir)
     tokens = document["speculators_config"]["proposal_methods"][0]["speculative_tokens"]
@@ -64,7 +64,7 @@ def run(step: StageInput) -> dict[str, Any]:
         "speculative_tokens": tokens,
         "algorithm": document["speculators_model_type"],
         "validation": [check._asdict() for check in checks],
-        "digest": digest,
+        "digest": checkpoint_digest(model_dir),
     }
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from speculators.benchmark.measurement import BASELINE_SCHEMA
+from speculators.checkpoint.config import checkpoint_digest, localised
 from speculators.documents import read_json, write_json
 from speculators.errors import RecipeError
-from speculators.pipeline.opponent import draft_digest, named, text_at
+from speculators.pipeline.opponent import named, text_at
 from speculators.recipe.recipe import Recipe, require_recipe
 
 SHIPPED = Path(__file__).parents[2] / "recipes"
@@ -62,9 +63,19 @@ def test_a_checkpoint_is_measured_beside_ours(recipe: Recipe, tmp_path: Path) ->
     found = named(str(a_checkpoint(tmp_path / "theirs")), recipe, tmp_path / "home").base
     assert found is not None
     assert (found.name, found.tokens, found.engine) == ("theirs", 5, recipe.data["engine"])
-    before = draft_digest(tmp_path / "theirs")
-    (tmp_path / "theirs" / "model.safetensors").write_bytes(b"others")
-    assert draft_digest(tmp_path / "theirs") != before == found.digest
+
+
+def test_a_checkpoint_is_told_by_its_draft_and_not_by_its_place(recipe: Recipe, tmp_path: Path) -> None:
+    sealed, served, other = (a_checkpoint(tmp_path / name) for name in ("sealed", "served", "other"))
+    config = read_json(sealed / "config.json")
+    config["speculators_config"]["verifier"] = {"name_or_path": "smollm2@1", "id": "smollm2@1"}
+    write_json(sealed / "config.json", config)
+    write_json(served / "config.json", localised(config, tmp_path / "verifier"))
+    found = named(str(served), recipe, tmp_path / "home").base
+    assert found is not None
+    assert found.digest == checkpoint_digest(sealed)
+    (other / "model.safetensors").write_bytes(b"others")
+    assert len({checkpoint_digest(one) for one in (served, other, a_checkpoint(tmp_path / "theirs"))}) == 3
 
 
 def a_baseline(path: Path, rounds: int) -> str:
