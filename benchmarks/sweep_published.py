@@ -12,7 +12,7 @@ length times the plain step over the speculating one.  Three questions, each har
 
 Where times and acceptance lengths are published for several K, the sweep's own fit takes them as they are:
 
-* another K: the speed at each K, and the plain one, from the step times at all others
+* another K: the speed at each K from step times and lengths at all others
 
 Figures are used that name their GPU, and whose chain of proposed tokens is stated; trees cost otherwise.
 (Of ``TIMED`` the GPU is known from its author's other figures only, which the output says.)  Those that were
@@ -33,7 +33,7 @@ from typing import NamedTuple
 import numpy
 from scipy.optimize import least_squares
 
-from speculators.benchmark.cost_model import Acceptance, Cell, HeldOut, Measured, StepTime, held_out
+from speculators.benchmark.cost_model import Acceptance, Cell, HeldOut, Measured, Model, StepTime, fit
 
 #: The bar on the median error.
 BAR = 0.10
@@ -156,13 +156,30 @@ def of_larger_batches(source: Published) -> dict[int, float]:
 
 
 def of_another_k(times: Mapping[int, tuple[float, float]]) -> list[HeldOut]:
-    """The sweep's own held-out cells; of the context nothing is known but that it is the same in all."""
-    cells = [Measured(Cell(0, 1, 1.0), PLAIN, 1.0)]
-    cells += [Measured(Cell(k, 1, 1.0), length * seconds, length) for k, (length, seconds) in times.items()]
-    # What is accepted at the first two places is known together only; no other K is asked for.
-    lengths = [(1 + times[2][0]) / 2, *(length for length, _ in times.values())]
-    rates = tuple(later - earlier for earlier, later in pairwise([1.0, *lengths]))
-    return held_out(cells, Acceptance(rates), folds=len(cells))
+    """The speed at each K from the others: of its own neither step time nor length is known.
+
+    As in the sweep the deepest is not predicted: nobody else says what its last position accepts.
+    """
+    found = []
+    for k in sorted(times)[:-1]:
+        others = {one: seen for one, seen in times.items() if one != k}
+        rest = [Measured(Cell(0, 1, 1.0), PLAIN, 1.0)]  # of the context only that it is the same in all
+        rest += [Measured(Cell(one, 1, 1.0), length * each, length) for one, (length, each) in others.items()]
+        model = Model(
+            Acceptance(rates_between({0: 1.0} | {one: others[one][0] for one in others})), fit(rest)
+        )
+        cell = Cell(k, 1, 1.0)
+        found.append(HeldOut(cell, 1 / times[k][1], model.speed(cell)))
+    return found
+
+
+def rates_between(lengths: Mapping[int, float]) -> tuple[float, ...]:
+    """Acceptance of each position by lengths at some K, 0 among them; between two of those in equal parts."""
+    return tuple(
+        (lengths[high] - lengths[low]) / (high - low)
+        for low, high in pairwise(sorted(lengths))
+        for _ in range(low, high)
+    )
 
 
 def errors(source: Published, found: Mapping[int, float]) -> list[float]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from speculators.benchmark.acceptance import difference, figures, served_by_load
-from speculators.benchmark.checks import capture_sizes, possible, same_work
+from speculators.benchmark.checks import capture_sizes, completed, possible, same_work
 from speculators.benchmark.matching import match
 from speculators.benchmark.ngram import proposals
 from speculators.benchmark.pairs import Pair, all_steps, base_pairs, counters_of, pair_up
@@ -81,6 +81,7 @@ def _arm(
         ),
         "exact_match": match([(pair.plain, pair.draft) for pair in pairs]),
         "checks": [
+            completed(benchmark, (arm,)),
             same_work(pairs),
             possible(speed, served_by_load(pairs, all_steps)),
             capture_sizes(benchmark, args, tokens),
@@ -121,5 +122,9 @@ def under(
         "acceptance": here,
         "acceptance_change": difference(there, here),
         "exact_match": None if drawn else match([(pair.plain, pair.draft) for pair in pairs]),
-        "checks": [*([] if drawn else [same_work(pairs)]), possible(speed, served_by_load(pairs))],
+        "checks": [
+            completed(benchmark, (condition.plain, condition.draft)),
+            *([] if drawn else [same_work(pairs)]),
+            possible(speed, served_by_load(pairs)),
+        ],
     }

@@ -136,8 +136,9 @@ def require_same_work(benchmark: Mapping[str, Any]) -> None:
     Raises:
         RecipeError: saying which.
     """
-    made = {"requests": completed(benchmark)}
-    drafted = (arm for arm in depths_of(benchmark) if arm != PLAIN)
+    arms = depths_of(benchmark)
+    made = {"requests": completed(benchmark, arms)}
+    drafted = (arm for arm in arms if arm != PLAIN)
     made |= {arm: same_work(pair_up(benchmark["samples"], arm)) for arm in drafted}
     if failed := [f"{name}: {check['detail']}" for name, check in made.items() if check["ok"] is False]:
         raise RecipeError(

@@ -5,16 +5,18 @@ A check is ok, not ok, or (None) could not be made; it always says on what it re
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from speculators.benchmark.pairs import Pair, base_pairs, counters_of, pair_up, request_counters
-from speculators.benchmark.rounds import BASE, DRAFT, FREE_ARMS, PLAIN_ARMS
+from speculators.benchmark.rounds import BASE, BASE_PLAIN, DRAFT, FREE_ARMS, PLAIN, PLAIN_ARMS
 from speculators.benchmark.statistics import relative_difference
 from speculators.serving.graphs import graph_reach, step_tokens
 
 TOKEN_TOLERANCE = 0.01
 PREDICTION_TOLERANCE = 0.05
+#: The arms that the verdict and the gate rest on; the others have checks of their own.
+JUDGED = (PLAIN, DRAFT, BASE, BASE_PLAIN)
 #: Checks whose failure makes the speedup meaningless.
 BREAKING = ("requests", "same-work", "speculating", "possible", "capture-sizes")
 #: Of those the ones that a round fails by itself, so that another one may take its place.
@@ -60,15 +62,16 @@ def _check(name: str, ok: bool | None, detail: str) -> dict[str, Any]:
     return {"name": name, "ok": ok, "detail": detail}
 
 
-def completed(benchmark: Mapping[str, Any]) -> dict[str, Any]:
-    """Whether every load of every arm answered all of its requests."""
+def completed(benchmark: Mapping[str, Any], arms: Collection[str] = JUDGED) -> dict[str, Any]:
+    """Whether every load of ``arms`` answered all of its requests."""
     wanted = benchmark["benchmark"]["requests"]
+    loads = [one for one in benchmark["samples"] if one["arm"] in arms]
     failed = [
         f"round {one['round']} {one['arm']} at {one['concurrency']}: {one['completed']} of {wanted} completed"
-        for one in benchmark["samples"]
+        for one in loads
         if one["completed"] != wanted or one["errored"] or one["incomplete"]
     ]
-    fine = f"all {wanted} requests completed in each of {len(benchmark['samples'])} loads"
+    fine = f"all {wanted} requests completed in each of {len(loads)} loads"
     return _check("requests", not failed, "; ".join(failed) or fine)
 
 

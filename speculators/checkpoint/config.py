@@ -178,9 +178,15 @@ def canonical(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def checkpoint_digest(folder: Path) -> str:
-    """What identifies a checkpoint wherever it lies: its canonical config and its weights' bytes."""
+    """What identifies a draft wherever it lies and however many tokens it is told to propose.
+
+    It is taken of its canonical config and of its weights' bytes.
+    """
+    document = canonical(read_json(folder / CONFIG_NAME))
+    for method in document["speculators_config"]["proposal_methods"]:
+        method.pop("speculative_tokens", None)
     weights = {path.name: file_digest(path) for path in sorted(folder.glob("*.safetensors"))}
-    return value_digest({CONFIG_NAME: canonical(read_json(folder / CONFIG_NAME)), **weights})
+    return value_digest({CONFIG_NAME: document, **weights})
 
 
 def completed(document: Mapping[str, Any], verifier_layers: int) -> tuple[dict[str, Any], list[str]]:

@@ -11,23 +11,39 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from speculators.checkpoint.config import CONFIG_NAME
-from speculators.documents import known_json, write_json
+from speculators.checkpoint.check import listed
+from speculators.checkpoint.config import CONFIG_NAME, checkpoint_digest
+from speculators.checkpoint.config_checks import proposal_check
+from speculators.documents import known_json, write_json, write_text
 from speculators.errors import RecipeError
 
 SETTING_NAME = "speculative-config.json"
 
 
-def write_setting(folder: Path, setting: Mapping[str, Any]) -> None:
+def write_setting(folder: Path, setting: Mapping[str, Any], draft: str | None) -> None:
     """Let the checkpoint in ``folder`` propose as ``setting`` says.
 
+    ``draft``: the ``checkpoint_digest`` of the one that the setting was measured with.
+
     Raises:
-        RecipeError: there is no checkpoint, or the setting is to serve plainly.
+        RecipeError: there is no checkpoint, it is of another draft, or the setting is to serve plainly.
     """
     config = known_json(folder / CONFIG_NAME)
     if "speculators_config" not in config:
         raise RecipeError(
             f"{folder}: no checkpoint of this format", hint="name its folder", rule="no-checkpoint"
+        )
+    if not (known := proposal_check(config["speculators_config"])).ok:
+        raise RecipeError(
+            f"{folder}: {listed([known])}",
+            hint="'speculators inspect DIR' says what is wrong with it",
+            rule="no-checkpoint",
+        )
+    if checkpoint_digest(folder) != draft:
+        raise RecipeError(
+            f"{folder}: another draft than the one that was measured",
+            hint="name the model/ of that run, or a copy of it",
+            rule="no-checkpoint",
         )
     if not setting:
         raise RecipeError(
@@ -39,4 +55,4 @@ def write_setting(folder: Path, setting: Mapping[str, Any]) -> None:
         "num_speculative_tokens"
     ]
     write_json(folder / CONFIG_NAME, config)
-    (folder / SETTING_NAME).write_text(json.dumps(setting) + "\n", encoding="utf-8")
+    write_text(folder / SETTING_NAME, json.dumps(setting) + "\n")

@@ -14,7 +14,9 @@ def bundle(
     ],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Where to write it.", show_default=False),
+        typer.Option(
+            "--output", "-o", metavar="FILE", dir_okay=False, help="Where to write it.", show_default=False
+        ),
     ] = None,
     with_weights: Annotated[
         bool, typer.Option("--with-weights", help="The checkpoint's bytes too, not only its digests.")

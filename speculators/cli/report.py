@@ -23,7 +23,8 @@ def report(
         ),
     ] = "md",
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write there instead of stdout.")
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE", dir_okay=False, help="Write there instead of stdout."),
     ] = None,
 ) -> int:
     """Show what a finished run found; nothing is run.

@@ -21,12 +21,17 @@ def sweep(
     ],
     page: Annotated[
         Path | None,
-        typer.Option("--html", metavar="FILE", help="Write the card as a page.", show_default=False),
+        typer.Option(
+            "--html", metavar="FILE", dir_okay=False, help="Write the card as a page.", show_default=False
+        ),
     ] = None,
     package: Annotated[
         Path | None,
         typer.Option(
-            "--write", metavar="DIR", help="Write the setting into this checkpoint.", show_default=False
+            "--write",
+            metavar="DIR",
+            help="Write the setting into this checkpoint of the draft.",
+            show_default=False,
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
@@ -47,7 +52,7 @@ def sweep(
     from speculators.benchmark.card import card, schedule_checked
     from speculators.documents import write_text
     from speculators.report import card as shown
-    from speculators.report.source import benchmark_of
+    from speculators.report.source import benchmark_of, draft_of
 
     run = measured_run(run)
     found = card(benchmark_of(run))
@@ -59,7 +64,7 @@ def sweep(
 
         if found["checked_by_vllm"] is False:
             raise RecipeError("vLLM's own function refuses the schedule: nothing is written", rule="schedule")
-        write_setting(package, found["speculative_config"])
+        write_setting(package, found["speculative_config"], draft_of(run))
         for line in written(package, found):
             typer.echo(line, err=True)
     typer.echo(json.dumps(found, indent=2, ensure_ascii=False) if as_json else shown.text(found))

@@ -1,7 +1,7 @@
 """The gate of a run: its benchmark against a baseline, look by look, until it can decide.
 
 The baseline is a stored measurement, or an arm of the same rounds.  What can be known before is asked
-before: a baseline of other work or of another machine is refused while nothing has been measured yet.
+before: a baseline of other work, another machine or load generator is refused while nothing is measured yet.
 """
 
 from __future__ import annotations
@@ -62,7 +62,10 @@ class Gate:
         wanted = self.run.recipe.data["benchmark"]["concurrency"]
         loads = tuple(Load(one, (1.0,) * self.looks[0], ()) for one in wanted)
         planned = self._measured({"samples": [], "speculation": speculation, "request_body": body})
-        planned = planned._replace(instrument=self.stored.instrument, loads=loads)
+        known = self.sitting.get("environment", {}).get("guidellm")
+        planned = planned._replace(
+            instrument={"guidellm": known} if known else self.stored.instrument, loads=loads
+        )
         if reasons := list(incomparable(self.stored, planned)):
             raise RecipeError(
                 f"this run cannot be compared with the baseline: {'; '.join(dict.fromkeys(reasons))}",

@@ -107,6 +107,14 @@ def benchmark_of(source: str) -> dict[str, Any]:
     return evidence.benchmark
 
 
+def draft_of(source: str) -> str | None:
+    """What identifies the draft of the run at ``source`` (``checkpoint_digest``), None without one; raises as
+    ``load_source``."""
+    stages = stored(source).evidence.record["stages"]
+    results = (one.get("result") or {} for one in stages if one["name"] == "package")
+    return next((one.get("digest") for one in results), None)
+
+
 def stored(source: str, kinds: str = RUNS) -> Stored:
     """A run's documents from its folder or from a bundle of it; raises as ``load_source``.
 

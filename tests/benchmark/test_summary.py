@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from speculators.benchmark.checks import broken
+from speculators.benchmark.checks import broken, hopeless
 from speculators.benchmark.profiles import profiles
 from speculators.benchmark.summary import summarise
 from speculators.report.verdict import verdict
@@ -150,6 +150,17 @@ def test_a_failed_request_breaks_the_comparison(benchmark_document: Make) -> Non
     assert "round 1 draft at 1: 2 of 3" in failed[0]["detail"]
 
 
+def test_a_failed_request_of_an_arm_beside_takes_nothing_from_the_drafts_verdict(
+    benchmark_document: Make,
+) -> None:
+    document = benchmark_document([(10, 12)])
+    document["samples"].append({**document["samples"][1], "arm": "ngram", "completed": 2, "errored": 1})
+    found = summarise(document)
+    assert broken(found["checks"]) == hopeless(document) == []
+    (failed,) = [one for one in found["extra_arms"][0]["checks"] if one["ok"] is False]
+    assert (failed["name"], failed["detail"]) == ("requests", "round 1 ngram at 1: 2 of 3 completed")
+
+
 def test_arms_that_did_different_work_are_not_compared(benchmark_document: Make) -> None:
     document = benchmark_document([(10, 12)])
     document["samples"][1]["output_tokens"] = 29
@@ -215,7 +226,7 @@ def test_drawn_answers_need_not_be_equal(benchmark_document: Make) -> None:
     document["samples"][-1]["output_tokens"] = 90
     found = summarise({**document, "sampling": {"temperature": 0.6}})
     assert found["sampled"]["exact_match"] is None
-    assert [check["name"] for check in found["sampled"]["checks"]] == ["possible"]
+    assert [check["name"] for check in found["sampled"]["checks"]] == ["requests", "possible"]
     assert found["sampling"] == {"temperature": 0.6}
     assert found["cached"] is None
 
@@ -312,7 +323,7 @@ def test_a_draft_on_a_quantised_verifier_is_compared_with_that_ones_own_plain_ar
     assert one["both"]["mean"] == pytest.approx(2.2)
     assert one["exact_match"] == alone["exact_match"]["draft_against_plain"]
     assert one["acceptance"] == alone["acceptance"]["served"]
-    assert [check["ok"] for check in one["checks"]] == [True, True]
+    assert [check["ok"] for check in one["checks"]] == [True] * 3
     # the verifier's own comparison does not hear of it
     assert {**summary, "quantised": None, "checks": None} == {**alone, "checks": None}
     assert alone["quantised"] is None

@@ -9,25 +9,33 @@ from typing import Any
 import pytest
 
 from speculators.benchmark import card as cards
+from speculators.checkpoint.config import checkpoint_digest
 from speculators.cli.app import main
 from speculators.documents import read_json, write_json
 from tests.benchmark.test_card import swept
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Path:
-    """A run's folder, as far as a card needs one."""
-    write_json(tmp_path / "run" / "run.json", {"status": "ok"})
-    write_json(tmp_path / "run" / "bench" / "output.json", {"result": swept(1, 4, 64, 256)})
-    return tmp_path / "run"
+def draft(tmp_path: Path) -> Path:
+    methods = [{"proposal_type": "greedy", "speculative_tokens": 5}]
+    block = {"proposal_methods": methods, "verifier": {"name_or_path": "owner/verifier"}}
+    config = {"speculators_model_type": "eagle3", "speculators_config": block}
+    write_json(tmp_path / "draft" / "config.json", config)
+    return tmp_path / "draft"
+
+
+def a_run(draft: Path, *loads: int) -> Path:
+    """The folder of a run that measured ``draft`` at these loads, as far as a card needs one."""
+    run = draft.with_name("run")
+    package = {"name": "package", "result": {"digest": checkpoint_digest(draft)}}
+    write_json(run / "run.json", {"status": "ok", "stages": [package]})
+    write_json(run / "bench" / "output.json", {"result": swept(*loads)})
+    return run
 
 
 @pytest.fixture
-def draft(tmp_path: Path) -> Path:
-    methods = {"proposal_methods": [{"proposal_type": "greedy", "speculative_tokens": 5}]}
-    config = {"speculators_model_type": "eagle3", "speculators_config": methods}
-    write_json(tmp_path / "draft" / "config.json", config)
-    return tmp_path / "draft"
+def run(draft: Path) -> Path:
+    return a_run(draft, 1, 4, 64, 256)
 
 
 def tokens_of(draft: Path) -> Any:
@@ -81,12 +89,24 @@ def test_what_was_written_is_said_and_that_no_vllm_checked_it(
     assert json.loads(said.out)["checked_by_vllm"] is None
 
 
-def test_one_number_for_all_loads_is_written_without_a_schedule(
-    tmp_path: Path, draft: Path, capsys: pytest.CaptureFixture[str]
+def test_another_draft_is_not_told_how_to_propose(
+    run: Path, draft: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_json(tmp_path / "run" / "run.json", {"status": "ok"})
-    write_json(tmp_path / "run" / "bench" / "output.json", {"result": swept(1, 2)})
-    assert main(["sweep", str(tmp_path / "run"), "--write", str(draft)]) == 0
+    (draft / "model.safetensors").write_bytes(b"others")
+    assert main(["sweep", str(run), "--write", str(draft)]) == 2
+    assert "another draft than the one that was measured" in " ".join(capsys.readouterr().err.split())
+    assert tokens_of(draft) == 5
+
+
+def test_a_folder_is_no_page(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sweep", str(run), "--html", str(tmp_path)]) == 2
+    assert "is a directory" in " ".join(capsys.readouterr().err.split())
+
+
+def test_one_number_for_all_loads_is_written_without_a_schedule(
+    draft: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sweep", str(a_run(draft, 1, 2)), "--write", str(draft)]) == 0
     said = capsys.readouterr()
     assert list(read_json(draft / "speculative-config.json")) == ["num_speculative_tokens"]
     assert "there is no vLLM here" not in said.err + said.out

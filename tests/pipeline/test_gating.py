@@ -195,6 +195,16 @@ def test_a_baseline_that_thought_otherwise_is_refused(tmp_path: Path, baseline: 
         measure(a_run(tmp_path, lambda _: 1.3, thought))
 
 
+def test_another_load_generator_is_refused_before_a_server_starts(
+    tmp_path: Path, baseline: Measurement
+) -> None:
+    run = a_run(tmp_path, lambda _: 1.3, baseline._replace(instrument={"guidellm": "0.1.0"}))
+    with pytest.raises(RecipeError, match=r"guidellm is 0\.1\.0 in"):
+        measure(run)
+    assert isinstance(run.executor, Executor)
+    assert run.executor.launched == []
+
+
 def test_a_load_that_the_baseline_lacks_is_refused(tmp_path: Path, baseline: Measurement) -> None:
     with pytest.raises(RecipeError, match="no load"):
         measure(a_run(tmp_path, lambda _: 1.3, baseline, "benchmark.concurrency=[4]"))

@@ -111,10 +111,19 @@ def test_a_recipe_whose_draft_was_not_made_is_refused(recipe: Recipe, tmp_path: 
         named(str(recipe.path), recipe, tmp_path / "home")
 
 
-def test_a_recipe_of_other_work_is_refused(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_recipe_of_another_verifier_is_refused(recipe: Recipe, tmp_path: Path) -> None:
+    other = recipe.path.with_name("other.yaml")
+    other.write_text(recipe.sources[0].text.replace("Q4_1", "Q8_0"))
+    with pytest.raises(RecipeError, match=r"other.yaml: its verifier is .*Q8_0.*, here .*Q4_1"):
+        named(str(other), recipe, tmp_path / "home")
+
+
+def test_a_recipe_may_ask_otherwise_for_it_is_asked_what_this_run_asks(
+    recipe: Recipe, tmp_path: Path
+) -> None:
     other = recipe.path.with_name("other.yaml")
     other.write_text(recipe.sources[0].text.replace("requests: 16", "requests: 8"))
-    with pytest.raises(RecipeError, match=r"other.yaml: benchmark.requests is 8, here 16"):
+    with pytest.raises(RecipeError, match="its draft is not in the store"):  # which is looked up last
         named(str(other), recipe, tmp_path / "home")
 
 
