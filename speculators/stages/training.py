@@ -155,6 +155,7 @@ def prepare_draft(step: StageInput, options: TrainingOptions, say: Say, ranks: R
     if ranks.leads:
         save_file({"draft_ids": selected}, step.output / VOCABULARY_NAME)
         write_json(step.output / SHAPE_NAME, asdict(start.config))
+        (step.output / ENDS_NAME).unlink(missing_ok=True)  # an earlier attempt's, from another start
     covered = vocabulary_facts(frequencies, selected, data, start.config)
     say(f"draft vocabulary: {len(selected)} tokens cover {covered['train_coverage']:.2%} of responses")
 
@@ -298,5 +299,7 @@ def baseline_rows(
         {"name": start, **evaluate(objective, batches, steps, ranks).figures},
     ]
     for row in rows:
-        say(f"baseline {row['name']}: acceptance length {row['acceptance_length']:.3f}")
+        length = row["acceptance_length"]
+        said = "nothing could be drafted" if length is None else f"acceptance length {length:.3f}"
+        say(f"baseline {row['name']}: {said}")
     return rows

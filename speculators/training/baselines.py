@@ -29,11 +29,11 @@ def bigram_matches(
     """Match matrices [S, K] of drafting by the bigram table."""
     matrices = []
     for batch in batches:
-        tokens = batch.sequence.token_ids.cpu()
+        tokens = batch.sequence.token_ids
         matches = torch.zeros(len(tokens), steps, dtype=torch.bool)
         for step in range(steps):
-            rows = supervised_rows(batch.sequence, step).cpu()
+            rows = supervised_rows(batch.sequence, step)
             # True tokens go in, as in train-time-test: exact wherever the earlier guesses were right.
-            matches[rows, step] = successors[tokens[rows + 1 + step]] == batch.truth.cpu()[rows + 2 + step]
-        matrices.append(matches.to(batch.truth.device))
+            matches[rows, step] = successors[tokens[rows + 1 + step]] == batch.truth[rows + 2 + step]
+        matrices.append(matches)
     return matrices

@@ -25,7 +25,7 @@ from speculators.training.run_plan import Window
 from speculators.training.step import backward, share_of
 
 #: How torch's CPU allocator says no; on CUDA it has a class of its own.
-CPU_WORDS = ("DefaultCPUAllocator", "can't allocate memory", "not enough memory")
+CPU_WORDS = ("DefaultCPUAllocator", "can't allocate memory", "not enough memory", "std::bad_alloc")
 
 
 def neediest(windows: Sequence[Window], documents: Sequence[Document]) -> list[list[int]]:
@@ -79,7 +79,7 @@ def dry_step(
                 moments = optimiser.stand_ins()
                 backward(objective, share, ranks)
                 del moments
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             raise too_large(what, device, error) from error
@@ -91,16 +91,18 @@ def dry_step(
         torch.cuda.empty_cache()  # of the stand-ins: blocks of other sizes will be asked for
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch could not get the memory it wanted."""
-    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in CPU_WORDS)
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether torch or Python could not get the memory it wanted."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        words in str(error) for words in CPU_WORDS
+    )
 
 
-def too_large(what: str, device: torch.device, error: RuntimeError) -> MachineError:
+def too_large(what: str, device: torch.device, error: Exception) -> MachineError:
     """The error that says what to lower."""
     return MachineError(
         f"a training step on a sequence of {what}, does not fit the memory of {device}: "
-        f"{str(error).splitlines()[0]}",
+        f"{(str(error) or type(error).__name__).splitlines()[0]}",
         hint="turn training.gradient_checkpointing on, or lower training.sequence_length; sequences_per_step "
         "costs no memory beyond the gradients, so raise it by as much",
         rule="out-of-memory",

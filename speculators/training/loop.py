@@ -143,7 +143,7 @@ def train(
         KeyboardInterrupt: ``interrupted`` said yes on any rank; a checkpoint is written.
     """
     draft, plan = objective.draft, options.plan([len(document.token_ids) for document in documents])
-    ingredients = run_digest(draft, documents, held_out, options)
+    ingredients = run_digest(objective, documents, held_out, options)
     objective.draft = spread(draft, parallelism, ranks)
     optimiser = Optimiser(draft, options.optimizer, options.weight_decay)
     state = RunState(draft, optimiser, folder / METRICS_NAME, folder / DRAFT_NAME, ingredients)
@@ -239,7 +239,7 @@ class _Run(NamedTuple):
 
 
 def run_digest(
-    draft: nn.Module,
+    objective: Objective,
     documents: Sequence[Document],
     batches: Sequence[ValidationBatch],
     options: TrainingOptions,
@@ -249,10 +249,13 @@ def run_digest(
     The store's key does this and more, but a stage is also run by hand, into a folder of one's choice.
     """
     held_out = [document for batch in batches for document in batch.documents]
+    config: Any = objective.draft.config  # of flags and layers that parameters do not show
     return value_digest(
         {
             "options": asdict(options),
-            "parameters": {name: list(tensor.shape) for name, tensor in draft.state_dict().items()},
+            "draft": asdict(config),
+            "draft_ids": objective.verifier.draft_ids.tolist(),
+            "parameters": {name: list(one.shape) for name, one in objective.draft.state_dict().items()},
             "documents": [(document.id, len(document.token_ids)) for document in documents],
             "validation": [(document.id, len(document.token_ids)) for document in held_out],
         }

@@ -79,8 +79,8 @@ class Optimiser:
 
 
 def _adamw(named: Named, weight_decay: float) -> list[torch.optim.Optimizer]:
-    matrices = [parameter for _, parameter in named if parameter.dim() >= 2]
-    others = [parameter for _, parameter in named if parameter.dim() < 2]
+    matrices = [parameter for _, parameter in named if parameter.dim() == 2]
+    others = [parameter for _, parameter in named if parameter.dim() != 2]
     groups: list[dict[str, Any]] = [
         {"params": matrices, "weight_decay": weight_decay},
         {"params": others, "weight_decay": 0.0},

@@ -119,8 +119,9 @@ def added_up(objective: Objective, share: Share, ranks: Ranks) -> AddedUp:
     """Add the window's gradient."""
     device = objective.verifier.embedding.device
     counted = [[*batch.supervised, len(batch.sequence.token_ids)] for batch in share.outlines]
-    counts = torch.tensor(counted).sum(dim=0) * (not share.idle)  # [K + 1]
-    counts = ranks.sum(counts.to(device))
+    totals = [0 if share.idle else sum(column) for column in zip(*counted)]
+    # A fill carries its number in the launch; a list that is copied waits for all that the device has to do.
+    counts = ranks.sum(torch.stack([torch.full((), total, device=device) for total in totals]))  # [K + 1]
     supervised = counts[:-1]  # [K]
     weights = objective.weights(supervised)  # [K]
     own = torch.zeros_like(weights) if share.idle else weights
@@ -132,7 +133,8 @@ def added_up(objective: Objective, share: Share, ranks: Ranks) -> AddedUp:
     local = torch.stack(divergences)  # [N, K]
     sums = ranks.sum(local.sum(dim=0) * (not share.idle))  # [K]
     means = sums / supervised.clamp(min=1)  # [K]
-    figures = torch.cat([(weights * sums).sum()[None], means, counts[[0, -1]], local.sum(dim=1)])
+    rows_and_tokens = torch.stack((counts[0], counts[-1]))
+    figures = torch.cat([(weights * sums).sum()[None], means, rows_and_tokens, local.sum(dim=1)])
     return AddedUp(figures, own)
 
 

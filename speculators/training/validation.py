@@ -17,18 +17,27 @@ from speculators.datagen.shards import Document
 from speculators.training.acceptance import Replayed, summary, tally
 from speculators.training.noise import noise
 from speculators.training.objective import Objective
-from speculators.training.packing import PackedSequence, pack, plan_epoch
+from speculators.training.packing import PackedSequence, filled, outlined, plan_epoch
 from speculators.training.ranks import ALONE, Ranks, balanced
 from speculators.training.rows import guessed_tokens, target_tokens
 from speculators.training.verifier import FrozenVerifier
 
 
 class ValidationBatch(NamedTuple):
-    """A packed sequence and the verifier's choices on it, which no epoch changes."""
+    """Documents side by side and the verifier's choices on them, which no epoch changes; on the CPU.
+
+    ``sequence`` is without states, which are brought when it is replayed: those of all held-out documents
+    need not fit into a GPU, nor into memory.
+    """
 
     documents: list[Document]
     sequence: PackedSequence
     truth: torch.Tensor  # [S] int64, -1 where the verifier was not asked
+
+    def brought(self, verifier: FrozenVerifier) -> PackedSequence:
+        """The sequence with its states, where the verifier is."""
+        ends = verifier.embedding
+        return filled(self.sequence, self.documents, ends.dtype).to(ends.device)
 
 
 def prepare(
@@ -39,8 +48,9 @@ def prepare(
     lengths = [len(document.token_ids) for document in documents]
     for numbers in plan_epoch(lengths, sequence_length, seed=None):
         chosen = [documents[number] for number in numbers]
-        sequence = pack(chosen, dtype=verifier.embedding.dtype).to(verifier.embedding.device)
-        batches.append(ValidationBatch(chosen, sequence, target_tokens(verifier, sequence)))
+        batch = ValidationBatch(chosen, outlined(chosen), torch.empty(0))
+        truth = target_tokens(verifier, batch.brought(verifier))
+        batches.append(batch._replace(truth=truth.cpu()))
     return batches
 
 
@@ -66,6 +76,13 @@ def match_matrix(
     ``truth`` [S]: the verifier's greedy token at each index.
     """
     return matching(objective.propose(sequence, positions), truth)
+
+
+def replayed(objective: Objective, batch: ValidationBatch, positions: int) -> torch.Tensor:
+    """The match matrix of a batch, [S, K] bool on the CPU."""
+    sequence = batch.brought(objective.verifier)
+    truth = batch.truth.to(objective.verifier.embedding.device)
+    return match_matrix(objective, sequence, positions, truth).cpu()
 
 
 def matching(proposed: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
@@ -114,15 +131,15 @@ class Judged(NamedTuple):
 
 def judge(batches: Sequence[ValidationBatch], matches: Sequence[torch.Tensor], steps: int) -> Judged:
     """All figures of one validation's match matrices, one [S, K] for each batch."""
-    replayed = []
+    drafted = []
     for batch, matrix in zip(batches, matches):
         for document, (start, end) in zip(batch.documents, batch.sequence.documents):
             one = tally(matrix[start:end].tolist(), document.prompt_tokens)
             tokens = end - start - document.prompt_tokens
-            replayed.append(Replayed(document.id, document.looping, tokens, one))
-    counts = tuple((sum(one.tally.accepted), one.tally.drafts) for one in replayed)
+            drafted.append(Replayed(document.id, document.looping, tokens, one))
+    counts = tuple((sum(one.tally.accepted), one.tally.drafts) for one in drafted)
     error = noise(counts)
-    summed = summary(replayed, steps)
+    summed = summary(drafted, steps)
     figures = {
         **summed["all"],
         # None: one document says nothing about others.
@@ -138,12 +155,6 @@ def evaluate(
 ) -> Judged:
     """Replay the objective's draft on prepared batches; each of the ``ranks`` runs some of them."""
     own = balanced([len(batch.sequence.token_ids) for batch in batches], ranks.count)[ranks.index]
-    matches = {
-        number: match_matrix(objective, batches[number].sequence, steps, batches[number].truth)
-        for number in own
-    }
-    if ranks.count > 1:
-        found = ranks.gather({number: matrix.cpu() for number, matrix in matches.items()})
-        device = objective.verifier.embedding.device
-        matches = {number: matrix.to(device) for share in found for number, matrix in share.items()}
+    found = ranks.gather({number: replayed(objective, batches[number], steps) for number in own})
+    matches = {number: matrix for share in found for number, matrix in share.items()}
     return judge(batches, [matches[number] for number in range(len(batches))], steps)

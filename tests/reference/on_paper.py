@@ -18,6 +18,8 @@ from speculators.training.asked import Asked, ask
 from speculators.training.objective import Objective, Teaching
 from speculators.training.optimiser import Optimiser
 from speculators.training.packing import PackedSequence
+from speculators.training.ranks import ALONE
+from speculators.training.step import Share, added_up
 from speculators.training.step_cost import Rows
 from speculators.training.ttt import TrainTimeTest
 from speculators.training.verifier import FrozenVerifier
@@ -68,12 +70,10 @@ def full_size(
         batch = tree_map_only(torch.Tensor, fake.from_tensor, loaded).to(DEVICE)
         del loaded
         optimiser = Optimiser(draft, "adamw", weight_decay=0.01)
-        weights = objective.weights(torch.zeros(steps, dtype=torch.int64, device=DEVICE))
 
         def step() -> None:
             optimiser.zero_grad()
-            for _ in range(sequences):
-                objective.backward(batch, weights)
+            added_up(objective, Share.of([batch] * sequences), ALONE)
             torch.nn.utils.clip_grad_norm_(draft.parameters(), 1.0)
             optimiser.step(1e-4)
 

@@ -92,7 +92,8 @@ def test_a_second_sequence_of_a_step_needs_room_for_the_gradients_and_a_third_no
     two, three = (full_size(*setting, sequences=number) for number in (2, 3))
     one = golden("qwen3-8b", REDUCED, 0.3)
     assert one["resting"] == two["resting"] == three["resting"]
-    assert one["peak"] < two["peak"] == three["peak"]
+    assert one["peak"] < two["peak"]
+    assert three["peak"] == pytest.approx(two["peak"], abs=64)  # a sequence leaves its loss of each position
     said = step_cost.memory(setting[0], rows_of(*setting), several=True)
     assert said.peak == pytest.approx(two["peak"], rel=NEAR)
 

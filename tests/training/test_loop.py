@@ -9,16 +9,19 @@ import torch
 from safetensors.torch import load_file
 
 from speculators.errors import StageError
+from speculators.stages.training import Data, baseline_rows
 from speculators.training import packing, prefetch, step
 from speculators.training.baselines import bigram_matches, bigram_successors
 from speculators.training.files import DRAFT_NAME, METRICS_NAME
 from speculators.training.loop import TrainingOptions, train
 from speculators.training.optimiser import Optimiser
+from speculators.training.packing import Fitted
 from speculators.training.prefetch import Prefetch
+from speculators.training.ranks import ALONE
 from speculators.training.resume import Checkpoints
 from speculators.training.step import Share, backward, optimiser_step, share_of
 from speculators.training.ttt import TrainTimeTest
-from speculators.training.validation import evaluate, judge, match_matrix, prepare
+from speculators.training.validation import evaluate, judge, prepare, replayed
 from tests.models import tiny
 
 OPTIONS = TrainingOptions(
@@ -148,8 +151,21 @@ def test_a_token_outside_the_draft_vocabulary_is_a_miss() -> None:
     unsayable = outside[batch.truth.clamp(min=0)] & (batch.truth >= 0)
     assert unsayable.any()
     everything = batch._replace(truth=torch.where(unsayable, batch.truth, -1))
-    matches = match_matrix(taught, batch.sequence, 3, everything.truth)
+    matches = replayed(taught, everything, 3)
     assert not matches.any()
+
+
+def test_held_out_answers_of_one_token_leave_nothing_to_draft_and_that_is_said() -> None:
+    taught, said = objective(), list[str]()
+    held_out = [tiny.document(5, 4, 1, split="validation")]  # the only generated token comes with the prompt
+    data = Data(Fitted(DOCUMENTS, 0, 0, 0), Fitted(held_out, 0, 0, 0))
+    batches = prepare(taught.verifier, held_out, 32)
+    rows = baseline_rows(taught, data, batches, OPTIONS, "untrained", said.append, ALONE)
+    assert [row["acceptance_length"] for row in rows] == [None, None]
+    assert said == [
+        "baseline bigram: nothing could be drafted",
+        "baseline untrained: nothing could be drafted",
+    ]
 
 
 def test_a_bigram_table_knows_the_commonest_follower_of_generated_tokens() -> None:

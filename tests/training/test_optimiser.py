@@ -25,9 +25,10 @@ def test_the_recipe_offers_every_optimiser_and_no_other() -> None:
     assert set(node["enum"]) == set(KINDS)
 
 
+@pytest.mark.parametrize("architecture", ["eagle3", "peagle"])  # one has a learned state, [1, 1, A*H]
 @pytest.mark.parametrize("kind", sorted(KINDS))
-def test_only_matrices_decay(kind: str) -> None:
-    draft = draft_with_gradients()
+def test_only_matrices_decay(kind: str, architecture: str) -> None:
+    draft = tiny.of_kind(architecture, 3).draft
     for parameter in draft.parameters():
         parameter.grad = torch.zeros_like(parameter)
     before = {name: parameter.clone() for name, parameter in draft.named_parameters()}

@@ -150,9 +150,9 @@ def test_parallel_depths_in_double_precision(shape, sequence, depths, losses, ch
 
 
 @settings(max_examples=25, deadline=None)
-@given(shapes, tiny.sequences(), st.integers(1, 5))
-def test_in_single_precision(shape, sequence, steps) -> None:
-    teaching = Teaching(steps)
+@given(shapes, tiny.sequences(), st.integers(1, 5), losses, st.booleans())
+def test_in_single_precision(shape, sequence, steps, losses, checkpointing) -> None:
+    teaching = Teaching(steps, 0.8, losses, checkpointing=checkpointing)
     double = sequence._replace(hidden_states=sequence.hidden_states.double())
     exact = step(DenseTrainTimeTest, shape, double, teaching, drawn=torch.float32)
     fast, dense = (step(way, shape, sequence, teaching) for way in WAYS)

@@ -47,8 +47,10 @@ class Killed(BaseException):
 class Attempt:
     """One attempt at the same training in the same folder, as a new process would make it."""
 
-    def __init__(self, folder: Path, options: TrainingOptions = OPTIONS, every_window: bool = True) -> None:
-        self.folder, self.options = folder, options
+    def __init__(
+        self, folder: Path, options: TrainingOptions = OPTIONS, every_window: bool = True, **changes: bool
+    ) -> None:
+        self.folder, self.options, self.shape = folder, options, tiny.config(**changes)
         folder.mkdir(exist_ok=True)
         pace = {"at_least": 0.0, "times_write": 0.0} if every_window else {}
         self.checkpoints = Checkpoints(folder / "work", **pace)
@@ -71,7 +73,7 @@ class Attempt:
             return self.asked - 1 == stop_at
 
         options = self.options
-        model = tiny.draft(dtype=torch.float32)
+        model = tiny.draft(self.shape, dtype=torch.float32)
         taught = tiny.objective(model, options.ttt_steps, options.step_decay, torch.float32)
         held_out = prepare(taught.verifier, HELD_OUT, 32)
         return train(taught, DOCUMENTS, held_out, options, self.folder, self.checkpoints, say, interrupted)
@@ -259,6 +261,14 @@ def test_a_checkpoint_of_other_options_is_not_continued(undisturbed, tmp_path: P
     assert without_time(attempt.run()) == undisturbed[1]
     assert "made from other options or documents" in attempt.lines[0]
     assert product(tmp_path) == undisturbed[0]
+
+
+def test_a_checkpoint_of_a_draft_with_other_flags_is_not_continued(undisturbed, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        Attempt(tmp_path, norm_output=not tiny.CONFIG.norm_output).run(stop_at=1)
+    attempt = Attempt(tmp_path)
+    assert without_time(attempt.run()) == undisturbed[1]
+    assert "made from other options or documents" in attempt.lines[0]
 
 
 def test_another_thread_count_is_warned_of(tmp_path: Path) -> None:

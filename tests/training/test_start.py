@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -128,6 +129,16 @@ def test_a_checkpoint_of_another_start_is_not_continued(
     assert "continuing from step 1 of" in capsys.readouterr().out
     assert attempt(other) == 0
     assert "was made from other options or documents" in capsys.readouterr().out
+
+
+def test_an_end_of_an_earlier_attempt_is_not_kept(tmp_path: Path) -> None:
+    head = torch.randn(tiny.CONFIG.vocab_size, tiny.CONFIG.hidden_size).bfloat16()
+    train(tmp_path, publish(tmp_path / "with", head=head))
+    assert (tmp_path / "training" / ENDS_NAME).exists()
+    shutil.rmtree(tmp_path / "world")
+    (tmp_path / "training" / OUTPUT_NAME).unlink()
+    train(tmp_path, publish(tmp_path / "without"))
+    assert not (tmp_path / "training" / ENDS_NAME).exists()
 
 
 @pytest.mark.parametrize("end", ["head", "embedding"])
