@@ -12,7 +12,7 @@ length times the plain step over the speculating one.  Three questions, each har
 
 Where times and acceptance lengths are published for several K, the sweep's own fit takes them as they are:
 
-* another K: the speed at each K from step times and lengths at all others
+* another K: the speed at each K but the deepest from step times and lengths at all others
 
 Figures are used that name their GPU, and whose chain of proposed tokens is stated; trees cost otherwise.
 (Of ``TIMED`` the GPU is known from its author's other figures only, which the output says.)  Those that were

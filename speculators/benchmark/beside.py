@@ -81,7 +81,7 @@ def _arm(
         ),
         "exact_match": match([(pair.plain, pair.draft) for pair in pairs]),
         "checks": [
-            completed(benchmark, (arm,)),
+            completed(benchmark, (arm,) if base is None else (BASE, BASE_PLAIN)),
             same_work(pairs),
             possible(speed, served_by_load(pairs, all_steps)),
             capture_sizes(benchmark, args, tokens),

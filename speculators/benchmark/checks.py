@@ -26,7 +26,7 @@ OF_A_ROUND = ("requests", "same-work")
 def run_checks(benchmark: dict[str, Any], pairs: list[Pair], summary: dict[str, Any]) -> list[dict[str, Any]]:
     """All checks in reading order: ``{"name", "ok", "detail"}``."""
     return [
-        completed(benchmark),
+        completed(benchmark, JUDGED),
         same_work(pairs),
         _speculating(benchmark),
         possible(summary["speed"], summary["acceptance"]["served_by_concurrency"]),
@@ -47,7 +47,7 @@ def hopeless(benchmark: dict[str, Any]) -> list[dict[str, Any]]:
     arms = [(pair_up(samples), benchmark.get("engine_args") or {}, benchmark["speculation"]["tokens"])]
     if base:
         arms.append((base_pairs(samples), base["engine"]["args"], base["speculation"]["tokens"]))
-    made = [completed(benchmark)]
+    made = [completed(benchmark, JUDGED)]
     for pairs, args, tokens in arms:
         made += [same_work(pairs), capture_sizes(benchmark, args, tokens)]
     return broken(made)
@@ -62,7 +62,7 @@ def _check(name: str, ok: bool | None, detail: str) -> dict[str, Any]:
     return {"name": name, "ok": ok, "detail": detail}
 
 
-def completed(benchmark: Mapping[str, Any], arms: Collection[str] = JUDGED) -> dict[str, Any]:
+def completed(benchmark: Mapping[str, Any], arms: Collection[str]) -> dict[str, Any]:
     """Whether every load of ``arms`` answered all of its requests."""
     wanted = benchmark["benchmark"]["requests"]
     loads = [one for one in benchmark["samples"] if one["arm"] in arms]

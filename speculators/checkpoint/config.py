@@ -172,21 +172,18 @@ def canonical(document: Mapping[str, Any]) -> dict[str, Any]:
     id it stays as it is."""
     found: dict[str, Any] = copy.deepcopy(dict(document))
     verifier = found.get("speculators_config", {}).get("verifier")
-    if isinstance(verifier, dict) and "id" in verifier:
+    if isinstance(verifier, dict) and isinstance(verifier.get("id"), str):
         verifier["name_or_path"] = hub_repository(verifier["id"]) or verifier["id"]
     return found
 
 
 def checkpoint_digest(folder: Path) -> str:
-    """What identifies a draft wherever it lies and however many tokens it is told to propose.
+    """What identifies a checkpoint wherever it lies: its canonical config and its weights' bytes.
 
-    It is taken of its canonical config and of its weights' bytes.
+    A ready-made one and the copy that the package stage bound to its verifier are two.
     """
-    document = canonical(read_json(folder / CONFIG_NAME))
-    for method in document["speculators_config"]["proposal_methods"]:
-        method.pop("speculative_tokens", None)
     weights = {path.name: file_digest(path) for path in sorted(folder.glob("*.safetensors"))}
-    return value_digest({CONFIG_NAME: document, **weights})
+    return value_digest({CONFIG_NAME: canonical(read_json(folder / CONFIG_NAME)), **weights})
 
 
 def completed(document: Mapping[str, Any], verifier_layers: int) -> tuple[dict[str, Any], list[str]]:

@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from speculators.checkpoint.check import listed
-from speculators.checkpoint.config import CONFIG_NAME, checkpoint_digest
+from speculators.checkpoint.config import CONFIG_NAME
 from speculators.checkpoint.config_checks import proposal_check
-from speculators.documents import known_json, write_json, write_text
+from speculators.documents import file_digest, known_json, write_json, write_text
 from speculators.errors import RecipeError
 
 SETTING_NAME = "speculative-config.json"
 
 
-def write_setting(folder: Path, setting: Mapping[str, Any], draft: str | None) -> None:
+def write_setting(folder: Path, setting: Mapping[str, Any], weights: str | None) -> None:
     """Let the checkpoint in ``folder`` propose as ``setting`` says.
 
-    ``draft``: the ``checkpoint_digest`` of the one that the setting was measured with.
+    ``weights``: SHA-256 of those that the setting was measured with.
 
     Raises:
         RecipeError: there is no checkpoint, it is of another draft, or the setting is to serve plainly.
@@ -39,10 +39,10 @@ def write_setting(folder: Path, setting: Mapping[str, Any], draft: str | None) -
             hint="'speculators inspect DIR' says what is wrong with it",
             rule="no-checkpoint",
         )
-    if checkpoint_digest(folder) != draft:
+    if weights not in [file_digest(path) for path in folder.glob("*.safetensors")]:
         raise RecipeError(
             f"{folder}: another draft than the one that was measured",
-            hint="name the model/ of that run, or a copy of it",
+            hint="name a copy of that run's model/",
             rule="no-checkpoint",
         )
     if not setting:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -52,7 +53,7 @@ def sweep(
     from speculators.benchmark.card import card, schedule_checked
     from speculators.documents import write_text
     from speculators.report import card as shown
-    from speculators.report.source import benchmark_of, draft_of
+    from speculators.report.source import benchmark_of, weights_of
 
     run = measured_run(run)
     found = card(benchmark_of(run))
@@ -64,7 +65,8 @@ def sweep(
 
         if found["checked_by_vllm"] is False:
             raise RecipeError("vLLM's own function refuses the schedule: nothing is written", rule="schedule")
-        write_setting(package, found["speculative_config"], draft_of(run))
+        require_unsealed(package)
+        write_setting(package, found["speculative_config"], weights_of(run))
         for line in written(package, found):
             typer.echo(line, err=True)
     typer.echo(json.dumps(found, indent=2, ensure_ascii=False) if as_json else shown.text(found))
@@ -103,6 +105,22 @@ def _unmeasured(what: str, first: str, recipe: str, tokens: int) -> RecipeError:
         hint=f"{first}speculators run {recipe} {sweeping(tokens)}; then: speculators sweep runs/NAME/latest",
         rule="no-run",
     )
+
+
+def require_unsealed(checkpoint: Path) -> None:
+    """Leave what a run sealed as it is: changed, it could not be bundled or published any more.
+
+    Raises:
+        RecipeError: ``checkpoint`` is a run's own.
+    """
+    from speculators.pipeline.record import RECORD_NAME
+
+    if (checkpoint.resolve().parent / RECORD_NAME).is_file():
+        raise RecipeError(
+            f"{checkpoint}: part of a finished run, whose files stay as they are",
+            hint=f"copy it first: cp -r {shlex.quote(str(checkpoint))} my-draft, and write into that",
+            rule="sealed",
+        )
 
 
 def is_checkpoint(folder: Path) -> bool:

@@ -175,7 +175,7 @@ def of_recipe(path: Path, text: str, name: str, recipe: Recipe, home: Path) -> B
     """The finished draft of another recipe, served as that recipe says.
 
     Raises:
-        RecipeError: the recipe is wrong, asks for other work, or its draft was not made here.
+        RecipeError: the recipe is wrong or of another verifier, or its draft was not made here.
     """
     loaded = load_recipe(path, text=text)
     if loaded.recipe is None:

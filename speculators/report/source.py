@@ -107,12 +107,11 @@ def benchmark_of(source: str) -> dict[str, Any]:
     return evidence.benchmark
 
 
-def draft_of(source: str) -> str | None:
-    """What identifies the draft of the run at ``source`` (``checkpoint_digest``), None without one; raises as
+def weights_of(source: str) -> str | None:
+    """SHA-256 of the weights of the draft that the run at ``source`` served, None without one; raises as
     ``load_source``."""
-    stages = stored(source).evidence.record["stages"]
-    results = (one.get("result") or {} for one in stages if one["name"] == "package")
-    return next((one.get("digest") for one in results), None)
+    sealed: dict[str, Any] = stored(source).evidence.outputs["package"]
+    return next((entry["sha256"] for name, entry in sealed.items() if name.endswith(".safetensors")), None)
 
 
 def stored(source: str, kinds: str = RUNS) -> Stored:

@@ -294,8 +294,10 @@ def validation_line(
     epoch: float, epochs: int, validation: dict[str, Any] | None, gain: Gain | None, kept: bool
 ) -> str:
     """One line about a validation."""
-    if not validation or validation["acceptance_length"] is None:
+    if not validation:
         return f"epoch {epoch:g}/{epochs}: no validation documents"
+    if validation["acceptance_length"] is None:
+        return f"epoch {epoch:.3g}/{epochs}: nothing could be drafted on {validation['documents']} documents"
     positions = " ".join(f"{rate:.3f}" for rate in validation["per_position"])
     gained = f", {gain.gain:+.3f} with noise {gain.noise:.3f}" if gain else ""
     return (

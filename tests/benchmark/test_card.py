@@ -13,9 +13,8 @@ from speculators.benchmark.card import card, schedule_checked, sweeping
 from speculators.benchmark.cells import cells
 from speculators.benchmark.cost_model import Cell, acceptance, length
 from speculators.benchmark.setting import SCHEDULE
-from speculators.checkpoint.config import checkpoint_digest
 from speculators.checkpoint.setting import write_setting
-from speculators.documents import read_json, write_json
+from speculators.documents import file_digest, read_json, write_json
 from speculators.errors import RecipeError
 from speculators.report.card import html, text
 from tests.benchmark.conftest import request, sample, spec
@@ -246,20 +245,21 @@ def test_the_setting_is_written_into_a_checkpoint(tmp_path: Path) -> None:
     methods = {"proposal_methods": [{"proposal_type": "greedy", "speculative_tokens": 5}]}
     verifier = {"verifier": {"name_or_path": "owner/verifier"}}
     write_json(tmp_path / "config.json", {"speculators_config": {**methods, **verifier}})
-    draft = checkpoint_digest(tmp_path)
+    (tmp_path / "published.safetensors").write_bytes(b"weights")
+    weights = file_digest(tmp_path / "published.safetensors")
     setting = {
         "num_speculative_tokens": 3,
         "num_speculative_tokens_per_batch_size": [[1, 8, 3], [9, 64, 0]],
     }
-    write_setting(tmp_path, setting, draft)
+    write_setting(tmp_path, setting, weights)
     config = read_json(tmp_path / "config.json")
     assert config["speculators_config"]["proposal_methods"][0]["speculative_tokens"] == 3
     assert read_json(tmp_path / "speculative-config.json") == setting
     with pytest.raises(RecipeError, match="no setting to write"):
-        write_setting(tmp_path, {}, draft)
-    (tmp_path / "model.safetensors").write_bytes(b"others")
+        write_setting(tmp_path, {}, weights)
+    (tmp_path / "published.safetensors").write_bytes(b"others")
     with pytest.raises(RecipeError, match="another draft than the one that was measured"):
-        write_setting(tmp_path, setting, draft)
+        write_setting(tmp_path, setting, weights)
     write_json(tmp_path / "config.json", {"speculators_config": {}})
     with pytest.raises(RecipeError, match="speculators_config lacks 'proposal_methods'"):
-        write_setting(tmp_path, setting, draft)
+        write_setting(tmp_path, setting, weights)

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from speculators.benchmark import card as cards
-from speculators.checkpoint.config import checkpoint_digest
 from speculators.cli.app import main
-from speculators.documents import read_json, write_json
+from speculators.documents import file_digest, read_json, write_json
 from tests.benchmark.test_card import swept
 
 
@@ -21,14 +20,16 @@ def draft(tmp_path: Path) -> Path:
     block = {"proposal_methods": methods, "verifier": {"name_or_path": "owner/verifier"}}
     config = {"speculators_model_type": "eagle3", "speculators_config": block}
     write_json(tmp_path / "draft" / "config.json", config)
+    (tmp_path / "draft" / "model.safetensors").write_bytes(b"weights")
     return tmp_path / "draft"
 
 
 def a_run(draft: Path, *loads: int) -> Path:
     """The folder of a run that measured ``draft`` at these loads, as far as a card needs one."""
     run = draft.with_name("run")
-    package = {"name": "package", "result": {"digest": checkpoint_digest(draft)}}
-    write_json(run / "run.json", {"status": "ok", "stages": [package]})
+    sealed = {"model/model.safetensors": {"sha256": file_digest(draft / "model.safetensors")}}
+    write_json(run / "run.json", {"status": "ok"})
+    write_json(run / "stages" / "package" / "output.json", {"files": sealed})
     write_json(run / "bench" / "output.json", {"result": swept(*loads)})
     return run
 
@@ -96,6 +97,15 @@ def test_another_draft_is_not_told_how_to_propose(
     assert main(["sweep", str(run), "--write", str(draft)]) == 2
     assert "another draft than the one that was measured" in " ".join(capsys.readouterr().err.split())
     assert tokens_of(draft) == 5
+
+
+def test_the_checkpoint_of_a_run_stays_as_it_was_sealed(
+    run: Path, draft: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = draft.rename(run / "model")
+    assert main(["sweep", str(run), "--write", str(own)]) == 2
+    assert f"cp -r {own} my-draft" in " ".join(capsys.readouterr().err.split())
+    assert tokens_of(own) == 5
 
 
 def test_a_folder_is_no_page(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from speculators.documents import known_json, read_json, write_json
 from speculators.errors import RecipeError, StageError
 from speculators.executors.base import Endpoint, OnLine, Service, Step, StepResult
 from speculators.executors.local import LocalExecutor
+from speculators.pipeline import keys
 from speculators.pipeline.choice import Choice
 from speculators.pipeline.console import Console
 from speculators.pipeline.measure import measure
@@ -30,6 +32,16 @@ from speculators.pipeline.store import Store
 from speculators.recipe.recipe import require_recipe
 from speculators.stages.documents import StageInput, read_input, write_output
 from tests.benchmark.conftest import draft_rows, plain_rows, sample
+
+
+@pytest.fixture(autouse=True)
+def guidellm_of_the_stored_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that ``sample`` names, whichever is installed."""
+    installed = keys._version
+    monkeypatch.setattr(
+        keys, "_version", cache(lambda name: "0.8.1" if name == "guidellm" else installed(name))
+    )
+
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "smollm2-135m-eagle3.yaml"
 SPREAD = (1.00, 1.01, 0.99, 1.005, 0.995)

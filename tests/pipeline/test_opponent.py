@@ -78,6 +78,14 @@ def test_a_checkpoint_is_told_by_its_draft_and_not_by_its_place(recipe: Recipe, 
     assert len({checkpoint_digest(one) for one in (served, other, a_checkpoint(tmp_path / "theirs"))}) == 3
 
 
+def test_a_checkpoint_whose_verifier_has_no_id_is_taken_as_it_is(recipe: Recipe, tmp_path: Path) -> None:
+    folder = a_checkpoint(tmp_path / "theirs")
+    config = read_json(folder / "config.json")
+    config["speculators_config"]["verifier"]["id"] = None
+    write_json(folder / "config.json", config)
+    assert named(str(folder), recipe, tmp_path / "home").base
+
+
 def a_baseline(path: Path, rounds: int) -> str:
     loads = [{"concurrency": 1, "speedups": [1.2] * rounds, "drafting": []}] if rounds else []
     document: dict[str, object] = {name: {} for name in ("work", "machine", "instrument", "settings")}
