@@ -13,7 +13,7 @@ from speculators.stages.training import Data, baseline_rows
 from speculators.training import packing, prefetch, step
 from speculators.training.baselines import bigram_matches, bigram_successors
 from speculators.training.files import DRAFT_NAME, METRICS_NAME
-from speculators.training.loop import TrainingOptions, train
+from speculators.training.loop import TrainingOptions, train, validation_line
 from speculators.training.optimiser import Optimiser
 from speculators.training.packing import Fitted
 from speculators.training.prefetch import Prefetch
@@ -166,6 +166,8 @@ def test_held_out_answers_of_one_token_leave_nothing_to_draft_and_that_is_said()
         "baseline bigram: nothing could be drafted",
         "baseline untrained: nothing could be drafted",
     ]
+    judged = evaluate(taught, batches, 3).figures
+    assert validation_line(1, 2, judged, None, False) == "epoch 1/2: nothing could be drafted on 1 documents"
 
 
 def test_a_bigram_table_knows_the_commonest_follower_of_generated_tokens() -> None:
