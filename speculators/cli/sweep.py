@@ -31,7 +31,7 @@ def sweep(
         typer.Option(
             "--write",
             metavar="DIR",
-            help="Write the setting into this checkpoint of the draft.",
+            help="Write the setting into this copy of the draft's checkpoint.",
             show_default=False,
         ),
     ] = None,

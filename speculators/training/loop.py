@@ -297,7 +297,8 @@ def validation_line(
     if not validation:
         return f"epoch {epoch:g}/{epochs}: no validation documents"
     if validation["acceptance_length"] is None:
-        return f"epoch {epoch:.3g}/{epochs}: nothing could be drafted on {validation['documents']} documents"
+        documents = validation["documents"]
+        return f"epoch {epoch:.3g}/{epochs}: nothing could be drafted, validation documents: {documents}"
     positions = " ".join(f"{rate:.3f}" for rate in validation["per_position"])
     gained = f", {gain.gain:+.3f} with noise {gain.noise:.3f}" if gain else ""
     return (

@@ -27,17 +27,20 @@ class ValidationBatch(NamedTuple):
     """Documents side by side and the verifier's choices on them, which no epoch changes; on the CPU.
 
     ``sequence`` is without states, which are brought when it is replayed: those of all held-out documents
-    need not fit into a GPU, nor into memory.
+    need not fit into a GPU.
     """
 
     documents: list[Document]
     sequence: PackedSequence
     truth: torch.Tensor  # [S] int64, -1 where the verifier was not asked
 
-    def brought(self, verifier: FrozenVerifier) -> PackedSequence:
-        """The sequence with its states, where the verifier is."""
-        ends = verifier.embedding
-        return filled(self.sequence, self.documents, ends.dtype).to(ends.device)
+
+def brought(
+    outline: PackedSequence, documents: Sequence[Document], verifier: FrozenVerifier
+) -> PackedSequence:
+    """The ``outlined`` documents with their states, where the verifier is."""
+    ends = verifier.embedding
+    return filled(outline, documents, ends.dtype).to(ends.device)
 
 
 def prepare(
@@ -48,9 +51,9 @@ def prepare(
     lengths = [len(document.token_ids) for document in documents]
     for numbers in plan_epoch(lengths, sequence_length, seed=None):
         chosen = [documents[number] for number in numbers]
-        batch = ValidationBatch(chosen, outlined(chosen), torch.empty(0))
-        truth = target_tokens(verifier, batch.brought(verifier))
-        batches.append(batch._replace(truth=truth.cpu()))
+        outline = outlined(chosen)
+        truth = target_tokens(verifier, brought(outline, chosen, verifier))
+        batches.append(ValidationBatch(chosen, outline, truth.cpu()))
     return batches
 
 
@@ -80,7 +83,7 @@ def match_matrix(
 
 def replayed(objective: Objective, batch: ValidationBatch, positions: int) -> torch.Tensor:
     """The match matrix of a batch, [S, K] bool on the CPU."""
-    sequence = batch.brought(objective.verifier)
+    sequence = brought(batch.sequence, batch.documents, objective.verifier)
     truth = batch.truth.to(objective.verifier.embedding.device)
     return match_matrix(objective, sequence, positions, truth).cpu()
 

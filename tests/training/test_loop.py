@@ -167,7 +167,10 @@ def test_held_out_answers_of_one_token_leave_nothing_to_draft_and_that_is_said()
         "baseline untrained: nothing could be drafted",
     ]
     judged = evaluate(taught, batches, 3).figures
-    assert validation_line(1, 2, judged, None, False) == "epoch 1/2: nothing could be drafted on 1 documents"
+    assert (
+        validation_line(1, 2, judged, None, False)
+        == "epoch 1/2: nothing could be drafted, validation documents: 1"
+    )
 
 
 def test_a_bigram_table_knows_the_commonest_follower_of_generated_tokens() -> None:
