@@ -83,13 +83,13 @@ OURS: dict[str, type[Objective]] = {
 class Trainer:
     """Objective and optimiser between requests; ``tests/reference/inside/stepping.py`` is its twin."""
 
-    def prepare(self, case: str, side: str, rate: float) -> dict[str, Any]:
+    def prepare(self, case: str, side: str, rate: float, optimizer: str) -> dict[str, Any]:
         """Bind the side to the case's weights; returns the bytes of the process without them."""
         measure.warm_up()
         bare = measure.resident()
         self.rate = rate
         self.objective = bound(Case.read(Path(case)), OURS[side], torch.float32)
-        self.optimiser = Optimiser(self.objective.draft, "adamw", weight_decay=0.0)
+        self.optimiser = Optimiser(self.objective.draft, optimizer, weight_decay=0.0)
         return {"bare": bare}
 
     def step(self, case: str) -> dict[str, Any]:

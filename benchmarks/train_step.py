@@ -6,6 +6,7 @@
     python benchmarks/train_step.py --savings --supervised 0.3     # single savings turned off
     python benchmarks/train_step.py --sides fast --tokens 1024 2048 4096 8192 16384
     python benchmarks/train_step.py --sides fast --supervised 1 --profile 20
+    python benchmarks/train_step.py --sides fast oracle --optimizer muon --tokens 1024
 
 Each side runs in its own process, and they take turns step by step; in the same round one more process
 runs the matrix products of the first side's step alone, which says how much of the machine's matmul speed
@@ -35,7 +36,7 @@ from benchmarks.step_sides import OURS  # noqa: E402
 from benchmarks.step_table import Round, Setting, Step, table  # noqa: E402
 from benchmarks.step_workload import documents  # noqa: E402
 from speculators.checkpoint.eagle3 import Eagle3Config  # noqa: E402
-from speculators.training.optimiser import BETAS  # noqa: E402
+from speculators.training.optimiser import BETAS, KINDS  # noqa: E402
 from tests.reference.cases import random_batch, random_weights  # noqa: E402
 from tests.reference.environment import Side, UnavailableError, reference_side  # noqa: E402
 
@@ -80,7 +81,7 @@ class Sitting:
             asked |= {"attention": self.options.attention, "betas": BETAS}
         else:
             process = self.process(side)
-            asked |= {"side": side}
+            asked |= {"side": side, "optimizer": self.options.optimizer}
         return Taking(process, process.ask("prepare", **asked)["bare"])
 
     def settings(self) -> Iterator[Setting]:
@@ -143,11 +144,15 @@ def arguments() -> argparse.Namespace:
     add("--tokens", type=int, nargs="+", default=[2048], help="of a pack (default 2048)")
     add("--supervised", type=float, nargs="+", default=[1.0, 0.6, 0.3, 0.1], help="shares of the tokens")
     add("--rounds", type=int, default=5, help="steps of each side that count, after one that does not")
+    add("--optimizer", choices=KINDS, default="adamw", help="of this trainer's sides (default adamw)")
     add("--threads", type=int, default=os.cpu_count(), help="of each process; they never run at once")
     add("--attention", choices=["sdpa", "eager"], default="sdpa", help="of the reference; sdpa is faster")
     add("--profile", type=int, default=0, metavar="N", help="print the first side's N dearest operators")
     add("--json", type=Path, help="write every round's figures to this file")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if REFERENCE in options.sides and options.optimizer != "adamw":
+        parser.error("--optimizer: the reference has AdamW here, so name other --sides")
+    return options
 
 
 def main() -> None:
@@ -161,7 +166,8 @@ def main() -> None:
         except UnavailableError as error:
             sys.exit(f"the reference cannot be had here: {error}\n--sides fast oracle needs no reference")
     load = f"{before:.1f} before, {os.getloadavg()[0]:.1f} after"
-    words = f"{options.shape} shapes, K={options.steps}, draft vocabulary {options.draft_vocabulary}, float32"
+    words = f"{options.shape} shapes, K={options.steps}, draft vocabulary {options.draft_vocabulary}"
+    words = f"{words}, float32, {options.optimizer}"
     print(f"{words}; {options.rounds} rounds, {options.threads} threads of {machine()}, load {load}")
     print(table(settings))
     if options.json:

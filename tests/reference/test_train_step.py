@@ -69,7 +69,7 @@ def test_ratios_are_of_rounds_and_memory_is_the_most_of_them() -> None:
 @pytest.mark.integration
 def test_a_sitting_of_both_sides_takes_the_same_steps(ask: Ask, tmp_path: Path) -> None:
     """``ask`` is wanted for what it leaves out: a machine without the reference."""
-    options = Namespace(sides=["fast", "reference"], steps=3, attention="sdpa")
+    options = Namespace(sides=["fast", "reference"], steps=3, attention="sdpa", optimizer="adamw")
     with ExitStack() as stack:
         sitting = Sitting(options, SHAPE, tmp_path, stack)
         batch, taught = sitting.batch(256, 0.4, seed=1)
