@@ -64,6 +64,7 @@ from speculators.quantities import duration  # noqa: E402
 from speculators.recipe.yaml_loader import load_yaml  # noqa: E402
 from speculators.recipe.yaml_writer import dump_yaml  # noqa: E402
 from speculators.report.document import COMPARISON  # noqa: E402
+from speculators.report.spelling import difference  # noqa: E402
 from speculators.serving.environment import engine_environment  # noqa: E402
 
 #: Blocks that a recipe which brings its draft does not have.
@@ -290,7 +291,7 @@ def why(found: Mapping[str, Any]) -> str:
     """What a comparison rests on, in a line."""
     changes = {one["name"]: one for one in reversed(found["figures"])}
     shown = ", ".join(
-        f"{name} {one['change']:+.1%} [{one['low']:+.1%}, {one['high']:+.1%}]"
+        f"{name} {difference(one['change'])} [{difference(one['low'])}, {difference(one['high'])}]"
         for name in (SPEEDUP, LENGTH)
         if (one := changes.get(name))
     )

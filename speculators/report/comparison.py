@@ -10,6 +10,7 @@ from typing import Any
 
 from speculators.benchmark.comparison import NOT_COMPARABLE, spelled
 from speculators.benchmark.gate import OK, REGRESSION, UNDECIDED
+from speculators.report.spelling import difference
 
 Document = Mapping[str, Any]
 Figure = Mapping[str, Any]
@@ -73,10 +74,10 @@ def _notes(document: Document) -> Iterator[str]:
 def _row(one: Figure) -> tuple[str, ...]:
     at = "" if one["concurrency"] is None else f" at {one['concurrency']}"
     shares = one["low"] is None
-    bounds = "" if shares else f"[{one['low']:+.1%}, {one['high']:+.1%}]"
+    bounds = "" if shares else f"[{difference(one['low'])}, {difference(one['high'])}]"
     values = (f"{one[side]:.1%}" if shares else f"{one[side]:.3f}" for side in ("old", "new"))
     verdict = one["verdict"] + ("" if one["gated"] else " (shown)")
-    return (MARKS[one["verdict"]], one["name"] + at, *values, f"{one['change']:+.1%}", bounds, verdict)
+    return (MARKS[one["verdict"]], one["name"] + at, *values, difference(one["change"]), bounds, verdict)
 
 
 def _differences(found: list[Mapping[str, Any]]) -> Iterator[str]:

@@ -22,8 +22,8 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 
 def difference(value: float | None) -> str:
-    """A relative difference with its sign."""
-    return NOT_MEASURED if value is None else f"{100 * value:+.1f}%"
+    """A relative difference with its sign; one that rounds to nothing has a plus, not rounding's own sign."""
+    return NOT_MEASURED if value is None else f"{round(100 * value, 1) + 0.0:+.1f}%"
 
 
 def interval(ratio: dict[str, Any] | None) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from speculators.benchmark.checks import broken
+from speculators.report.spelling import difference
 
 #: Conditions of the summary, as a sentence names them.
 UNDER = {
@@ -169,7 +170,7 @@ def under(summary: dict[str, Any], name: str, words: str) -> str:
     if not one["overall_speedup"]:
         return ""
     change = one["acceptance_change"]
-    beside = "" if change is None else f", and its acceptance length changes by {change:+.1%}"
+    beside = "" if change is None else f", and its acceptance length changes by {difference(change)}"
     return (
         f" {words.capitalize()} it gives {one['overall_speedup']['mean']:.2f} times the plain speed{beside}."
     )

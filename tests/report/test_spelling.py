@@ -21,6 +21,7 @@ def test_figures() -> None:
     assert spelling.number(1234.567) == "1,234.57"
     assert spelling.percent(0.9814) == "98.1%"
     assert spelling.difference(-0.021) == "-2.1%"
+    assert spelling.difference(-1e-16) == "+0.0%", "rounding's own sign is nobody's finding"
     assert spelling.rates([0.5, 0.25]) == "0.500 / 0.250"
     assert spelling.interval({"mean": 1.2, "low": 1.1, "high": 1.3}) == "1.20× [1.10, 1.30]"
     assert spelling.interval({"mean": 1.2, "low": None, "high": None}) == "1.20× (one round: no interval)"
