@@ -49,7 +49,7 @@ def _lines(card: Mapping[str, Any]) -> Iterator[str]:
     widest = max(one["requests"] for one in card["cells"])
     yield f"for {card['context']:.0f} tokens of context, the mean of what was asked"
     yield from _by_context(card)
-    yield f"vLLM keeps the last setting beyond {widest} requests, the widest load that was measured"
+    yield f"vLLM keeps the last setting beyond the widest load that was measured ({widest} at a time)"
     yield from (f"warning: {one}" for one in card["warnings"])
 
 
