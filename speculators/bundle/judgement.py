@@ -21,6 +21,7 @@ from speculators.benchmark.measurement import asked_prompts, measured_settings, 
 from speculators.benchmark.statistics import relative_difference
 from speculators.bundle.evidence import ARTEFACT_STAGES, Evidence
 from speculators.errors import EXIT_REGRESSION, EXIT_UNDECIDED
+from speculators.report.spelling import difference
 
 REPEAT_SCHEMA = "speculators/repeat/v1"
 SAME, CONSISTENT, DIFFERS, NOT_COMPARABLE = "same bytes", "consistent", "differs", "not comparable"
@@ -282,7 +283,7 @@ def no_figures(figures: tuple[Figure, ...]) -> str:
 
 def figure_text(one: Figure) -> str:
     values = f"{value_text(one.published)} published, {value_text(one.repeated)} here"
-    return f"{one.name} at {one.concurrency}: {values} ({one.change:+.1%}): {one.outcome}"
+    return f"{one.name} at {one.concurrency}: {values} ({difference(one.change)}): {one.outcome}"
 
 
 def value_text(value: Mapping[str, Any]) -> str:
