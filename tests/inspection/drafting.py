@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import torch
 
@@ -31,6 +32,7 @@ from speculators.inspection.replay import replay
 from speculators.serving.command import Speculation
 from speculators.serving.offline import offline_engine
 from speculators.stages.training import training_options
+from speculators.training import chunked
 from speculators.training.acceptance import pool
 from speculators.training.architectures import ARCHITECTURES
 from speculators.training.loop import train
@@ -65,6 +67,8 @@ TRAINING = {
 }  # fmt: skip
 PROMPTS, SERVED = 24, 8  # answers that are learned, and those of them that are drafted
 TOKENS = 32
+#: Logits of about 1 that are no further apart may fall either way: float32 rounds their sums by as much.
+TIE = 1e-5
 CONVERTED = 3  # answers that converted checkpoints draft
 
 
@@ -176,6 +180,14 @@ def serve(
     return {"rows": rows, "counters": counters}
 
 
+def as_good(verifier: FrozenVerifier, normed: Sequence[torch.Tensor], taught: chunked.Taught) -> torch.Tensor:
+    """As ``greedy_places``, [K, M], but the second best where it is within ``TIE`` of the best."""
+    states = torch.stack([one[place] for one, place in zip(normed, taught.places)])  # [K, M, H]
+    logits, places = (states @ verifier.spoken_head.T).topk(2)  # [K, M, 2]
+    tied = logits[..., 0] - logits[..., 1] <= TIE  # [K, M]
+    return places.gather(-1, tied.long()[..., None])[..., 0]
+
+
 def predict(verifier_dir: Path, documents: Sequence[Document], model: Path, kind: str) -> dict[str, Any]:
     """What our own model proposes on the documents, and the counters that it predicts."""
     loaded = read_checkpoint(model)
@@ -183,8 +195,11 @@ def predict(verifier_dir: Path, documents: Sequence[Document], model: Path, kind
     objective: Objective = ARCHITECTURES[kind].load().objective(loaded.draft, verifier, Teaching(POSITIONS))
     read = [reading(document, loaded.draft.config.aux_layers) for document in documents]
     replayed = replay(objective, read, POSITIONS)
+    with patch.object(chunked, "greedy_places", as_good):
+        tied = [objective.propose(pack([one]), POSITIONS).tolist() for one in read]
     return {
         "proposed": [objective.propose(pack([one]), POSITIONS).tolist() for one in read],
+        "as_good": tied,
         "counters": pool((one.replayed.tally for one in replayed), POSITIONS)._asdict(),
     }
 

@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -51,30 +51,60 @@ def test_the_text_is_the_verifiers_own(found: dict[str, Any]) -> None:
     assert [row["tokens"] for row in found["served"]["rows"]] == [one["tokens"] for one in found["documents"]]
 
 
-def test_every_draft_of_the_engine_is_the_models(found: dict[str, Any], kind: str) -> None:
-    compared = 0
-    for one, row, ours in zip(found["documents"], found["served"]["rows"], found["predicted"]["proposed"]):
-        assert row["drafts"][0][0] == one["prompt"] - 1
+class Guess(NamedTuple):
+    """A token that the engine drafted, ours, and one that is as good: the same but where two logits tie."""
+
+    place: tuple[int, int]  # row and position
+    engine: int
+    ours: int
+    as_good: int
+
+
+@pytest.fixture
+def guesses(found: dict[str, Any], kind: str) -> list[Guess]:
+    """Those of the engine's that ours can be compared with."""
+    predicted, comparable = found["predicted"], []
+    for one, row, ours, as_good in zip(
+        found["documents"], found["served"]["rows"], predicted["proposed"], predicted["as_good"]
+    ):
         for place, drafted in row["drafts"]:
             for position, token in enumerate(drafted):
                 if place >= len(ours) or ours[place][position] < 0:
                     break  # behind the end of what we know
-                assert ours[place][position] == token, (place, position)
-                compared += 1
+                comparable.append(
+                    Guess((place, position), token, ours[place][position], as_good[place][position])
+                )
                 if kind not in ONE_PASS and token != one["tokens"][place + 2 + position]:
                     break
-    assert compared > 100
+    return comparable
 
 
-def test_the_counters_are_as_predicted(found: dict[str, Any]) -> None:
+@pytest.fixture
+def fallen(guesses: list[Guess]) -> int:
+    """Ties that the engine's rounding decided otherwise; on most machines none."""
+    return sum(guess.engine != guess.ours for guess in guesses)
+
+
+def test_every_draft_of_the_engine_is_the_models(
+    found: dict[str, Any], guesses: list[Guess], fallen: int
+) -> None:
+    for one, row in zip(found["documents"], found["served"]["rows"]):
+        assert row["drafts"][0][0] == one["prompt"] - 1
+    assert [guess for guess in guesses if guess.engine not in (guess.ours, guess.as_good)] == []
+    assert len(guesses) > 100
+    assert fallen <= 0.01 * len(guesses)
+
+
+def test_the_counters_are_as_predicted(found: dict[str, Any], fallen: int) -> None:
     predicted, served = found["predicted"]["counters"], found["served"]["counters"]
-    assert served["vllm:spec_decode_num_drafts"] == predicted["drafts"]
+    behind_ties = fallen * POSITIONS  # each moves the drafts behind it
+    assert abs(served["vllm:spec_decode_num_drafts"] - predicted["drafts"]) <= behind_ties
     assert predicted["drafts"] > 50
     per_position = served["vllm:spec_decode_num_accepted_tokens_per_pos"]
     assert len(per_position) == POSITIONS
     # Served, the last draft of a request may match tokens that are then cut off.
     surplus = sum(per_position) - sum(predicted["accepted"])
-    assert 0 <= surplus <= predicted["undecided"]
+    assert -behind_ties <= surplus <= predicted["undecided"] + behind_ties
     assert sum(predicted["accepted"]) > 0.1 * predicted["drafts"]
 
 
