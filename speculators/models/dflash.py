@@ -197,6 +197,8 @@ class BlockDrafting:
         self.draft, self.verifier, self.teaching = draft, verifier, teaching
         self.loss = WeightedSum(teaching.losses)
         self.precision = Precision(teaching.dtype, teaching.checkpointing)
+        first, *others = (layer.self_attn.k_norm.weight for layer in draft.layers)
+        self.one_key_gain = all(torch.equal(first, gain) for gain in others)
 
     def batch(self, sequence: PackedSequence, generator: torch.Generator) -> Batch:
         """Draw the anchors: rows whose first guess is a generated token, at most ``teaching.anchors``."""
@@ -217,14 +219,16 @@ class BlockDrafting:
         last = batch.sequence.hidden_states[:, -1]  # [S, H]
         sums, gradients = taught_gradients(self.verifier, states, last, drawn.taught, weights, self.loss)
         torch.autograd.backward(states, gradients)
-        self.share_key_gains()
+        if self.one_key_gain:
+            self.share_key_gains()
         return sums
 
     def share_key_gains(self) -> None:
         """Give every layer's key norm the same gradient, so that their gains stay equal.
 
         vLLM's CPU build scales the context keys of every layer by layer 0's gain
-        (``checkpoint/dflash.py``, ``checks``); with equal gains it computes what was trained.
+        (``checkpoint/dflash.py``, ``checks``); with equal gains it computes what was trained.  A draft
+        that starts with others, as a published one may, keeps them: one gradient would fit none of them.
         """
         gains = [layer.self_attn.k_norm.weight for layer in self.draft.layers]
         gradients = [gain.grad for gain in gains if gain.grad is not None]

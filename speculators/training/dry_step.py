@@ -29,24 +29,25 @@ CPU_WORDS = ("DefaultCPUAllocator", "can't allocate memory", "not enough memory"
 
 
 def neediest(windows: Sequence[Window], documents: Sequence[Document]) -> list[list[int]]:
-    """Document numbers of the longest sequence, and of one with more to learn where there is one.
+    """Document numbers of the longest sequence; of others that have more to learn, or more to attend to.
 
-    Some objectives run every row and some those that are taught, so either may need the most.  Of equals
-    the one with the longest document: attention grows with its square.
+    Which one needs the most is the objective's: some run every row and some those that are taught, and
+    some keep a score for every pair of a document's tokens.  Of equals the one with the longest document.
     """
     lengths = [len(document.token_ids) for document in documents]
     learned = [length - document.prompt_tokens for length, document in zip(lengths, documents)]
+    pairs = [length * length for length in lengths]
     sequences = {tuple(sequence) for window in windows for sequence in window}
 
-    def total(tokens: Sequence[int], sequence: Sequence[int]) -> int:
-        return sum(tokens[number] for number in sequence)
+    def total(amounts: Sequence[int], sequence: Sequence[int]) -> int:
+        return sum(amounts[number] for number in sequence)
 
-    def most(tokens: Sequence[int]) -> tuple[int, ...]:
-        return max(sequences, key=lambda one: (total(tokens, one), max(lengths[n] for n in one), one))
-
-    longest, richest = most(lengths), most(learned)
-    more = total(learned, richest) > total(learned, longest)
-    return [list(longest), list(richest)] if more else [list(longest)]
+    chosen: list[tuple[int, ...]] = []
+    for amounts in (lengths, learned, pairs):
+        most = max(sequences, key=lambda one: (total(amounts, one), max(lengths[n] for n in one), one))
+        if all(total(amounts, most) > total(amounts, one) for one in chosen):
+            chosen.append(most)
+    return [list(one) for one in chosen]
 
 
 def dry_step(

@@ -23,6 +23,12 @@ def test_the_longest_sequence_is_chosen_and_of_equals_that_with_the_longest_docu
     assert neediest([[[3, 4]], [[0, 1, 4]], [[4, 2]]], documents) == [[4, 2]]
 
 
+def test_a_long_document_is_run_beside_more_tokens_of_short_ones() -> None:
+    """Drafts that keep a score for each pair of tokens need the most for it."""
+    documents = [tiny.document(length, 2, length) for length in (20, 19, 18, 50)]
+    assert neediest([[[0, 1, 2]], [[3]]], documents) == [[0, 1, 2], [3]]
+
+
 def test_a_shorter_sequence_with_more_to_learn_is_run_too() -> None:
     """Rows that nothing is learned from cost next to nothing."""
     documents = [tiny.document(40, 36, 0), tiny.document(30, 4, 1), tiny.document(32, 6, 2)]
