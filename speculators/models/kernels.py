@@ -236,13 +236,19 @@ def _options(layout: Layout, q: torch.Tensor) -> dict[str, Any]:
 PLAIN = PlainKernel()
 CPU_FLASH = CpuFlashKernel()
 CUDA_FLASH = CudaFlashKernel()
+#: Features of a head that torch's flash attention takes at the most, and only multiples of 8.
+CUDA_FLASH_WIDEST = 256
 
 
-def kernel_for(device: torch.device, dtype: torch.dtype) -> Kernel:
-    """The fastest kernel that computes ``dtype`` on ``device``; on "meta" a GPU's costs are counted."""
+def kernel_for(device: torch.device, dtype: torch.dtype, head_dim: int) -> Kernel:
+    """The fastest kernel that computes heads of ``head_dim`` features in ``dtype`` on ``device``.
+
+    On "meta" a GPU's costs are counted.
+    """
     if device.type == "cpu":
         return CPU_FLASH
-    if device.type in ("cuda", "meta") and dtype in (torch.float16, torch.bfloat16):
+    fits = head_dim % 8 == 0 and head_dim <= CUDA_FLASH_WIDEST
+    if device.type in ("cuda", "meta") and dtype in (torch.float16, torch.bfloat16) and fits:
         return CUDA_FLASH
     return PLAIN
 

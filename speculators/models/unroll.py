@@ -121,7 +121,7 @@ class Unroll:
         self.stream = draft.fc.weight.dtype
         self.dtype = precision.dtype or self.stream
         self.precision = precision
-        self.kernel: Kernel = kernel_for(draft.fc.weight.device, self.dtype)
+        self.kernel: Kernel = kernel_for(draft.fc.weight.device, self.dtype, self.config.head_dim)
         first, width = draft.layers[0], self.config.hidden_size
         #: The gain of a residual stream that layer 0 reads normed.
         self.entry = [(first.state_norm.weight, self.stream)] if first.residual_is_normed else []

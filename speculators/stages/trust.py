@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import torch
-
 from speculators.documents import read_json
 from speculators.errors import MachineError
 from speculators.stages.documents import StageInput
@@ -19,6 +17,8 @@ from speculators.training.loop import DTYPES, TrainingOptions
 from speculators.training.objective import Objective, Teaching
 from speculators.training.parallel import KINDS
 
+#: The precision that is left where the recipe's is not computed right.
+SINGLE = "float32"
 ASK_AGAIN = "`speculators certify RECIPE --fresh` asks again"
 
 Say = Callable[[str], None]
@@ -79,14 +79,17 @@ def chosen_way(
 ) -> Way:
     """The recipe's way where the machine computes it right in its precision; else a slower one, in single.
 
-    The oracle's, where there is one.  Objectives without one are written in plain torch.
+    The same objective where that holds, its oracle where neither does.  Objectives without an oracle are
+    written in plain torch.
     """
     teaching, wrong = options.teaching, [check["name"] for check in trusted["checks"] if not check["ok"]]
-    if trusted["objective"].get(options.precision) == "fast":
+    fast = {precision for precision, way in trusted["objective"].items() if way == "fast"}
+    if options.precision in fast:
         return Way(implementation.objective, teaching, wrong)
-    slow = implementation.oracle or implementation.objective
-    name = (
-        "the slow oracle" if implementation.oracle else "plain torch, which has no oracle to be checked by,"
-    )
-    say(f"not trusted on this machine: {', '.join(wrong)}; training by {name} in float32")
-    return Way(slow, teaching._replace(dtype=torch.float32), wrong)
+    slow, name = implementation.objective, "plain torch, which has no oracle to be checked by, in float32"
+    if implementation.oracle and SINGLE in fast:
+        name = "the same objective in float32"
+    elif implementation.oracle:
+        slow, name = implementation.oracle, "the slow oracle in float32"
+    say(f"not trusted on this machine: {', '.join(wrong)}; training by {name}")
+    return Way(slow, teaching._replace(dtype=DTYPES[SINGLE]), wrong)

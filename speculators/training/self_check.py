@@ -31,15 +31,16 @@ from speculators.training.verifier import FrozenVerifier
 KIND = "eagle3"
 STEPS = 20  # optimiser steps that ranks take together
 TEACHING = Teaching(positions=3, step_decay=0.9)
-#: Small enough for seconds, large enough for every kernel: grouped heads of 64, several blocks of rows.
+#: Small enough for seconds, large enough for kernels: grouped heads, several blocks of rows.
+#: Flash attention has a kernel for each size of heads; here are the two that most verifiers have, 64 and 128.
 SHAPE = Eagle3Config(
     hidden_size=256, intermediate_size=512, num_attention_heads=4, num_key_value_heads=2, head_dim=64,
     rms_norm_eps=1e-5, rope_theta=10000.0, max_position_embeddings=1024, layers=1, aux_layers=(1, 2, 3),
     vocab_size=1024, draft_vocab_size=512,
 )  # fmt: skip
 ANOTHER = replace(
-    SHAPE, layers=2, sliding_window=48, norm_before_fc=False, fc_norm=True, norm_before_residual=True,
-    norm_output=True,
+    SHAPE, num_attention_heads=2, num_key_value_heads=1, head_dim=128, layers=2, sliding_window=48,
+    norm_before_fc=False, fc_norm=True, norm_before_residual=True, norm_output=True,
 )  # fmt: skip
 Lengths = Sequence[tuple[int, int]]  # tokens of documents, and of their prompts
 #: A fast step runs the rows that are taught, or all of them.

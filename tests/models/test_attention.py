@@ -106,9 +106,11 @@ def test_merging_two_sets_of_keys_is_attending_to_both() -> None:
 
 
 def test_the_kernel_follows_device_and_dtype() -> None:
-    assert kernel_for(torch.device("cpu"), torch.float64) is CPU_FLASH
-    assert kernel_for(torch.device("cuda"), torch.bfloat16) is CUDA_FLASH
-    assert kernel_for(torch.device("cuda"), torch.float32) is PLAIN
+    assert kernel_for(torch.device("cpu"), torch.float64, 64) is CPU_FLASH
+    assert kernel_for(torch.device("cuda"), torch.bfloat16, 256) is CUDA_FLASH
+    assert kernel_for(torch.device("cuda"), torch.float32, 64) is PLAIN
+    for refused in (100, 512):
+        assert kernel_for(torch.device("cuda"), torch.bfloat16, refused) is PLAIN
 
 
 @pytest.mark.parametrize("window", [None, 7])
@@ -117,7 +119,7 @@ def test_the_gpu_s_operators_take_these_arguments_and_return_these_shapes(window
     tensors_of = ("query_offsets", "key_offsets", "key_rows")
     layout = layout._replace(**{name: getattr(layout, name).to("meta") for name in tensors_of})
     q, past, own = (x.detach().to("meta", torch.bfloat16).requires_grad_() for x in tensors(1))
-    out = attend(kernel_for(q.device, q.dtype), layout, q, past, [own])
+    out = attend(kernel_for(q.device, q.dtype, q.shape[-1]), layout, q, past, [own])
     out.backward(torch.empty_like(out))
     assert out.shape == q.shape
     assert (q.grad.shape, past.grad.shape, own.grad.shape) == (q.shape, past.shape, own.shape)

@@ -72,10 +72,16 @@ def test_a_kind_without_an_oracle_is_taught_in_single_precision(tmp_path: Path, 
     )
 
 
-def test_a_recipe_falls_back_by_its_own_precision(tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", DTYPES)
+def test_what_fails_in_half_precision_alone_is_taught_as_fast_in_single(
+    tmp_path: Path, capsys, precision: str
+) -> None:
     answer = {**MISMATCH, "objective": {"float32": "fast", "bfloat16": "oracle"}}
-    found, _ = train(tmp_path, answer)
-    assert found["objective"] == "fast"
+    _, losses = train(tmp_path / "sound", None)
+    found, taught = train(tmp_path / "half", answer, precision=precision)
+    assert (found["objective"], taught) == ("fast", losses)
+    said = "training by the same objective in float32" in capsys.readouterr().out
+    assert said == (precision == "bfloat16")
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ class Unknown:
 
 
 def test_a_kernel_that_is_a_thousandth_off_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unroll, "kernel_for", lambda device, dtype: Leaky)
+    monkeypatch.setattr(unroll, "kernel_for", lambda device, dtype, head_dim: Leaky)
     assert [check.ok for check in asked()] == [False] * 3
 
 
@@ -99,7 +99,7 @@ def test_half_precision_is_asked_of_the_head_and_the_loss_too(monkeypatch: pytes
 def test_a_kernel_that_is_not_there_is_a_failed_check_with_its_cause(
     monkeypatch: pytest.MonkeyPatch, kernel: type, cause: str
 ) -> None:
-    monkeypatch.setattr(unroll, "kernel_for", lambda device, dtype: kernel)
+    monkeypatch.setattr(unroll, "kernel_for", lambda device, dtype, head_dim: kernel)
     for check in asked():
         assert not check.ok
         assert check.document()["error"] is None
