@@ -15,6 +15,9 @@ from speculators.errors import RecipeError
 #: ``rope_type`` values whose angles ``models.rope`` computes.
 ROPE_KINDS = ("default", "linear", "llama3", "yarn")
 
+#: What every draft shares with the verifier that it was made for.
+OF_VERIFIER = ("hidden_size", "vocab_size")
+
 SLIDING = "sliding_attention"  # of ``layer_types``: a row sees a window only
 
 Config = TypeVar("Config", bound="DraftConfig")

@@ -43,6 +43,7 @@ RULES = (
     Rule(("algorithm.kind",), source_rules.nothing_to_train),
     Rule(("training.init_from",), source_rules.start_exists),
     Rule(("training.init_from", "algorithm.kind"), warm_start.start_fits),
+    Rule(("training.init_from",), warm_start.start_of_this_verifier),
     Rule(("datagen.prompts.files",), source_rules.training_files),
     Rule(("datagen.prepared",), source_rules.prepared_data),
     Rule(("datagen.prompts.files", "datagen.prompts.magpie.count"), source_rules.some_prompts),

@@ -1,6 +1,6 @@
 """A draft to train further: what it brings to a recipe, and where the two disagree.
 
-Read from its ``config.json`` alone, so that ``check`` and ``plan`` know as much as training will.
+Read from its ``config.json`` alone, so that ``check`` and ``plan`` refuse what training would.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from speculators.checkpoint.config import completed, from_document, stored_format
 from speculators.checkpoint.format import Format
+from speculators.checkpoint.shape import OF_VERIFIER
 from speculators.errors import SpeculatorsError
 from speculators.recipe.diagnostics import Diagnostic
 from speculators.recipe.facts import find_facts
@@ -28,14 +29,15 @@ INIT_FROM = "training.init_from"
 class Start(NamedTuple):
     """What a checkpoint's config says, in the recipe's words.
 
-    ``values`` are those of the ``algorithm`` block; ``keys`` the config's own names of them.  ``problem``:
-    why it cannot be trained further.
+    ``values`` are those of the ``algorithm`` block; ``keys`` the config's own names of them;
+    ``verifier`` what it shares with its own.  ``problem``: why it cannot be trained further.
     """
 
     source: str
     stored_as: str = ""
     values: Mapping[str, Any] = {}
     keys: Mapping[str, str] = {}
+    verifier: Mapping[str, int] = {}
     problem: str = ""
 
 
@@ -80,7 +82,8 @@ def read_start(folder: Path, name: str, verifier_layers: int) -> Start:
     keys = config_keys(known)
     fields = {"aux_layers": list(config.aux_layers), "draft_vocabulary": config.draft_vocab_size}
     values = {field: fields[field] if field in fields else getattr(config, field) for field in keys}
-    return Start(source, known.stored_as, values, keys)
+    of_verifier = {field: getattr(config, field) for field in OF_VERIFIER}
+    return Start(source, known.stored_as, values, keys, of_verifier)
 
 
 def config_keys(known: Format) -> dict[str, str]:
@@ -117,3 +120,15 @@ def start_fits(view: View) -> Iterator[Diagnostic]:
             message = f"{name} is {written}, but {start.source} has {start.keys[name]} {stored}"
             hint = f"leave {name} out to inherit it, or training.init_from to start from random weights"
             yield view.problem("error", "init-from", dotted, message, hint)
+
+
+def start_of_this_verifier(view: View) -> Iterator[Diagnostic]:
+    """Where the verifier is not at hand yet, training says it."""
+    start = find_start(view.data, view.folder, os.environ)
+    if start is None or view.facts is None:
+        return
+    for name, stored in start.verifier.items():
+        if stored != (wanted := getattr(view.facts, name)):
+            message = f"the verifier's {name} is {wanted}, but {start.source} has {stored}"
+            hint = "name a draft of this verifier, or leave training.init_from out to start anew"
+            yield view.problem("error", "init-from", INIT_FROM, message, hint)

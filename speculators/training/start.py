@@ -7,7 +7,6 @@ trained, like a verifier's, but a draft with others would start as another funct
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +16,7 @@ from torch import nn
 
 from speculators.checkpoint.config import CONFIG_NAME
 from speculators.checkpoint.read import LoadedDraft, read_checkpoint
-from speculators.checkpoint.shape import DraftConfig
+from speculators.checkpoint.shape import OF_VERIFIER, DraftConfig
 from speculators.checkpoint.tensors import EMBED_TOKENS, LM_HEAD
 from speculators.documents import file_digest
 from speculators.errors import StageError
@@ -25,7 +24,10 @@ from speculators.training.architectures import ARCHITECTURES
 from speculators.training.verifier import FrozenVerifier
 
 #: What a published draft decides by itself; a recipe has no word for it.
-INHERITED = ("rope_theta", "rope_scaling", "sliding_window", "max_position_embeddings")
+INHERITED = (
+    "rope_theta", "rope_scaling", "sliding_window", "max_position_embeddings", "rms_norm_eps",
+    "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim",
+)  # fmt: skip
 #: Half types round; anything beyond that is another matrix.
 ENDS_BOUND = 1e-2
 
@@ -57,14 +59,23 @@ def find_start(folder: Path | None, wanted: DraftConfig, kind: str, verifier_lay
     loaded = read_checkpoint(folder, verifier_layers=verifier_layers)
     stored_as = ARCHITECTURES[kind].format.stored_as
     if loaded.kind != stored_as:
-        raise _conflict([f"algorithm.kind is {kind!r}, {place} has speculators_model_type {loaded.kind!r}"])
+        raise _conflict(
+            f"algorithm.kind is {kind!r}, {place} has speculators_model_type {loaded.kind!r}",
+            "leave training.init_from out to start anew, or name a draft of the recipe's kind",
+        )
     config: DraftConfig = loaded.draft.config
     names = [field.name for field in fields(wanted) if field.name not in INHERITED]
     differing = [name for name in names if getattr(wanted, name) != getattr(config, name)]
     if differing:
         raise _conflict(
-            f"recipe and verifier ask for {name} {getattr(wanted, name)}, {place} has {getattr(config, name)}"
-            for name in differing
+            "; ".join(
+                f"recipe and verifier ask for {name} {getattr(wanted, name)}, "
+                f"{place} has {getattr(config, name)}"
+                for name in differing
+            ),
+            "name a draft of this verifier, or leave training.init_from out to start anew"
+            if set(differing) & set(OF_VERIFIER)
+            else "leave the recipe's value out to inherit the draft's, or training.init_from to start anew",
         )
     return Start(config, loaded, file_digest(next(folder.glob("*.safetensors"))))
 
@@ -97,9 +108,5 @@ def load_into(draft: nn.Module, loaded: LoadedDraft) -> None:
             held[name].copy_(tensor)
 
 
-def _conflict(differences: Iterable[str]) -> StageError:
-    return StageError(
-        f"training.init_from: {'; '.join(differences)}",
-        hint="leave the recipe's value out to inherit the draft's, or training.init_from to start anew",
-        rule="init-from",
-    )
+def _conflict(differences: str, hint: str) -> StageError:
+    return StageError(f"training.init_from: {differences}", hint=hint, rule="init-from")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,21 @@ def test_a_conflict_names_both_places(tmp_path: Path, monkeypatch, algorithm: st
     assert loaded.recipe is None
     (problem,) = [one for one in loaded.diagnostics if one.rule == "init-from"]
     assert words in render(problem)
+
+
+@pytest.mark.parametrize(("name", "stored"), [("hidden_size", 1024), ("vocab_size", 32000)])
+def test_a_draft_of_another_verifier_is_refused_before_anything_runs(
+    tmp_path: Path, monkeypatch, name: str, stored: int
+) -> None:
+    document = to_document(
+        replace(SHAPE, **{name: stored}), 3, VerifierName("local:x", "ab" * 32, "LlamaForCausalLM")
+    )
+    published(tmp_path / "draft", **document)
+    write(tmp_path, "{kind: eagle3}", "./draft")
+    monkeypatch.chdir(tmp_path)
+    (problem,) = [one for one in load_recipe(Path("x.yaml")).diagnostics if one.rule == "init-from"]
+    assert f"{name} is {getattr(SHAPE, name)}, but ./draft/config.json has {stored}" in render(problem)
+    assert "name a draft of this verifier" in render(problem)
 
 
 def test_a_draft_that_cannot_be_trained_further_is_refused_with_its_cause(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from speculators.checkpoint.config import VerifierName, to_document
-from speculators.checkpoint.eagle3 import FORMAT
+from speculators.checkpoint.eagle3 import FORMAT, Eagle3Config
 from speculators.checkpoint.package import assemble, write_checkpoint
 from speculators.checkpoint.read import read_checkpoint
 from speculators.documents import read_json, write_json
@@ -32,14 +33,20 @@ DRAFT_IDS = torch.arange(tiny.CONFIG.draft_vocab_size) * 2 + 1
 SHAPE = tiny.config(norm_output=True, rope_scaling=YARN, rope_theta=5e5)
 
 
-def publish(folder: Path, dtype: torch.dtype = torch.bfloat16, seed: int = 7, **ends: torch.Tensor) -> Path:
+def publish(
+    folder: Path,
+    dtype: torch.dtype = torch.bfloat16,
+    seed: int = 7,
+    shape: Eagle3Config = SHAPE,
+    **ends: torch.Tensor,
+) -> Path:
     """A draft as somebody else published it, in half precision; ``ends`` replace the verifier's."""
     folder.mkdir()
-    draft, weights = tiny.draft(SHAPE, seed, dtype=torch.float32), tiny.weights(dtype=torch.bfloat16)
+    draft, weights = tiny.draft(shape, seed, dtype=torch.float32), tiny.weights(dtype=torch.bfloat16)
     weights = weights._replace(**ends)
     tensors = assemble(draft.state_dict(), DRAFT_IDS, weights, FORMAT.copies)
     halves = {name: part.to(dtype) if part.is_floating_point() else part for name, part in tensors.items()}
-    write_checkpoint(folder, to_document(SHAPE, 2, VERIFIER), halves)
+    write_checkpoint(folder, to_document(shape, 2, VERIFIER), halves)
     return folder
 
 
@@ -86,6 +93,20 @@ def test_the_package_keeps_the_published_rope_and_norms(further) -> None:
     assert read_checkpoint(root / "package" / "model").draft.config == SHAPE
 
 
+def test_widths_and_norms_that_a_recipe_has_no_word_for_are_the_drafts(tmp_path: Path) -> None:
+    theirs = replace(
+        SHAPE,
+        intermediate_size=24,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=4,
+        rms_norm_eps=1e-3,
+    )
+    start = publish(tmp_path / "published", shape=theirs)
+    train(tmp_path, start, "package")
+    assert read_checkpoint(tmp_path / "package" / "model").draft.config == theirs
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -103,7 +124,9 @@ def test_a_conflict_is_refused_with_both_places(tmp_path: Path, changes, words: 
     error = train(tmp_path, start, **changes)
     assert error["rule"] == "init-from"
     assert words.format(place=start / "config.json") in error["message"]
-    assert "leave the recipe's value out to inherit" in error["hint"]
+    anew = "leave the recipe's value out to inherit the draft's, or training.init_from to start anew"
+    other = "leave training.init_from out to start anew, or name a draft of the recipe's kind"
+    assert error["hint"] == (other if "kind" in changes else anew)
 
 
 @contextmanager
