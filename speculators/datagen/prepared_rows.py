@@ -98,13 +98,12 @@ def _row(path: Path, number: int, ids: Any, mask: Any) -> Row:
 
 
 def spans(loss_mask: np.ndarray[Any, Any]) -> list[tuple[int, int]]:
-    """Start and end of each run of learnt tokens."""
+    """Start and end of each run of learnt tokens; nothing foretells a row's first, which is in none."""
     found, place = [], 0
     for learnt, run in groupby(loss_mask.tolist()):
-        length = sum(1 for _ in run)
-        if learnt:
-            found.append((place, place + length))
-        place += length
+        start, place = max(place, 1), place + sum(1 for _ in run)
+        if learnt and start < place:
+            found.append((start, place))
     return found
 
 

@@ -9,7 +9,8 @@ Equal to ``Eagle3Draft.dense`` in loss and gradient.  What it leaves out, and wh
   every row at step 0, since their output is the next layer's key.
 * **Embeddings.**  Layer 0 reads [embedding; state] side by side, and a product with the two halves
   of a matrix is the sum of two products.  Row t reads at step k the token that row t + k reads at
-  step 0: the embedding's half is computed once a token, and each step picks its rows.
+  step 0: the embedding's half is computed once a token, and each step picks its rows.  (Where few
+  rows are asked, step 0's keys and values of all rows are a product of their own beside it.)
 * **Gains.**  A norm's gain in front of a matrix is multiplied into the matrix, once a sequence (see
   ``operators.unit_rms``).  The gain's gradient then comes out of the matrix's, and nothing is
   propagated back to constants: verifier states and embeddings.

@@ -46,13 +46,10 @@ class Asked(NamedTuple):
     taught: Taught
 
 
-def ask(sequence: PackedSequence, steps: int, bucket: int = 1, dense_from: float = DENSE_FROM) -> Asked:
+def ask(sequence: PackedSequence, steps: int, dense_from: float = DENSE_FROM) -> Asked:
     """The row sets of ``sequence`` for ``steps`` train-time-test steps, on the CPU.
 
-    Args:
-        bucket: the number of asked rows is rounded up to a multiple of this, by asking rows that
-            teach nothing: few sizes mean few compilations.
-        dense_from: share of asked rows from which on all rows are.
+    ``dense_from``: share of asked rows from which on all rows are.
     """
     sequence = sequence._replace(**{name: getattr(sequence, name).cpu() for name in LOOKED_AT})
     size = len(sequence.token_ids)
@@ -60,20 +57,12 @@ def ask(sequence: PackedSequence, steps: int, bucket: int = 1, dense_from: float
     asked = torch.zeros(size, dtype=torch.bool)
     for rows in guessing:
         asked[rows] = True
-    _round_up(asked, bucket)
     if asked.sum() >= dense_from * size:
         asked[:] = True
     return Asked(_plan(sequence, steps, asked), taught_by(guessing, asked))
 
 
 LOOKED_AT = ("token_ids", "document_ids", "positions", "supervised")
-
-
-def _round_up(asked: torch.Tensor, bucket: int) -> None:
-    """Ask the last rows that teach nothing, until the number is a multiple of ``bucket`` or all are asked."""
-    missing = -int(asked.sum()) % bucket
-    idle = (~asked).nonzero().flatten()
-    asked[idle[max(0, len(idle) - missing) :]] = True
 
 
 def _plan(sequence: PackedSequence, steps: int, asked: torch.Tensor) -> Plan:

@@ -13,6 +13,7 @@ only the numbers that go in are the same.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -247,6 +248,7 @@ def run_digest(
     """Tells runs apart that must not continue each other; how many ranks there are makes no difference.
 
     The store's key does this and more, but a stage is also run by hand, into a folder of one's choice.
+    Of states, which are many, it looks at the first document's last.
     """
     held_out = [document for batch in batches for document in batch.documents]
     config: Any = objective.draft.config  # of flags and layers that parameters do not show
@@ -256,10 +258,20 @@ def run_digest(
             "draft": asdict(config),
             "draft_ids": objective.verifier.draft_ids.tolist(),
             "parameters": {name: list(one.shape) for name, one in objective.draft.state_dict().items()},
-            "documents": [(document.id, len(document.token_ids)) for document in documents],
-            "validation": [(document.id, len(document.token_ids)) for document in held_out],
+            "documents": _content_digest(documents),
+            "validation": _content_digest(held_out),
         }
     )
+
+
+def _content_digest(documents: Sequence[Document]) -> str:
+    digest = hashlib.sha256()
+    for document in documents:
+        digest.update(f"{document.id} {document.prompt_tokens} {len(document.token_ids)}\n".encode())
+        digest.update(document.token_ids.numpy().tobytes())
+    for document in documents[:1]:
+        digest.update(document.hidden_states[-1].float().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def keep_place(

@@ -152,8 +152,9 @@ class CrossEntropy:
 
 
 class TotalVariation:
-    """``sum_v |p_v - q_v| / 2``: the chance that a sampled guess is rejected, exactly
-    (Leviathan et al., arXiv 2211.17192).
+    """``sum_v |p_v - q_v| / 2``: the chance that a sampled guess is rejected (Leviathan et al.,
+    arXiv 2211.17192), exactly where the draft's vocabulary is the verifier's.  Over a smaller one p is
+    renormalised, and what the verifier says outside it is rejected besides.
 
     ``D = sum_v max(q_v - p_v, 0)``, so ``b_v = q_v [q_v > p_v]`` and
     ``dD/dz_u = q_u ([q_u > p_u] - sum_v q_v [q_v > p_v])``.

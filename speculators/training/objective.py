@@ -40,7 +40,6 @@ class Teaching(NamedTuple):
     losses: Mapping[str, float] = MappingProxyType({"forward_kl": 1.0})  # of training.losses, with weights
     dtype: torch.dtype | None = None  # of matrix products and attention; None for the parameters' own
     checkpointing: bool = False  # compute layers again in the backward pass instead of keeping them
-    row_bucket: int = 1  # round row sets up to a multiple of this, where shapes are compiled
     anchors: int | None = None  # rows a sequence that are taught at most, where an architecture draws them
 
 

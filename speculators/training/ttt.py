@@ -69,7 +69,7 @@ class TrainTimeTest:
 
     def ask(self, sequence: PackedSequence, positions: int) -> Asked:
         """The row sets of ``sequence``, on the CPU."""
-        return ask(sequence, positions, self.teaching.row_bucket)
+        return ask(sequence, positions)
 
     def weights(self, supervised: torch.Tensor) -> torch.Tensor:
         """Each step's mean over its rows, decayed, [K]."""

@@ -106,6 +106,19 @@ def test_a_row_of_several_answers_is_a_document_for_each(inputs: dict[str, Path]
     ]
 
 
+def test_a_row_that_is_learnt_from_its_first_token_has_that_for_a_prompt(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    """No state comes before it to guess it from."""
+    model, data = inputs["verifier"] / "model", tmp_path / "data"
+    row = rows(model)[0]
+    save_rows(data, [{**row, "loss_mask": [1] * len(row["input_ids"])}])
+    save_states(data, model, {0: row["input_ids"]})
+    assert run(inputs, data, tmp_path / "out") == 0
+    (found,) = read_documents(tmp_path / "out")
+    assert found.prompt_tokens == 1
+
+
 def test_rows_without_states_or_of_the_benchmark_are_left_out_and_counted(
     inputs: dict[str, Path], tmp_path: Path
 ) -> None:

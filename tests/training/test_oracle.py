@@ -132,9 +132,9 @@ losses = st.dictionaries(st.sampled_from(sorted(LOSSES)), st.sampled_from([1.0, 
 
 
 @settings(max_examples=60, deadline=None)
-@given(shapes, tiny.sequences(), st.integers(1, 7), losses, st.booleans(), st.sampled_from([1, 8]))
-def test_in_double_precision(shape, sequence, steps, losses, checkpointing, bucket) -> None:
-    teaching = Teaching(steps, 0.8, losses, checkpointing=checkpointing, row_bucket=bucket)
+@given(shapes, tiny.sequences(), st.integers(1, 7), losses, st.booleans())
+def test_in_double_precision(shape, sequence, steps, losses, checkpointing) -> None:
+    teaching = Teaching(steps, 0.8, losses, checkpointing=checkpointing)
     sequence = sequence._replace(hidden_states=sequence.hidden_states.double())
     assert_equal(
         *(step(way, shape, sequence, teaching) for way in (TrainTimeTest, DenseTrainTimeTest)), 1e-10
@@ -278,7 +278,7 @@ def test_one_compilation_serves_documents_of_any_number_and_length() -> None:
     fast = torch.compile(unroll, fullgraph=True, backend=compiled, dynamic=True)
     for number in (4, 5, 7):
         sequence = tiny.packed([tiny.document(30 + 7 * seed, 11 + seed, seed) for seed in range(number)])
-        plan = moved(ask(sequence, 2, bucket=16).plan, device)
+        plan = moved(ask(sequence, 2).plan, device)
         size = len(sequence.token_ids)
         normed = fast(
             *(torch.empty(*shape, device=device) for shape in ((size, 3, 16), (size + 1, 16))), plan

@@ -43,11 +43,6 @@ def test_shares_hold_everything_once_and_none_is_a_third_above_the_best(costs, c
     assert max(loads) <= (4 / 3) * at_least + 1e-9
 
 
-@given(COSTS, st.integers(1, 9))
-def test_shares_are_the_same_on_every_rank(costs, count) -> None:
-    assert balanced(costs, count) == balanced(list(costs), count)
-
-
 def learn(
     ranks: Ranks, parallelism: str, optimizer: str, dtype: torch.dtype, kind: type = TrainTimeTest
 ) -> tuple[list[Any], dict[str, torch.Tensor], dict[str, torch.Tensor]]:

@@ -54,6 +54,7 @@ class Attempt:
         folder.mkdir(exist_ok=True)
         pace = {"at_least": 0.0, "times_write": 0.0} if every_window else {}
         self.checkpoints = Checkpoints(folder / "work", **pace)
+        self.documents = DOCUMENTS
         self.lines: list[str] = []
         self.asked = 0
 
@@ -76,7 +77,9 @@ class Attempt:
         model = tiny.draft(self.shape, dtype=torch.float32)
         taught = tiny.objective(model, options.ttt_steps, options.step_decay, torch.float32)
         held_out = prepare(taught.verifier, HELD_OUT, 32)
-        return train(taught, DOCUMENTS, held_out, options, self.folder, self.checkpoints, say, interrupted)
+        return train(
+            taught, self.documents, held_out, options, self.folder, self.checkpoints, say, interrupted
+        )
 
 
 def product(folder: Path) -> tuple[bytes, bytes]:
@@ -266,6 +269,20 @@ def test_a_checkpoint_of_other_options_is_not_continued(undisturbed, tmp_path: P
 def test_a_checkpoint_of_a_draft_with_other_flags_is_not_continued(undisturbed, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         Attempt(tmp_path, norm_output=not tiny.CONFIG.norm_output).run(stop_at=1)
+    attempt = Attempt(tmp_path)
+    assert without_time(attempt.run()) == undisturbed[1]
+    assert "made from other options or documents" in attempt.lines[0]
+
+
+@pytest.mark.parametrize("part", ["token_ids", "prompt_tokens", "hidden_states"])
+def test_a_checkpoint_of_documents_of_other_content_is_not_continued(
+    undisturbed, tmp_path: Path, part: str
+) -> None:
+    first, *others = DOCUMENTS
+    other = Attempt(tmp_path)
+    other.documents = [first._replace(**{part: getattr(first, part) + 1}), *others]
+    with pytest.raises(KeyboardInterrupt):
+        other.run(stop_at=1)
     attempt = Attempt(tmp_path)
     assert without_time(attempt.run()) == undisturbed[1]
     assert "made from other options or documents" in attempt.lines[0]
