@@ -48,7 +48,10 @@ def told(costs: list[Cost]) -> list[str]:
     """Lines for the end of a plan."""
     if not costs:
         return []
-    lines = [f"a training step on {costs[0].tokens} tokens, on paper:"]
+    counted = (
+        " (memory with AdamW on one GPU; Muon, checkpointing and fsdp take less)" if costs[0].memory else ""
+    )
+    lines = [f"a training step on {costs[0].tokens} tokens, on paper{counted}:"]
     for one in costs:
         line = f"  {one.taught:4.0%} of them taught: {one.operations_per_token / 1e9:.3g} GFLOP a token"
         lines.append(line if one.memory is None else f"{line}, {size(one.memory)} of a GPU at the most")
