@@ -8,8 +8,8 @@ predicted; how well shows on cells that were held out.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Mapping
-from statistics import median
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from statistics import fmean, median
 from typing import Any
 
 from speculators.benchmark.cells import cells, depths_of
@@ -57,6 +57,7 @@ def card(benchmark: Mapping[str, Any]) -> dict[str, Any]:
         "held_out": {"median": median(errors), "worst": errors[-1]} if errors else None,
         "regrets": [one._asdict() for one in regrets(chosen, known)],
         "model_regrets": [one._asdict() for one in regrets(setting(model, batch_sizes, context), together)],
+        "judged": _judged(benchmark, batch_sizes, context, together),
         "context": context,
         **_document(chosen),
         "by_context": [
@@ -96,6 +97,39 @@ def _of_model(model: Model) -> dict[str, Any]:
         "step_seconds": parts,
         "knee": knee if parts["beyond"] else None,
     }
+
+
+def _judged(
+    benchmark: Mapping[str, Any], batch_sizes: int, context: float, together: Sequence[Measured]
+) -> list[dict[str, Any]]:
+    """By load what the setting loses that the other rounds would choose, in the mean of the rounds left out.
+
+    A setting is the best of the measurements that chose it, whatever their noise: only other rounds tell what
+    that is worth.  Against the fastest K of all rounds; empty where a round is all there is.
+    """
+    numbers = sorted({one["round"] for one in benchmark["samples"]})
+    best: dict[Load, Measured] = {}
+    for one in together:
+        best[one.cell.load] = max(best.get(one.cell.load, one), one, key=lambda known: known.speed)
+    losses: dict[int, list[float]] = {}
+    for left_out in numbers if len(numbers) > 1 else ():
+        others = _of_rounds(benchmark, [number for number in numbers if number != left_out])
+        measured = cells(others)
+        if len(measured) < FEWEST_CELLS or not (accepted := acceptance(measured)).pooled:
+            continue
+        model = Model(accepted, fit(measured))
+        chosen = setting(model, batch_sizes, context, cells(others, apart=False))
+        judge = cells(_of_rounds(benchmark, [left_out]), apart=False)
+        seen = {(one.cell.requests, one.cell.tokens): one.speed for one in judge}
+        for (requests, _), fastest in best.items():
+            speeds = [seen.get((requests, tokens)) for tokens in (chosen.at(requests), fastest.cell.tokens)]
+            if speeds[0] and speeds[1]:
+                losses.setdefault(requests, []).append(1 - speeds[0] / speeds[1])
+    return [{"requests": requests, "loss": fmean(found)} for requests, found in sorted(losses.items())]
+
+
+def _of_rounds(benchmark: Mapping[str, Any], numbers: Collection[int]) -> dict[str, Any]:
+    return {**benchmark, "samples": [one for one in benchmark["samples"] if one["round"] in numbers]}
 
 
 def _rows(measured: list[Measured], model: Model, errors: Mapping[Cell, float]) -> list[dict[str, Any]]:

@@ -213,8 +213,8 @@ def held_out(measured: Sequence[Measured], known: Acceptance | None = None, fold
 
     Dealt as a Latin square: each part takes another K of each load, so that no load is missing as a whole and
     the widest one is not extrapolated.  Of a held-out cell nothing is known to its prediction, neither its
-    step time nor what it accepted (``known``: acceptance that is known from elsewhere); one that proposes
-    more tokens than all others is not predicted.
+    step time nor what it accepted (``known``: acceptance that is known from elsewhere).  Not predicted is
+    one that proposes more tokens than all others, or whose step, of a part too few to fit, would take no time.
     """
     depths = sorted({one.cell.tokens for one in measured})
     loads = sorted({one.cell.load for one in measured})
@@ -227,6 +227,8 @@ def held_out(measured: Sequence[Measured], known: Acceptance | None = None, fold
         if len(rest) < 2:
             continue
         model = Model(known or acceptance(rest), fit(rest))
-        predictable = [one for one in chosen if one.cell.tokens <= model.deepest]
+        predictable = [
+            one for one in chosen if one.cell.tokens <= model.deepest and model.time.seconds(one.cell) > 0
+        ]
         found += [HeldOut(one.cell, one.speed, model.speed(one.cell)) for one in predictable]
     return found

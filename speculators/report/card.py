@@ -46,6 +46,7 @@ def _lines(card: Mapping[str, Any]) -> Iterator[str]:
         off = f"{found['median']:.1%} in the median, at most {found['worst']:.1%}"
         yield f"cells that were held out: speed predicted {off} off"
     yield from _against_measured(card["regrets"], card["model_regrets"])
+    yield from _by_other_rounds(card["judged"])
     widest = max(one["requests"] for one in card["cells"])
     yield f"for {card['context']:.0f} tokens of context, the mean of what was asked"
     yield from _by_context(card)
@@ -101,7 +102,7 @@ def _against_measured(
     if known:
         loads = f"at {len({one['requests'] for one in known})} loads"
         worst = max(one["loss"] for one in known)
-        yield f"{loads} the recommended setting loses at most {worst:.1%} against the best measured one"
+        yield f"{loads} the recommended setting loses at most {worst:.1%} against the best of what chose it"
     else:
         yield "no load was measured with the recommended setting: whether it is best is not known"
     if alone := [one["loss"] for one in by_model if one["loss"] is not None]:
@@ -110,3 +111,13 @@ def _against_measured(
     if reckoned := sorted({(one["requests"], one["recommended"]) for one in regrets if one["loss"] is None}):
         places = ", ".join(f"{_counted(tokens)} at {requests(load)}" for load, tokens in reckoned)
         yield f"recommended as reckoned, and not measured (benchmark.depths): {places}"
+
+
+def _by_other_rounds(judged: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What measurements say of the choice that had no part in it."""
+    if not judged:
+        yield "no other round judges that choice: what it is worth beside its noise is not known"
+        return
+    worst = max(judged, key=lambda one: one["loss"])
+    losses = f"{max(0.0, worst['loss']):.1%} at {requests(worst['requests'])}"
+    yield f"chosen by the other rounds, it loses at most {losses} in the round left out, in the mean of rounds"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -164,6 +165,43 @@ def test_the_card_predicts_what_was_held_out_and_recommends_the_best() -> None:
     json.dumps(found, allow_nan=False)
 
 
+def of_two_rounds(*, lucky: str = "", at: int = 0) -> dict[str, Any]:
+    """The same round twice; in the first the arm ``lucky`` took a tenth of its time at the load ``at``."""
+    document = swept(1, 4, 16, 64)
+    again = deepcopy(document["samples"])
+    for one in again:
+        one["round"] = 2
+    for one in document["samples"]:
+        if (one["arm"], one["concurrency"]) == (lucky, at):
+            for row in one["requests"]:
+                row["latency_ms"] = row["ttft_ms"] + (row["latency_ms"] - row["ttft_ms"]) / 10
+    document["samples"] += again
+    return document
+
+
+def test_rounds_that_agree_confirm_the_choice() -> None:
+    found = card(of_two_rounds())
+    assert [one["requests"] for one in found["judged"]] == [1, 4, 16, 64]
+    assert all(abs(one["loss"]) < 0.03 for one in found["judged"])
+
+
+def test_a_choice_by_luck_is_told_by_the_other_round() -> None:
+    """What chose it calls it the best; the other round knows better."""
+    found = card(of_two_rounds(lucky="draft-1", at=4))
+    (chosen,) = (one for one in found["regrets"] if one["requests"] == 4)
+    (judged,) = (one for one in found["judged"] if one["requests"] == 4)
+    assert chosen["recommended"] == 1
+    assert chosen["loss"] == 0.0
+    assert judged["loss"] > 0.05
+    assert "4 requests at a time in the round left out" in text(found)
+
+
+def test_one_round_judges_nothing() -> None:
+    found = card(swept(1, 4, 16, 64))
+    assert found["judged"] == []
+    assert "no other round judges that choice" in text(found)
+
+
 def test_too_few_settings_make_no_card() -> None:
     document = swept(4)
     document["samples"] = document["samples"][:2]
@@ -219,7 +257,7 @@ def test_a_recommendation_that_was_only_reckoned_is_said_to_be() -> None:
     reckoned = {"requests": 4, "context": 97.0, "recommended": 2, "best": 0, "loss": None}
     found = card(swept(1, 4, 16, 64))
     shown = text({**found, "regrets": [measured, measured, reckoned]})
-    assert "at 1 loads the recommended setting loses at most 2.1% against the best measured one" in shown
+    assert "at 1 loads the recommended setting loses at most 2.1% against the best of what chose it" in shown
     only_reckoned = "recommended as reckoned, and not measured (benchmark.depths): "
     assert f"{only_reckoned}2 tokens at 4 requests at a time" in shown
     assert "whether it is best is not known" in text({**found, "regrets": [reckoned]})

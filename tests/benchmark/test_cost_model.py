@@ -55,6 +55,18 @@ def measured(time: StepTime, cells: list[Cell], noise: float = 0.0, seed: int = 
     ]
 
 
+def test_a_cell_whose_step_the_others_give_no_time_is_not_predicted() -> None:
+    """Where plain serving is left out, the rest may be explained by the draft's time alone."""
+    cells = [Cell(tokens, 1, 100.0) for tokens in range(6)]
+    found = [
+        Measured(cell, 0.01 * cell.tokens if cell.tokens else 0.01, length(RATES, cell.tokens), None)
+        for cell in cells
+    ]
+    predicted = {one.cell.tokens for one in held_out(found, Acceptance(RATES))}
+    assert 0 not in predicted
+    assert predicted
+
+
 @given(times)
 @settings(max_examples=25, deadline=None)
 def test_a_machine_without_noise_is_found_again(time: StepTime) -> None:
