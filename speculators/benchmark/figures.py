@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from speculators.benchmark.gate import ALPHA, OK, REGRESSION, UNDECIDED, Judged, judge
+from speculators.benchmark.gate import ALPHA, OK, REGRESSION, UNDECIDED, Judged, judge, spent
 from speculators.benchmark.measurement import (
     ALGORITHM,
     ALONE,
@@ -269,6 +269,11 @@ def _shares(
         verdict = REGRESSION
     before, after = 1 - old / count, 1 - new / count
     return Figure(name, ALONE, before, after, after - before, None, None, verdict, gated, rounds=False)
+
+
+def tells_changed(prompts: int, looks: int) -> bool:
+    """Whether so many answers, all of them changed, are a regression at the first of ``looks``."""
+    return chance_of_more(0, prompts, prompts) < spent(looks)
 
 
 def chance_of_more(old: int, new: int, count: int) -> float:

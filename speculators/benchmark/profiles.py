@@ -28,7 +28,7 @@ def profiles(benchmark: Mapping[str, Any]) -> list[dict[str, Any]]:
             "arm": arm,
             "strategy": loads[0]["strategy"],
             "rate": _mean([one["rate"] for one in loads]),
-            "errored": sum(one["errored"] + one["incomplete"] for one in loads),
+            "failed": sum(one["errored"] for one in loads),
             "requests_per_second": _mean([one["requests_per_second"] for one in loads]),
             "output_tokens_per_second": _mean([one["output_tokens_per_second"] for one in loads]),
             "latencies": mean_latencies(loads),

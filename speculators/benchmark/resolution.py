@@ -13,23 +13,21 @@ from typing import Any, NamedTuple
 from speculators.benchmark.comparison import ENOUGH_ROUNDS
 from speculators.benchmark.design import Cost, Design, cheapest
 from speculators.benchmark.gate import spent
-from speculators.benchmark.noise import Split, smallest_loss, split
+from speculators.benchmark.noise import POWER, Split, smallest_loss, split
 from speculators.benchmark.pairs import Pair, pair_up
 from speculators.benchmark.rounds import BASE, DRAFT, PLAIN
 from speculators.benchmark.statistics import geometric_mean, mean_ratio, spread_of
 
 SCHEMA = "speculators/noise/v1"
-#: Losses that designs are shown for, and the probability with which they are to be found.
+#: Losses that designs are shown for.
 LOSSES = (0.04, 0.05, 0.08, 0.10)
-WANTED = 0.8
-
 
 #: What a gate serves in each round: with its base in them, and against a stored baseline.
 TOGETHER, AGAINST_STORED = (PLAIN, DRAFT, BASE), (PLAIN, DRAFT)
 
 
 class Seen(NamedTuple):
-    """A number of rounds as measured, and the smallest loss that they find four times in five.
+    """A number of rounds as measured, and the smallest loss that they find with the wanted probability.
 
     ``stored``: against a stored baseline of ``ENOUGH_ROUNDS``, whose own noise is added.
     """
@@ -40,11 +38,12 @@ class Seen(NamedTuple):
 
 
 def resolution(
-    benchmark: dict[str, Any], looks: Sequence[int], tolerance: float, prompts: int
+    benchmark: dict[str, Any], looks: Sequence[int], tolerance: float, prompts: int, wanted: float = POWER
 ) -> dict[str, Any]:
     """The noise in a ``benchmark`` document whose base arm is the draft itself.
 
-    ``looks``: of the recipe's gate; ``tolerance``: of speed; ``prompts``: how many requests a round can have.
+    ``looks``: of the recipe's gate; ``tolerance``: of speed; ``prompts``: how many requests a round can have;
+    ``wanted``: the probability with which losses are to be found.
 
     Raises:
         ValueError: fewer than two rounds, or loads without a common request.
@@ -59,7 +58,7 @@ def resolution(
     def seen(look: int) -> Seen:
         with_the_old = math.sqrt(1 + look / ENOUGH_ROUNDS)  # the variances of both means add up
         together, stored = (
-            smallest_loss(spread * wider, look, tolerance, alpha, degrees=len(logs) - 1)
+            smallest_loss(spread * wider, look, tolerance, alpha, wanted, degrees=len(logs) - 1)
             for wider in (1.0, with_the_old)
         )
         return Seen(look, together, stored)
@@ -77,27 +76,28 @@ def resolution(
         "baseline_rounds": ENOUGH_ROUNDS,
         "tolerance": tolerance,
         "alpha": alpha,
+        "wanted": wanted,
         "seen": [seen(look)._asdict() for look in looks],
         "designs": [
             {"loss": loss, "design": together and together._asdict(), "stored": stored and stored._asdict()}
             for loss, together, stored in designs(
-                noise, cost, cost_of(benchmark, AGAINST_STORED), tolerance, prompts
+                noise, cost, cost_of(benchmark, AGAINST_STORED), tolerance, prompts, wanted
             )
         ],
     }
 
 
 def designs(
-    noise: Split, together: Cost, stored: Cost, tolerance: float, prompts: int
+    noise: Split, together: Cost, stored: Cost, tolerance: float, prompts: int, wanted: float
 ) -> Iterator[tuple[float, Design | None, Design | None]]:
-    """For each loss beyond the tolerance the designs of least wall time that find it.
+    """For each loss beyond the tolerance the designs of least wall time that find it as surely as ``wanted``.
 
     The first with the base in the same rounds, the second against a stored baseline of ``ENOUGH_ROUNDS``
     rounds of as many requests; each with the cost of its rounds.
     """
 
     def found(loss: float, cost: Cost, before: int) -> Design | None:
-        return cheapest(noise, cost, loss, tolerance, prompts=prompts, wanted=WANTED, before=before)
+        return cheapest(noise, cost, loss, tolerance, prompts=prompts, wanted=wanted, before=before)
 
     for loss in LOSSES:
         if loss > tolerance:

@@ -29,10 +29,13 @@ def service(samples: Sequence[Sample], slo: Mapping[str, float]) -> dict[str, An
 def _goodput(samples: Sequence[Sample], slo: Mapping[str, float]) -> dict[str, float] | None:
     seconds = sum(one["wall_seconds"] or 0.0 for one in samples)
     rows = [row for one in samples for row in one["requests"]]
-    if not (seconds and rows):
+    asked = len(rows) + sum(
+        one.get("errored", 0) for one in samples
+    )  # who got no answer was not served in time
+    if not (seconds and asked):
         return None
     good = sum(kept(row, slo) for row in rows)
-    return {"requests_per_second": good / seconds, "share": good / len(rows)}
+    return {"requests_per_second": good / seconds, "share": good / asked}
 
 
 def kept(request: Mapping[str, Any], slo: Mapping[str, float]) -> bool:

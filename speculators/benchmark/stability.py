@@ -37,6 +37,7 @@ def warnings(benchmark: Mapping[str, Any]) -> list[str]:
     return [
         *_rounds(logs),
         *_again(again),
+        *_failed(benchmark.get("profiles", ())),
         *_drift(plain),
         *_first(plain, "plain speed"),
         *_machine(launches),
@@ -53,6 +54,16 @@ def _rounds(logs: Sequence[float]) -> Iterator[str]:
 def _again(rounds: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for one in rounds:
         yield f"round {one['round']} was measured again, for at first {one['why']}"
+
+
+def _failed(loads: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Of GuideLLM's own loads, whose other figures are then of the requests that were answered."""
+    failures: dict[tuple[str, str], int] = {}
+    for one in loads:
+        failures[one["arm"], one["profile"]] = failures.get((one["arm"], one["profile"]), 0) + one["errored"]
+    for (arm, profile), count in failures.items():
+        if count:
+            yield f"{count} requests of {arm} failed under {profile}: its figures are of the others"
 
 
 def _plain_speeds(samples: Sequence[Mapping[str, Any]]) -> list[float]:

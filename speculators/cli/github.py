@@ -20,6 +20,7 @@ LEVELS = {REGRESSION: "error", NOT_COMPARABLE: "error", UNDECIDED: "warning"}
 NOWHERE: Mapping[str, str] = MappingProxyType({})
 #: GitHub refuses a larger summary of a step.
 SUMMARY_BYTES = 1 << 20
+LEFT_OUT = "A page is left out here, for GitHub takes no summary so long; it is in the run's folder."
 
 
 def annotate(diagnostics: Sequence[Diagnostic], environ: Mapping[str, str] = os.environ) -> None:
@@ -68,8 +69,13 @@ def _escaped(text: str, more: str = "") -> str:
 
 
 def append(summary: Path, page: str) -> None:
-    """Add ``page`` to the summary if it still fits: one that is too long is refused as a whole."""
+    """Add ``page`` to the summary if it still fits, or a word that it does not.
+
+    GitHub refuses one that is too long as a whole.
+    """
     before = summary.stat().st_size if summary.exists() else 0
-    if before + len(page.encode()) + 1 <= SUMMARY_BYTES:
-        with summary.open("a", encoding="utf-8") as file:
-            file.write(page + "\n")
+    for text in (page, LEFT_OUT):
+        if before + len(text.encode()) + 1 <= SUMMARY_BYTES:
+            with summary.open("a", encoding="utf-8") as file:
+                file.write(text + "\n")
+            return

@@ -144,7 +144,7 @@ def keep_noise(run: Run, benchmark: dict[str, Any], place: Path) -> None:
         return
     gate = run.recipe.data["benchmark"]["gate"]
     prompts = read_output(run.outputs["prompts"])["result"]["benchmark"]
-    found = resolution(benchmark, sorted(gate["looks"]), gate["speed_tolerance"], prompts)
+    found = resolution(benchmark, sorted(gate["looks"]), gate["speed_tolerance"], prompts, gate["power"])
     found["warnings"] = summary["warnings"]
     write_json(run.record.folder / NOISE, found)
     place.parent.mkdir(parents=True, exist_ok=True)

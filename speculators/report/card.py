@@ -120,4 +120,4 @@ def _by_other_rounds(judged: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         return
     worst = max(judged, key=lambda one: one["loss"])
     losses = f"{max(0.0, worst['loss']):.1%} at {requests(worst['requests'])}"
-    yield f"chosen by the other rounds, it loses at most {losses} in the round left out, in the mean of rounds"
+    yield f"chosen by the other rounds, it loses at most {losses} in the round left out, in the mean"

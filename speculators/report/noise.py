@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from speculators.benchmark.figures import tells_changed
 from speculators.quantities import duration
+
+TOO_FEW = "so few answers cannot show that outputs changed"
 
 
 def text(noise: Mapping[str, Any]) -> str:
@@ -24,13 +27,14 @@ def _lines(noise: Mapping[str, Any]) -> Iterator[str]:
         f"{noise['within']:.1%}"
     )
     stored = f"against a stored baseline of {noise['baseline_rounds']} rounds"
+    often = f"in {noise['wanted']:.0%} of gates"
     for one in noise["seen"]:
         yield (
-            f"  {one['rounds']:>2} rounds as here find {_loss(one['loss'])} four times in five with the base "
-            f"in the same rounds, {stored} {_loss(one['stored'])}"
+            f"  {one['rounds']:>2} rounds as here find {_loss(one['loss'])} {often} with the base"
+            f" in the same rounds, {stored} {_loss(one['stored'])}"
         )
     for one in noise["designs"]:
-        yield f"  a loss of {one['loss']:.0%} soonest"
+        yield f"  a loss of {one['loss']:.0%} {often}, soonest"
         yield f"    with the base in the same rounds: {_design(one['design'], 'three arms')}"
         yield f"    {stored}: {_design(one['stored'], 'two arms')}"
     for warning in noise["warnings"]:
@@ -44,7 +48,8 @@ def _loss(loss: float | None) -> str:
 def _design(design: Mapping[str, Any] | None, arms: str) -> str:
     if design is None:
         return "not within 30 rounds of all prompts"
+    few = "" if tells_changed(design["requests"], len(design["looks"])) else f"; {TOO_FEW}"
     return (
         f"gate.looks {list(design['looks'])}, requests {design['requests']}; "
-        f"{arms} take {duration(design['seconds'])} in the mean"
+        f"{arms} take {duration(design['seconds'])} in the mean{few}"
     )

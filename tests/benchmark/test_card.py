@@ -193,7 +193,7 @@ def test_a_choice_by_luck_is_told_by_the_other_round() -> None:
     assert chosen["recommended"] == 1
     assert chosen["loss"] == 0.0
     assert judged["loss"] > 0.05
-    assert "4 requests at a time in the round left out" in text(found)
+    assert "at 4 requests at a time in the round left out, in the mean" in text(found)
 
 
 def test_one_round_judges_nothing() -> None:

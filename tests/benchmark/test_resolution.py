@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from speculators.benchmark.design import Cost
+from speculators.benchmark.figures import tells_changed
 from speculators.benchmark.gate import spent
 from speculators.benchmark.noise import smallest_loss, split
 from speculators.benchmark.pairs import pair_up
 from speculators.benchmark.resolution import cost_of, resolution, table
 from speculators.benchmark.statistics import spread_of
-from speculators.report.noise import text
+from speculators.report.noise import TOO_FEW, text
 from tests.benchmark.conftest import request, sample
 
 LOOKS = (5, 7, 9, 12)
@@ -120,3 +121,24 @@ def test_the_text_says_what_is_seen_and_what_it_would_take() -> None:
     assert "with the base in the same rounds: gate.looks [" in shown
     assert "against a stored baseline of 12 rounds: gate.looks [" in shown
     assert "warning: drift: of something" in shown
+    assert "in 80% of gates" in shown
+
+
+def test_what_is_to_be_found_more_surely_is_larger_or_takes_longer() -> None:
+    document = against_itself(8, 8, 0.02, 0.05)
+    less, more = (resolution(document, LOOKS, 0.03, 8, wanted) for wanted in (0.6, 0.95))
+    assert all(one["loss"] < other["loss"] for one, other in zip(less["seen"], more["seen"]))
+    costs = [
+        [one["design"] and one["design"]["seconds"] for one in found["designs"]] for found in (less, more)
+    ]
+    assert all(other is None or one < other for one, other in zip(*costs))
+    assert "in 95% of gates" in text({**more, "warnings": []})
+
+
+def test_a_design_of_so_few_answers_that_none_can_show_a_change_says_so() -> None:
+    assert not tells_changed(3, looks=1)
+    assert tells_changed(4, looks=1)
+    assert not tells_changed(4, looks=4)
+    assert tells_changed(5, looks=4)
+    found = resolution(against_itself(8, 8, 0.001, 0.001), LOOKS, 0.03, 8)
+    assert TOO_FEW in text({**found, "warnings": []})

@@ -7,6 +7,7 @@ import pytest
 
 from speculators.benchmark.checks import broken, hopeless
 from speculators.benchmark.profiles import profiles
+from speculators.benchmark.stability import warnings
 from speculators.benchmark.summary import summarise
 from speculators.report.verdict import verdict
 from tests.benchmark.conftest import plain_rows, sample, spec
@@ -254,6 +255,9 @@ def test_own_loads_of_guidellm_are_means_over_rounds(benchmark_document: Make) -
     assert found[1]["output_tokens_per_second"] == pytest.approx((20 + 40) / 2)
     assert found[1]["latencies"]["ttft_ms"]["p50"] == pytest.approx(150)
     assert found[1]["service"]["goodput"]["share"] == 0
+    document["profiles"][0]["errored"] = document["profiles"][6]["errored"] = 2
+    assert [one["failed"] for one in profiles(document)] == [4, 0, 0, 0, 0, 0]
+    assert "4 requests of plain failed under sweep: its figures are of the others" in warnings(document)
 
 
 def with_ngram(document: dict[str, Any], *speeds: float) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,29 @@ def test_what_is_no_baseline_is_refused(
         (tmp_path / name).write_text(content)
     assert app.main(["compare", str(tmp_path / name), runs[1]]) == 2
     assert complaint in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("damage", "complaint"),
+    [
+        ({"speedups": [math.nan, 1.2, 1.2]}, "not JSON: NaN is no number"),
+        ({"speedups": [math.inf, 1.2, 1.2]}, "not JSON: Infinity is no number"),
+        (
+            {"drafting": [{"drafts": 9, "accepted": 3}]},
+            "no baseline: loads.0.drafting: counts of 1 rounds, speedups of ",
+        ),
+    ],
+)
+def test_a_baseline_with_figures_that_are_none_is_refused(
+    runs: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], damage, complaint: str
+) -> None:
+    """Nothing is certain of them, so a gate on them would never find anything."""
+    file = Path(baseline(runs[0], tmp_path / "one.json"))
+    document = read_json(file)
+    document["loads"][0].update(damage)
+    file.write_text(json.dumps(document))
+    assert app.main(["compare", str(file), runs[1]]) == 2
+    assert complaint in " ".join(capsys.readouterr().err.split())
 
 
 def test_what_holds_no_run_is_told_from_what_is_not_there(

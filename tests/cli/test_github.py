@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from speculators.cli.app import main
-from speculators.cli.github import SUMMARY_BYTES, annotate, annotation, append, show
+from speculators.cli.github import LEFT_OUT, SUMMARY_BYTES, annotate, annotation, append, show
 from speculators.recipe.diagnostics import Diagnostic
 
 ROOT = Path(__file__).parents[2] / ".github"
@@ -83,9 +83,12 @@ def test_nothing_in_a_message_ends_the_command_early() -> None:
     assert annotation("warning", "a,b:c", "50%\nnext") == "::warning title=a%2Cb%3Ac::50%25%0Anext"
 
 
-def test_a_page_that_does_not_fit_is_left_out(tmp_path: Path) -> None:
+def test_a_page_that_does_not_fit_is_left_out_with_a_word(tmp_path: Path) -> None:
     append(tmp_path / "s.md", "x" * SUMMARY_BYTES)
-    assert not (tmp_path / "s.md").exists()
+    assert (tmp_path / "s.md").read_text() == LEFT_OUT + "\n"
+    append(tmp_path / "s.md", "x" * (SUMMARY_BYTES - 200))
+    append(tmp_path / "s.md", "y" * 200)
+    assert (tmp_path / "s.md").stat().st_size <= SUMMARY_BYTES
 
 
 def test_the_action_hands_its_inputs_to_the_script_as_environment_only() -> None:

@@ -173,7 +173,7 @@ def test_other_conditions_a_base_and_own_loads_are_shown_on_both_pages(tmp_path:
     condition = {**arm, "alone": ratio | {"mean": 2.0}, "both": None, "acceptance_change": -0.375}
     percentiles = {"p50": 10.0, "p95": 20.0, "p99": 30.0}
     load = {
-        "profile": "sweep", "arm": "draft", "strategy": "constant", "rate": 1.5,
+        "profile": "sweep", "arm": "draft", "strategy": "constant", "rate": 1.5, "failed": 7,
         "requests_per_second": 1.25, "output_tokens_per_second": 80.0, "service": {"goodput": None},
         "latencies": {"ttft_ms": percentiles, "itl_ms": percentiles, "latency_ms": None},
     }  # fmt: skip
