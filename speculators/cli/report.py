@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from speculators.cli.output import put
+
 
 def report(
     run: Annotated[
@@ -43,13 +45,11 @@ def report(
     """
     if form not in FORMATS:
         raise typer.BadParameter(f"--format is '{form}': one of {', '.join(FORMATS)}")
-    from speculators.documents import write_text
-
     text = FORMATS[form](run)
     if out is None:
         typer.echo(text, nl=False)
     else:
-        write_text(out, text)
+        put(out, text)
     return 0
 
 

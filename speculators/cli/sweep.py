@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from speculators.cli.output import put
 from speculators.errors import RecipeError
 
 
@@ -51,7 +52,6 @@ def sweep(
       speculators sweep runs/my/latest --html card.html --write ./my-draft
     """
     from speculators.benchmark.card import card, schedule_checked
-    from speculators.documents import write_text
     from speculators.report import card as shown
     from speculators.report.source import benchmark_of, weights_of
 
@@ -59,7 +59,7 @@ def sweep(
     found = card(benchmark_of(run))
     found["checked_by_vllm"] = schedule_checked(found)
     if page is not None:
-        write_text(page, shown.html(found, Path(run).resolve().name))
+        put(page, shown.html(found, Path(run).resolve().name))
     if package is not None:
         from speculators.checkpoint.setting import write_setting
 

@@ -159,6 +159,16 @@ def test_a_baseline_with_figures_that_are_none_is_refused(
     assert complaint in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.parametrize("place", ["file/page.md", "loop/page.md"])
+def test_a_report_that_cannot_be_written_there_says_so(
+    runs: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "loop").symlink_to("loop")
+    assert app.main(["report", runs[0], "--out", str(tmp_path / place)]) == 4
+    assert f"{tmp_path / place}: cannot be written: " in capsys.readouterr().err
+
+
 def test_what_holds_no_run_is_told_from_what_is_not_there(
     runs: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
