@@ -22,6 +22,7 @@ __all__ = [
     "EXIT_INTERRUPTED",
     "EXIT_REGRESSION",
     "EXIT_UNDECIDED",
+    "EXIT_UNREAD",
     "EXIT_WORK",
     "MACHINE_ERRNOS",
     "SPACE_HINT",
@@ -38,6 +39,7 @@ EXIT_DEFECT = 6  # of inspect
 EXIT_WORK = 10  # of plan --detailed-exitcode
 EXIT_BUG = 70
 EXIT_INTERRUPTED = 130
+EXIT_UNREAD = 141  # whoever read the output closed it: as a shell counts SIGPIPE
 
 #: What the machine says no to, as opposed to a file that we should have written ourselves.
 MACHINE_ERRNOS = {
@@ -48,6 +50,10 @@ MACHINE_ERRNOS = {
     errno.EDQUOT,
     errno.EIO,
     errno.ENOTDIR,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
 }
 SPACE_HINT = "make room there, or name another place with --runs-dir or SPECULATORS_HOME"
 

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 from speculators.bundle.archive import Content
 from speculators.bundle.model import canonical_model, model_files
 from speculators.bundle.paths import absolute_paths, without_paths, words_for_paths
-from speculators.documents import file_digest, known_json, read_json, value_digest
+from speculators.bundle.run_files import json_of, yaml_of
+from speculators.documents import file_digest, known_json, value_digest
 from speculators.errors import RecipeError
 from speculators.pipeline.record import RECORD_NAME
 from speculators.pipeline.store import default_home
@@ -25,7 +26,6 @@ from speculators.recipe.hub_cache import hub_file
 from speculators.recipe.prompt_source import BENCHMARK_FILES, sources_of
 from speculators.recipe.source_rules import REPOSITORY_AT
 from speculators.recipe.view import BROUGHT_MODELS, named
-from speculators.recipe.yaml_loader import load_yaml
 
 RESOLVED_NAME = "resolved.yaml"
 LOCK_NAME = "lock.yaml"
@@ -85,13 +85,12 @@ def gather(run: Path, *, with_weights: bool = False, files_from: Path | None = N
     ``files_from``: the folder that the recipe's file names start from, where they lie elsewhere by now.
 
     Raises:
-        RecipeError: no finished run, or a file that it used has changed since.
+        RecipeError: no finished run, a damaged one, or a file that it used has changed since.
     """
     record = finished_record(run)
-    text = (run / RESOLVED_NAME).read_text(encoding="utf-8")
-    recipe = load_yaml(text, RESOLVED_NAME).data
-    steps = [read_json(path) for path in sorted(run.glob("**/input.json"))]
-    given = [load_yaml(path.read_text(encoding="utf-8"), path.name).data for path in _written(run)]
+    recipe = yaml_of(run / RESOLVED_NAME)
+    steps = [json_of(path) for path in sorted(run.glob("**/input.json"))]
+    given = [yaml_of(path) for path in _written(run)]
     words = words_for_paths([recipe, *given], steps, run, (Path(os.path.expanduser("~")), default_home()))
     members: dict[str, Content] = {}
     was: dict[str, str] = {}
@@ -113,7 +112,7 @@ def gather(run: Path, *, with_weights: bool = False, files_from: Path | None = N
         was,
         record,
         recipe,
-        read_json(run / "report.json"),
+        json_of(run / "report.json"),
         places.folder,
         places.names,
         needs(run, recipe),
@@ -252,7 +251,7 @@ def needs(run: Path, recipe: dict[str, Any]) -> dict[str, str | None]:
         if path not in prompts and path.rpartition(".")[0] not in prompts
     }
     for key in sorted(run.glob("stages/*/key.json")):
-        for path, digests in read_json(key).get("files", {}).items():
+        for path, digests in json_of(key).get("files", {}).items():
             on_hub = path in BROUGHT_MODELS and REPOSITORY_AT.fullmatch(str(named(recipe, path)))
             if path not in prompts and digests and not on_hub:
                 found[path] = digests[0] if len(digests) == 1 else value_digest(digests)

@@ -103,7 +103,10 @@ def require_safe(url: str) -> None:
     Raises:
         RecipeError: neither https nor this very machine.
     """
-    parts = urllib.parse.urlsplit(url)
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError as error:
+        raise RecipeError(f"{url}: no address: {error}", rule="bundle-address") from error
     if parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK):
         return
     raise RecipeError(

@@ -41,6 +41,7 @@ from speculators.cli.verify import verify
 from speculators.errors import (
     EXIT_BUG,
     EXIT_INTERRUPTED,
+    EXIT_UNREAD,
     MACHINE_ERRNOS,
     RecipeError,
     SpeculatorsError,
@@ -122,6 +123,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.errno not in MACHINE_ERRNOS:
             return report_bug()
         return report_failure(storage_error(error))
+    except SystemExit:  # typer's way to leave when nobody reads stdout any more
+        return EXIT_UNREAD
     except (KeyboardInterrupt, typer.Abort):
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED

@@ -41,12 +41,17 @@ def bundle(
       speculators bundle runs/my-recipe/latest
       speculators bundle runs/my-recipe/latest --with-weights --output release.speculators.tar
     """
+    from speculators.bundle.archive import SUFFIX
     from speculators.bundle.create import bundle as write_bundle
     from speculators.bundle.verify import verify
     from speculators.documents import file_digest
-    from speculators.errors import SpeculatorsError
+    from speculators.errors import RecipeError, SpeculatorsError
     from speculators.quantities import size
 
+    if output is not None and not output.name.endswith(SUFFIX):
+        # By it the other verbs tell a bundle from a recipe and a baseline.
+        hint = f"name it {output.name}{SUFFIX}"
+        raise RecipeError(f"{output}: a bundle's name ends in {SUFFIX}", hint=hint, rule="output")
     archive = write_bundle(run, output, with_weights=with_weights, files_from=files_from)
     try:
         verify(archive.path)

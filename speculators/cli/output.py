@@ -17,6 +17,6 @@ def put(path: Path, text: str) -> None:
 
     try:
         write_text(path, text)
-    except OSError as error:
-        message = f"{path}: cannot be written: {error.strerror}"
+    except (OSError, ValueError) as error:  # ValueError: it has no name
+        message = f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}"
         raise MachineError(message, hint="name another place", rule="storage") from error

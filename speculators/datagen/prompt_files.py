@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,9 @@ __all__ = ["GZIP", "SUFFIXES", "UNREAD", "count_rows", "is_lines", "read_rows"]
 GZIP = ".gz"
 #: What GuideLLM 0.8.1 reads beyond these (``data/deserializers/file.py``), and traces and media.
 UNREAD = (".arrow", ".db", ".h5", ".hdf5", ".sqlite", ".sqlite3", ".tar")
+
+#: JSON may spell half of a character, which no file in UTF-8 can hold afterwards.
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 Numbered = Iterator[tuple[int, Any]]
 
@@ -79,10 +83,11 @@ def _suffix(path: Path) -> str:
 
 
 def _opened(path: Path) -> TextIO:
+    # utf-8-sig: spreadsheets write a mark in front.
     # newline="": a csv cell may hold line ends of its own, and U+2028 ends no row.
     if path.suffix == GZIP:
-        return gzip.open(path, "rt", encoding="utf-8", newline="")
-    return path.open(encoding="utf-8", newline="")
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+    return path.open(encoding="utf-8-sig", newline="")
 
 
 def _lines(file: Iterable[str]) -> Iterator[tuple[int, str]]:
@@ -108,13 +113,21 @@ def _json(file: TextIO, path: Path) -> Numbered:
 
 def _parsed(text: str, path: Path, number: int) -> Any:
     try:
-        return json.loads(text)
+        row = json.loads(text)
+        if SURROGATE.search(text):
+            json.dumps(row, ensure_ascii=False).encode()
+        return row
+    except UnicodeEncodeError as error:
+        what = "half of a surrogate pair, which is no character"
+        raise RecipeError(f"{path}:{number}: {what}", hint=EXAMPLE, rule="prompts") from error
     except json.JSONDecodeError as error:
         place = f"{path}:{number + error.lineno - 1}:{error.colno}"
         what = error.msg.removesuffix(" at").removesuffix(" starting")  # the place of it stands in front
         raise RecipeError(f"{place}: not JSON: {what}", hint=EXAMPLE, rule="prompts") from error
     except RecursionError as error:
         raise RecipeError(f"{path}:{number}: nested too deeply", hint=EXAMPLE, rule="prompts") from error
+    except ValueError as error:  # a number of more digits than Python reads
+        raise RecipeError(f"{path}:{number}: {error}", hint=EXAMPLE, rule="prompts") from error
 
 
 def _csv(file: TextIO, path: Path) -> Numbered:

@@ -58,6 +58,8 @@ def read_source(path: Path) -> Source:
     Raises:
         UnusableError: there is none, or it is no text.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise UnusableError("not a regular file")  # a pipe that nobody writes to, a device without end
     try:
         return Source(path, path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:

@@ -17,6 +17,7 @@ from speculators.benchmark.measurement import Measurement, asked_prompts, measur
 from speculators.bundle.contents import CARD, LOCK_NAME, RESOLVED_NAME
 from speculators.bundle.evidence import Evidence, evidence_of_bundle, evidence_of_run
 from speculators.bundle.fetch import fetched, is_bundle
+from speculators.bundle.run_files import text_of
 from speculators.bundle.schemas import schema_fault
 from speculators.bundle.verify import verify
 from speculators.errors import RecipeError
@@ -132,7 +133,7 @@ def stored(source: str, kinds: str = RUNS) -> Stored:
     if not (folder / RECORD_NAME).is_file():
         raise _no_run(folder, source, kinds)
     paths = (folder / RESOLVED_NAME, folder / LOCK_NAME, folder / "model" / "README.md")
-    texts = (path.read_text(encoding="utf-8") if path.is_file() else "" for path in paths)
+    texts = (text_of(path) if path.is_file() else "" for path in paths)
     return Stored(evidence_of_run(folder), *texts)
 
 

@@ -13,6 +13,7 @@ import pytest
 from speculators.bundle.archive import SUMS_NAME, write_archive
 from speculators.bundle.create import bundle
 from speculators.bundle.verify import verify
+from speculators.cli.app import main
 from speculators.documents import read_json, write_json
 from speculators.errors import RecipeError
 from speculators.recipe.recipe import require_recipe
@@ -58,6 +59,24 @@ def test_the_output_may_be_a_folder_and_must_have_one(run: Path, tmp_path: Path)
     with pytest.raises(RecipeError, match="its folder is not there") as refused:
         bundle(run, tmp_path / "no" / "one.tar")
     assert refused.value.hint
+
+
+def test_a_name_that_no_other_verb_takes_for_a_bundle_is_refused(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["bundle", str(run), "--output", str(tmp_path / "out.tar")]) == 2
+    assert "help: name it out.tar.speculators.tar" in capsys.readouterr().err
+    assert not (tmp_path / "out.tar").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"cut": ', b"\xff\xfe", b"[" * 100_000])
+@pytest.mark.parametrize("name", ["report.json", "resolved.yaml"])
+def test_a_damaged_file_of_the_run_is_named(run: Path, tmp_path: Path, name: str, content: bytes):
+    (run / name).write_bytes(content)
+    with pytest.raises(RecipeError) as refused:
+        bundle(run, tmp_path / "one.tar")
+    assert refused.value.rule == "damaged-run"
+    assert refused.value.message.startswith(f"{run / name}: damaged: ")
 
 
 def test_a_bundle_that_cannot_be_written_leaves_nothing(tmp_path: Path):

@@ -136,6 +136,15 @@ def test_light_verbs_import_nothing_heavy(arguments: list[str]) -> None:
     assert done.stderr.strip() == "[]"
 
 
+def test_a_reader_that_goes_away_is_no_regression() -> None:
+    """Exit code 1 would say that one was found."""
+    command = [sys.executable, "-m", "speculators", "schema"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as program:
+        assert program.stdout is not None
+        program.stdout.close()
+        assert program.wait(timeout=60) == 141
+
+
 def test_the_package_is_a_command() -> None:
     command = [sys.executable, "-m", "speculators", "--version"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)

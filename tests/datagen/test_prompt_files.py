@@ -68,6 +68,8 @@ def test_a_line_of_a_text_file_is_a_prompt(tmp_path: Path) -> None:
         ("p.jsonl.gz", b"\x1f\x8b\x08\x00 cut short", "cannot be read"),
         ("p.jsonl.gz", b"not packed", "cannot be read: Not a gzipped file"),
         ("p.csv", b"prompt\n\xff", "cannot be read: 'utf-8'"),
+        ("p.jsonl", b'{"prompt": "a"}\n{"prompt": "a \\ud800"}', r"p\.jsonl:2: half of a surrogate pair"),
+        ("p.jsonl", b'{"prompt": "a", "n": ' + b"9" * 5000 + b"}", r"p\.jsonl:1: Exceeds the limit"),
     ],
 )
 def test_a_file_that_is_not_what_it_is_called_is_named(
@@ -77,3 +79,18 @@ def test_a_file_that_is_not_what_it_is_called_is_named(
     with pytest.raises(RecipeError, match=said) as caught:
         list(read_rows(tmp_path / name))
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("p.csv", "prompt\nhello\n"), ("p.jsonl", '{"prompt": "hello"}\n')]
+)
+def test_a_mark_that_spreadsheets_write_in_front_is_no_part_of_it(
+    tmp_path: Path, name: str, text: str
+) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8-sig")
+    assert [row for _, row in read_rows(tmp_path / name)] == [{"prompt": "hello"}]
+
+
+def test_a_pair_of_surrogates_is_a_character(tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text('{"prompt": "\\ud83d\\ude00"}\n')
+    assert [row for _, row in read_rows(tmp_path / "p.jsonl")] == [{"prompt": "\U0001f600"}]
