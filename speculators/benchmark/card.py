@@ -8,7 +8,7 @@ predicted; how well shows on cells that were held out.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean, median
 from typing import Any
 
@@ -74,13 +74,20 @@ def _model(measured: list[Measured], tokens: int) -> Model:
     Raises:
         RecipeError: too few settings to fit one.
     """
-    accepted = acceptance(measured)
-    if len(measured) < FEWEST_CELLS or not accepted.pooled:
+    if (model := _fitted(measured)) is None:
         raise RecipeError(
             f"{len(measured)} settings were measured, a card needs {FEWEST_CELLS}",
             hint=f"measure more: {sweeping(tokens)}",
             rule="too-few-cells",
         )
+    return model
+
+
+def _fitted(measured: list[Measured]) -> Model | None:
+    """None where too few settings were measured, or nothing of them was counted."""
+    accepted = acceptance(measured)
+    if len(measured) < FEWEST_CELLS or not accepted.pooled:
+        return None
     return Model(accepted, fit(measured))
 
 
@@ -107,29 +114,24 @@ def _judged(
     A setting is the best of the measurements that chose it, whatever their noise: only other rounds tell what
     that is worth.  Against the fastest K of all rounds; empty where a round is all there is.
     """
-    numbers = sorted({one["round"] for one in benchmark["samples"]})
-    best: dict[Load, Measured] = {}
-    for one in together:
-        best[one.cell.load] = max(best.get(one.cell.load, one), one, key=lambda known: known.speed)
+    by_speed = sorted(together, key=lambda one: one.speed)
+    best = {one.cell.requests: one.cell.tokens for one in by_speed}  # the fastest comes last
     losses: dict[int, list[float]] = {}
-    for left_out in numbers if len(numbers) > 1 else ():
-        others = _of_rounds(benchmark, [number for number in numbers if number != left_out])
-        measured = cells(others)
-        if len(measured) < FEWEST_CELLS or not (accepted := acceptance(measured)).pooled:
+    samples = benchmark["samples"]
+    for left_out in {one["round"] for one in samples}:
+        judge, others = (
+            {**benchmark, "samples": [one for one in samples if (one["round"] == left_out) is apart]}
+            for apart in (True, False)
+        )
+        if (model := _fitted(cells(others))) is None:
             continue
-        model = Model(accepted, fit(measured))
         chosen = setting(model, batch_sizes, context, cells(others, apart=False))
-        judge = cells(_of_rounds(benchmark, [left_out]), apart=False)
-        seen = {(one.cell.requests, one.cell.tokens): one.speed for one in judge}
-        for (requests, _), fastest in best.items():
-            speeds = [seen.get((requests, tokens)) for tokens in (chosen.at(requests), fastest.cell.tokens)]
-            if speeds[0] and speeds[1]:
-                losses.setdefault(requests, []).append(1 - speeds[0] / speeds[1])
+        seen = {(one.cell.requests, one.cell.tokens): one.speed for one in cells(judge, apart=False)}
+        for requests, fastest in best.items():
+            ours, theirs = (seen.get((requests, tokens)) for tokens in (chosen.at(requests), fastest))
+            if ours and theirs:
+                losses.setdefault(requests, []).append(1 - ours / theirs)
     return [{"requests": requests, "loss": fmean(found)} for requests, found in sorted(losses.items())]
-
-
-def _of_rounds(benchmark: Mapping[str, Any], numbers: Collection[int]) -> dict[str, Any]:
-    return {**benchmark, "samples": [one for one in benchmark["samples"] if one["round"] in numbers]}
 
 
 def _rows(measured: list[Measured], model: Model, errors: Mapping[Cell, float]) -> list[dict[str, Any]]:

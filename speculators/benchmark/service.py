@@ -29,9 +29,8 @@ def service(samples: Sequence[Sample], slo: Mapping[str, float]) -> dict[str, An
 def _goodput(samples: Sequence[Sample], slo: Mapping[str, float]) -> dict[str, float] | None:
     seconds = sum(one["wall_seconds"] or 0.0 for one in samples)
     rows = [row for one in samples for row in one["requests"]]
-    asked = len(rows) + sum(
-        one.get("errored", 0) for one in samples
-    )  # who got no answer was not served in time
+    # Who got no answer was not served in time.
+    asked = len(rows) + sum(one["errored"] for one in samples)
     if not (seconds and asked):
         return None
     good = sum(kept(row, slo) for row in rows)

@@ -7,6 +7,7 @@ Drift, throttling and company are not, because they need not be the same for all
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -58,9 +59,9 @@ def _again(rounds: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 def _failed(loads: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Of GuideLLM's own loads, whose other figures are then of the requests that were answered."""
-    failures: dict[tuple[str, str], int] = {}
+    failures = Counter[tuple[str, str]]()
     for one in loads:
-        failures[one["arm"], one["profile"]] = failures.get((one["arm"], one["profile"]), 0) + one["errored"]
+        failures[one["arm"], one["profile"]] += one["errored"]
     for (arm, profile), count in failures.items():
         if count:
             yield f"{count} requests of {arm} failed under {profile}: its figures are of the others"

@@ -123,8 +123,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.errno not in MACHINE_ERRNOS:
             return report_bug()
         return report_failure(storage_error(error))
-    except SystemExit:  # typer's way to leave when nobody reads stdout any more
-        return EXIT_UNREAD
+    except SystemExit as ended:
+        if ended.code != 1:
+            raise
+        return EXIT_UNREAD  # typer's way to leave when nobody reads stdout any more
     except (KeyboardInterrupt, typer.Abort):
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
