@@ -12,12 +12,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean, median
 from typing import Any
 
-from speculators.benchmark.cells import cells, depths_of
+from speculators.benchmark.cells import cells, cells_by_round, depths_of
 from speculators.benchmark.checks import completed, same_work
 from speculators.benchmark.cost_model import Cell, Load, Measured, Model, acceptance, fit, held_out
 from speculators.benchmark.pairs import pair_up
 from speculators.benchmark.rounds import FREE_ARMS, PLAIN
-from speculators.benchmark.setting import SCHEDULE, Setting, regrets, setting, validated
+from speculators.benchmark.setting import (
+    SCHEDULE,
+    Corrections,
+    Setting,
+    corrections,
+    regrets,
+    repeated,
+    setting,
+    validated,
+)
 from speculators.benchmark.stability import warnings
 from speculators.errors import RecipeError
 
@@ -43,7 +52,9 @@ def card(benchmark: Mapping[str, Any]) -> dict[str, Any]:
     model = _model(measured, benchmark["speculation"]["tokens"])
     held = held_out(measured)
     context, batch_sizes = together[0].cell.context, max(one.cell.requests for one in measured)
-    chosen = setting(model, batch_sizes, context, together)
+    rounds = cells_by_round(benchmark)
+    agreed = repeated(model, cells_by_round(benchmark, apart=False))
+    chosen = setting(model, batch_sizes, context, corrections(agreed))
     known = sorted({one.cell: one for one in (*measured, *together)}.values())
     errors = sorted(abs(one.error) for one in held)
     return {
@@ -57,11 +68,13 @@ def card(benchmark: Mapping[str, Any]) -> dict[str, Any]:
         "held_out": {"median": median(errors), "worst": errors[-1]} if errors else None,
         "regrets": [one._asdict() for one in regrets(chosen, known)],
         "model_regrets": [one._asdict() for one in regrets(setting(model, batch_sizes, context), together)],
+        "rounds": len(rounds),
+        "repeated": [{"requests": requests, "share": one.share} for requests, one in agreed.items()],
         "judged": _judged(benchmark, batch_sizes, context, together),
         "context": context,
         **_document(chosen),
         "by_context": [
-            {"context": length, **_document(setting(model, batch_sizes, length, _at(length, measured)))}
+            {"context": length, **_document(setting(model, batch_sizes, length, _at(length, model, rounds)))}
             for length in _contexts(measured)
         ],
         "warnings": warnings(benchmark),
@@ -125,7 +138,8 @@ def _judged(
         )
         if (model := _fitted(cells(others))) is None:
             continue
-        chosen = setting(model, batch_sizes, context, cells(others, apart=False))
+        agreed = repeated(model, cells_by_round(others, apart=False))
+        chosen = setting(model, batch_sizes, context, corrections(agreed))
         seen = {(one.cell.requests, one.cell.tokens): one.speed for one in cells(judge, apart=False)}
         for requests, fastest in best.items():
             ours, theirs = (seen.get((requests, tokens)) for tokens in (chosen.at(requests), fastest))
@@ -201,9 +215,12 @@ def _contexts(measured: list[Measured]) -> list[float]:
     return found if len(found) > 1 else []
 
 
-def _at(context: float, measured: list[Measured]) -> list[Measured]:
-    """What was measured of one length of context: itself at one request, in a batch it among all others."""
-    return [one for one in measured if one.cell.requests > 1 or one.cell.context == context]
+def _at(context: float, model: Model, rounds: list[list[Measured]]) -> Corrections:
+    """Of one length of context: itself at one request at a time, in a batch it among all others."""
+    chosen = [
+        [one for one in cells if one.cell.requests > 1 or one.cell.context == context] for cells in rounds
+    ]
+    return corrections(repeated(model, chosen))
 
 
 def _unmeasured(measured: list[Measured], deepest: int) -> Iterator[Cell]:

@@ -43,23 +43,41 @@ def cells(benchmark: Mapping[str, Any], *, apart: bool = True) -> list[Measured]
     requests, short and long, so a request's time there says nothing of its own length.  A context is the mean
     of all requests of its span, whatever served them: all loads ask the same prompts.
     """
+    grouped = _grouped(benchmark, apart=apart)
+    return [
+        _measured(cell, [row for rows in by_round.values() for row in rows]) for cell, by_round in grouped
+    ]
+
+
+def cells_by_round(benchmark: Mapping[str, Any], *, apart: bool = True) -> list[list[Measured]]:
+    """The mean step of each setting in each round, of the same settings and contexts as ``cells``."""
+    grouped = _grouped(benchmark, apart=apart)
+    rounds = sorted({number for _, by_round in grouped for number in by_round})
+    return [
+        [_measured(cell, by_round[number]) for cell, by_round in grouped if number in by_round]
+        for number in rounds
+    ]
+
+
+def _grouped(benchmark: Mapping[str, Any], *, apart: bool) -> list[tuple[Cell, dict[int, list[Written]]]]:
+    """The requests of each setting, by round."""
     depths = depths_of(benchmark)
     samples = [one for one in benchmark["samples"] if one["arm"] in depths]
-    asked = [(one["concurrency"], depths[one["arm"]], row) for one in samples for row in _written(one)]
-    numbers = _lengths([(depth, row) for requests, depth, row in asked if requests == 1])
-    loads: dict[tuple[int, int | None], dict[int, list[Written]]] = {}
+    asked = [(one, depths[one["arm"]], row) for one in samples for row in _written(one)]
+    numbers = _lengths([(depth, row) for one, depth, row in asked if one["concurrency"] == 1])
+    groups: dict[tuple[int, int | None, int], dict[int, list[Written]]] = {}
     contexts: dict[int | None, list[float]] = {}
-    for requests, depth, row in asked:
-        number = numbers.get(row.span)
-        load = loads.setdefault((requests, number if apart and requests == 1 else None), {})
-        load.setdefault(depth, []).append(row)
+    for sample, depth, row in asked:
+        requests, number = sample["concurrency"], numbers.get(row.span)
+        group = groups.setdefault((requests, number if apart and requests == 1 else None, depth), {})
+        group.setdefault(sample["round"], []).append(row)
         for one in {number, None}:
             contexts.setdefault(one, []).append(row.context)
-    found = []
-    for (requests, number), by_depth in loads.items():
-        context = fmean(contexts[number])
-        found += [_measured(Cell(depth, requests, context), chosen) for depth, chosen in by_depth.items()]
-    return sorted(found)
+    means = {number: fmean(found) for number, found in contexts.items()}
+    return sorted(
+        ((Cell(depth, requests, means[number]), rows) for (requests, number, depth), rows in groups.items()),
+        key=lambda one: one[0],
+    )
 
 
 def _lengths(alone: list[tuple[int, Written]]) -> dict[str, int]:

@@ -29,7 +29,7 @@ def run_checks(benchmark: dict[str, Any], pairs: list[Pair], summary: dict[str, 
     return [
         completed(benchmark, JUDGED),
         same_work(pairs),
-        _speculating(benchmark),
+        speculating(benchmark),
         possible(summary["speed"], summary["acceptance"]["served_by_concurrency"]),
         capture_sizes(benchmark, benchmark.get("engine_args") or {}, benchmark["speculation"]["tokens"]),
         _counted_twice(pairs),
@@ -48,7 +48,7 @@ def hopeless(benchmark: dict[str, Any]) -> list[dict[str, Any]]:
     arms = [(pair_up(samples), benchmark.get("engine_args") or {}, benchmark["speculation"]["tokens"])]
     if base:
         arms.append((base_pairs(samples), base["engine"]["args"], base["speculation"]["tokens"]))
-    made = [completed(benchmark, JUDGED)]
+    made = [completed(benchmark, JUDGED), speculating(benchmark)]
     for pairs, args, tokens in arms:
         made += [same_work(pairs), capture_sizes(benchmark, args, tokens)]
     return broken(made)
@@ -91,15 +91,20 @@ def same_work(pairs: list[Pair]) -> dict[str, Any]:
     return _check("same-work", ok, text if ok else f"{text}, in round {pair.round} at {pair.concurrency}")
 
 
-def _speculating(benchmark: dict[str, Any]) -> dict[str, Any]:
+def speculating(benchmark: dict[str, Any]) -> dict[str, Any]:
+    """Whether a draft proposed something in each of its loads, and nothing was proposed in plain serving."""
     loads = [one for one in benchmark["samples"] if one["arm"] in (DRAFT, BASE)]
     silent = [one for one in loads if not one["counters"] or not one["counters"]["drafts"]]
     others = [one for one in benchmark["samples"] if one["arm"] in PLAIN_ARMS and one["counters"]]
     # What only repeats may well find nothing to propose; a draft model always does.
     may_be_silent = benchmark["speculation"]["algorithm"] in FREE_ARMS
-    ok = bool(loads) and (may_be_silent or not silent) and not others
+    if not loads and not others:  # an arm without a draft was asked for alone
+        return _check("speculating", None, "no load with a draft")
+    ok = (may_be_silent or not silent) and not others
     detail = f"{len(loads) - len(silent)} of {len(loads)} draft loads drafted, {len(others)} plain loads did"
-    return _check("speculating", ok, detail)
+    # The server speculates, its client saw to that: then it is the requests that leave no room.
+    hint = "; nothing is drafted in answers of one token, nor at engine.args.max_model_len"
+    return _check("speculating", ok, detail + (hint if silent and not may_be_silent else ""))
 
 
 def possible(speed: list[dict[str, Any]], served_by_concurrency: list[dict[str, Any]]) -> dict[str, Any]:

@@ -245,7 +245,6 @@ def _step(
                 "arm": launch.arm,
                 "endpoint": endpoint.url,
                 "speculative_tokens": bench.tokens(launch.arm),
-                "must_draft": bench.draft(launch.arm) is not None,
                 "request_body": bench.body(launch.arm),
                 "ask_all_before": bench.under(launch.arm, CACHED),
             }

@@ -13,8 +13,9 @@ one is written only where K varies, and where that gains more than ``WORTH``.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from speculators.benchmark.cost_model import Cell, Load, Measured, Model
@@ -22,6 +23,10 @@ from speculators.benchmark.cost_model import Cell, Load, Measured, Model
 SCHEDULE = "num_speculative_tokens_per_batch_size"
 #: What a schedule has to gain at some batch size, as a fraction of the speed: what it costs was not measured.
 WORTH = 0.02
+
+#: By requests at a time and number of tokens, the logarithm of a factor on the model's speed.
+Corrections = Mapping[int, Mapping[int, float]]
+NONE: Corrections = MappingProxyType({})
 
 
 class Alone(NamedTuple):
@@ -59,13 +64,13 @@ class Setting(NamedTuple):
         return {"num_speculative_tokens": self.tokens, **ranges}
 
 
-def setting(model: Model, batch_sizes: int, context: float, measured: Sequence[Measured] = ()) -> Setting:
+def setting(model: Model, batch_sizes: int, context: float, known: Corrections = NONE) -> Setting:
     """The fastest K at each batch size up to ``batch_sizes``, with ``context`` tokens a request.
 
-    Of equals the fewest, and one K for all where that loses no more than ``WORTH``.  ``measured``: what is to
-    count more than the model, see ``speeds``.
+    Of equals the fewest, and one K for all where that loses no more than ``WORTH``.  ``known``: of the model,
+    see ``corrections``.
     """
-    table = speeds(model, batch_sizes, context, measured)
+    table = speeds(model, batch_sizes, context, known)
     chosen = [(requests, row.index(max(row))) for requests, row in enumerate(table, 1)]
     schedule = []
     for tokens, run in groupby(chosen, key=lambda one: one[1]):
@@ -77,31 +82,77 @@ def setting(model: Model, batch_sizes: int, context: float, measured: Sequence[M
     return Setting(max(tokens for _, _, tokens in schedule), tuple(schedule), alone)
 
 
-def speeds(
-    model: Model, batch_sizes: int, context: float, measured: Sequence[Measured] = ()
-) -> list[list[float]]:
+def speeds(model: Model, batch_sizes: int, context: float, known: Corrections = NONE) -> list[list[float]]:
     """Tokens a second at 1 to ``batch_sizes`` requests, each with 0, 1, ... proposed tokens.
 
-    The model drawn through ``measured``: a cell measured at this context has its measured speed, and by what
-    factor the model is off at a cell passes on to its neighbours, in logarithms: linearly between numbers of
-    tokens first, then between batch sizes.
+    The model with its ``known`` corrections, which pass on to neighbours: linearly between numbers of tokens
+    first, then between the logarithms of batch sizes.
     """
     import numpy
 
     depths = range(model.deepest + 1)
-    off: dict[int, dict[int, float]] = {}
-    for one in measured:
-        factor = math.log(one.speed / model.speed(one.cell))
-        off.setdefault(one.cell.requests, {})[one.cell.tokens] = factor
     sizes = numpy.arange(1, batch_sizes + 1)  # [batch sizes]
     factors = numpy.zeros((batch_sizes, len(depths)))  # [batch sizes, depths]
-    if off:
-        by_load = [sorted(known.items()) for _, known in sorted(off.items())]
-        rows = [numpy.interp(depths, [k for k, _ in known], [one for _, one in known]) for known in by_load]
+    if known:
+        by_load = [sorted(row.items()) for _, row in sorted(known.items())]
+        rows = [numpy.interp(depths, [k for k, _ in row], [one for _, one in row]) for row in by_load]
         for tokens, column in enumerate(numpy.array(rows).T):  # [loads]
-            factors[:, tokens] = numpy.interp(numpy.log(sizes), numpy.log(sorted(off)), column)
+            factors[:, tokens] = numpy.interp(numpy.log(sizes), numpy.log(sorted(known)), column)
     ours = [[model.speed(Cell(tokens, int(size), context)) for tokens in depths] for size in sizes]
     return [[float(one) for one in row] for row in numpy.array(ours) * numpy.exp(factors)]
+
+
+class Repeated(NamedTuple):
+    """At one load, in logarithms: by how much all measured speeds differ from the model's, and each beside.
+
+    ``share``: how much of what each differs by is no chance, 0 to 1.
+    """
+
+    all: float
+    each: Mapping[int, float]
+    share: float
+
+
+def repeated(model: Model, rounds: Sequence[Sequence[Measured]]) -> dict[int, Repeated]:
+    """By requests at a time, how the measured speeds differ from the model's, and whether rounds repeat it.
+
+    The fastest of several noisy cells is often only the luckiest.  So the cells of a load and its rounds make
+    a two-way layout, in which a slow round is in no difference between cells, and ``share`` is ``1 - 1 / F``
+    or 0, with F the variance between cells over that within them: the positive-part rule of Efron and Morris,
+    "Stein's estimation rule and its competitors - an empirical Bayes approach", 1973.  Of one round's noise
+    nothing is known, and its share is 0.
+
+    ``rounds``: the cells of each, of one context at each load.
+    """
+    import numpy
+
+    found = {}
+    for requests in sorted({one.cell.requests for one in rounds[0]}):
+        seen = [
+            {one.cell.tokens: math.log(one.speed / model.speed(one.cell)) for one in cells}
+            for cells in ([one for one in cells if one.cell.requests == requests] for cells in rounds)
+        ]
+        depths = sorted(set.intersection(*(set(one) for one in seen)))
+        if not depths:
+            continue
+        off = numpy.array([[one[tokens] for tokens in depths] for one in seen])  # [rounds, depths]
+        beside = off - off.mean(axis=1, keepdims=True)  # [rounds, depths]
+        each = beside.mean(axis=0)  # [depths]
+        share = 0.0
+        if len(seen) > 1 and (between := len(seen) * (each**2).sum()):
+            within = ((beside - each) ** 2).sum() / (len(seen) - 1)
+            share = max(0.0, 1 - float(within / between))
+        by_depth = {tokens: float(one) for tokens, one in zip(depths, each)}
+        found[requests] = Repeated(float(off.mean()), by_depth, share)
+    return found
+
+
+def corrections(found: Mapping[int, Repeated]) -> Corrections:
+    """The model's, as far as rounds repeat them."""
+    return {
+        requests: {tokens: one.all + one.share * beside for tokens, beside in one.each.items()}
+        for requests, one in found.items()
+    }
 
 
 def _alone(table: Sequence[Sequence[float]]) -> Alone:

@@ -46,6 +46,7 @@ def _lines(card: Mapping[str, Any]) -> Iterator[str]:
         off = f"{found['median']:.1%} in the median, at most {found['worst']:.1%}"
         yield f"cells that were held out: speed predicted {off} off"
     yield from _against_measured(card["regrets"], card["model_regrets"])
+    yield _trusted(card["rounds"], card["repeated"])
     yield from _by_other_rounds(card["judged"])
     widest = max(one["requests"] for one in card["cells"])
     yield f"for {card['context']:.0f} tokens of context, the mean of what was asked"
@@ -102,15 +103,25 @@ def _against_measured(
     if known:
         loads = f"at {len({one['requests'] for one in known})} loads"
         worst = max(one["loss"] for one in known)
-        yield f"{loads} the recommended setting loses at most {worst:.1%} against the best of what chose it"
+        yield f"{loads} the recommended setting loses at most {worst:.1%} against the best measured one"
     else:
         yield "no load was measured with the recommended setting: whether it is best is not known"
     if alone := [one["loss"] for one in by_model if one["loss"] is not None]:
         off = f"{max(alone):.1%}"
-        yield f"the model alone, which chose between these loads, would lose at most {off} at them"
+        yield f"the model alone would lose at most {off} there"
     if reckoned := sorted({(one["requests"], one["recommended"]) for one in regrets if one["loss"] is None}):
         places = ", ".join(f"{_counted(tokens)} at {requests(load)}" for load, tokens in reckoned)
         yield f"recommended as reckoned, and not measured (benchmark.depths): {places}"
+
+
+def _trusted(rounds: int, repeated: Sequence[Mapping[str, Any]]) -> str:
+    """How far measurements chose, and not the model."""
+    if rounds < 2:
+        return "of one round's noise nothing is known, so the model chose"
+    if not any(one["share"] for one in repeated):
+        return "rounds repeat no difference from the model beyond their noise, so the model chose"
+    shares = ", ".join(f"{one['share']:.0%} at {one['requests']}" for one in repeated)
+    return f"measured differences between settings count as far as rounds repeat them: {shares}"
 
 
 def _by_other_rounds(judged: Sequence[Mapping[str, Any]]) -> Iterator[str]:

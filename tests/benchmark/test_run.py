@@ -14,6 +14,8 @@ import pytest
 
 from speculators.benchmark import gpu_state
 from speculators.benchmark.bench import request_body
+from speculators.benchmark.checks import hopeless
+from speculators.benchmark.rounds import PLAIN_ARMS
 from speculators.benchmark.run import run_benchmark
 from speculators.benchmark.stability import warnings
 from speculators.documents import read_json, write_json
@@ -42,12 +44,18 @@ class FakeExecutor(LocalExecutor):
     """Remembers what was served and leaves what a client would leave; ``code`` is how clients end."""
 
     def __init__(
-        self, code: int = 0, error: dict[str, str] | None = None, dies_in: int = 0, fails_in: int = 0
+        self,
+        code: int = 0,
+        error: dict[str, str] | None = None,
+        dies_in: int = 0,
+        fails_in: int = 0,
+        drafts: int = 4,
     ) -> None:
         super().__init__()
         self.code = code
         self.dies_in = dies_in  # which client is interrupted, counting from 1
         self.fails_in = fails_in  # in which client a request fails
+        self.drafts = drafts  # in each load of a speculating arm
         self.error = error
         self.events: list[str] = []
         self.services: list[Service] = []
@@ -86,11 +94,13 @@ class FakeExecutor(LocalExecutor):
         assert document.output.is_dir()
         if self.error:
             write_json(document.output / "error.json", self.error)
-        load = {**LOAD, "completed": 0, "errored": 1} if seen == self.fails_in else LOAD
+        failed = {"completed": 0, "errored": 1} if seen == self.fails_in else {}
         for one in launches:
             place = document.output / (one["arm"] if len(launches) > 1 else "")
             result = {"arm": one["arm"], "round": document.values["round"]}
-            write_json(place / "result.json", result | {"loads": [load], "machine": dict(MACHINE)})
+            counters = None if one["arm"] in PLAIN_ARMS else {"drafts": self.drafts, "accepted": 0}
+            loads = [{**LOAD, **failed, "counters": counters}]
+            write_json(place / "result.json", result | {"loads": loads, "machine": dict(MACHINE)})
         if not self.code:
             write_output(document, {"launches": [{"arm": one["arm"]} for one in launches]}, seconds=1.5)
         step.log.write_text("client says no\n")
@@ -282,7 +292,6 @@ def test_a_method_that_needs_no_checkpoint_is_the_draft_arm_itself(measure: Call
     assert document["speculation"] == {"algorithm": "ngram", "tokens": 3}
     draft = document["arms"]["draft"]
     assert json.loads(draft[draft.index("--speculative-config") + 1])["method"] == "ngram"
-    assert {one["must_draft"] for one in executor.clients} == {False}
     assert {one["replayed"] for one in executor.clients} == {False}  # its tokens would be kept for nothing
 
 
@@ -337,6 +346,20 @@ def test_a_round_that_cannot_be_compared_ends_it_at_once(measure: Callable[..., 
     assert document["benchmark"]["rounds"] == 2
     assert asked == [document]  # a gate says what it comes to
     assert any("round 2/5: the arms cannot be compared: round 2 draft at 1: 0 of 1" in one for one in lines)
+
+
+def test_a_draft_that_proposes_nothing_ends_it_as_not_comparable(measure: Callable[..., Any]) -> None:
+    executor, lines = FakeExecutor(drafts=0), []
+    document = measure(executor, lines)
+    assert document["benchmark"]["rounds"] == 1
+    (said,) = [one for one in lines if "cannot be compared" in one]
+    assert "0 of 1 draft loads drafted" in said
+    assert "engine.args.max_model_len" in said
+    assert [one["name"] for one in hopeless(document)] == ["speculating"]
+
+
+def test_a_lookup_that_finds_nothing_to_propose_is_still_compared(measure: Callable[..., Any]) -> None:
+    assert hopeless(measure(FakeExecutor(drafts=0), method="ngram")) == []
 
 
 def test_who_continues_keeps_the_sound_rounds_and_measures_the_other_one_again_marked(

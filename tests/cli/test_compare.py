@@ -159,6 +159,18 @@ def test_a_baseline_with_figures_that_are_none_is_refused(
     assert complaint in " ".join(capsys.readouterr().err.split())
 
 
+def test_a_baseline_whose_draft_is_no_name_is_refused(
+    runs: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = Path(baseline(runs[0], tmp_path / "one.json"))
+    document = read_json(file)
+    document["settings"]["draft algorithm"] = ["eagle3"]
+    write_json(file, document)
+    assert app.main(["compare", str(file), runs[1]]) == 2
+    shown = " ".join(capsys.readouterr().err.split())
+    assert "no baseline: $.settings['draft algorithm']: ['eagle3'] is not of type 'string', 'null'" in shown
+
+
 @pytest.mark.parametrize("place", ["file/page.md", "loop/page.md"])
 def test_a_report_that_cannot_be_written_there_says_so(
     runs: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str

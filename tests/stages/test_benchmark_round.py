@@ -33,7 +33,6 @@ def test_a_server_that_never_gets_healthy_ends_the_launch_with_its_log(tmp_path:
                     "arm": "plain",
                     "endpoint": endpoint.url,
                     "speculative_tokens": 2,
-                    "must_draft": True,
                     "request_body": {},
                     "ask_all_before": False,
                 }
