@@ -28,10 +28,11 @@ MENDED_SAMPLING = ("--worker-extension-cls", "speculators.serving.cpu_sampling.M
 IN_ENGINE_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 
 # What vLLM can do without a checkpoint (config/speculative.py).  The windows are those of its
-# documentation's example: a longer one proposes too rarely, a single token too often.
+# documentation's example: a longer one proposes too rarely, a single token too often.  Suffix also remembers
+# the answers of earlier requests: all loads and the warm-up ask the same prompts, so it would only recite.
 FREE_METHODS: dict[str, dict[str, Any]] = {
     "ngram": {"method": "ngram", "prompt_lookup_min": 2, "prompt_lookup_max": 4},
-    "suffix": {"method": "suffix"},
+    "suffix": {"method": "suffix", "suffix_decoding_max_cached_requests": 0},
 }
 
 

@@ -49,6 +49,17 @@ def test_speculative_config_names_the_method_that_vllm_knows(
     assert config == {**expected, "model": "/draft", "num_speculative_tokens": 5}
 
 
+def test_suffix_recites_no_answer_of_an_earlier_request() -> None:
+    """Warm-up and every load ask the same prompts."""
+    arguments = server_arguments(1, {}, Speculation(None, "suffix", 5))
+    config = json.loads(arguments[arguments.index("--speculative-config") + 1])
+    assert config == {
+        "method": "suffix",
+        "num_speculative_tokens": 5,
+        "suffix_decoding_max_cached_requests": 0,
+    }
+
+
 def test_an_algorithm_that_cannot_be_served_is_named() -> None:
     with pytest.raises(RecipeError, match="medusa") as caught:
         server_arguments(1, {}, Speculation(Path("/draft"), "medusa", 3))
