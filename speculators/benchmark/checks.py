@@ -22,6 +22,8 @@ JUDGED = (PLAIN, DRAFT, BASE, BASE_PLAIN)
 BREAKING = ("requests", "same-work", "speculating", "possible", "capture-sizes")
 #: Of those the ones that a round fails by itself, so that another one may take its place.
 OF_A_ROUND = ("requests", "same-work")
+#: And those that fail in every round until the recipe is another one.
+OF_SETTINGS = ("speculating", "capture-sizes")
 
 
 def run_checks(benchmark: dict[str, Any], pairs: list[Pair], summary: dict[str, Any]) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from speculators.benchmark.arms import NOBODY, Opponent
-from speculators.benchmark.checks import broken, of_a_round
+from speculators.benchmark.checks import OF_SETTINGS, broken, of_a_round
 from speculators.checkpoint.config import localised
 from speculators.documents import known_json, read_json, write_json
 from speculators.errors import MACHINE_ERRNOS, SpeculatorsError, StageError, storage_error
@@ -184,14 +184,16 @@ def report(run: Run) -> str:
     # Measured beside itself, the draft is the base, too; another base has a verdict of its own.
     beside = summary["base"]["checks"] if run.against.itself else []
     if failed := broken([*summary["checks"], *beside]):
-        again = "keeps the sound rounds and measures the broken one again"
+        rounds = "keeps the sound rounds and measures the broken one again"
         if not of_a_round(failed):  # it lies in all of them
             forget_rounds(run)
-            again = "measures again"
+            rounds = "measures again"
+        way_out = f"the same command {rounds}: let the machine do nothing else meanwhile: {run.command}"
+        if any(check["name"] in OF_SETTINGS for check in failed):
+            way_out = "change the setting that the check names, and measure again"
         raise StageError(
             f"the comparison is broken: {'; '.join(check['detail'] for check in failed)}; see {place}",
-            hint=f"nothing can be said of the speed; the same command {again}: let the machine do "
-            f"nothing else meanwhile: {run.command}",
+            hint=f"nothing can be said of the speed; {way_out}",
             rule="comparison",
         )
     for row in document["expectations"]:

@@ -66,6 +66,7 @@ class Executor(LocalExecutor):
         self.engine = 1.0  # of our engine settings over the base's, in every arm
         self.launched: list[str] = []
         self.longer: dict[int, int] = {}  # tokens that the draft says more, by round
+        self.drafts = True  # whether the draft proposes anything
 
     @contextmanager
     def serve(self, service: Service) -> Iterator[Endpoint]:
@@ -98,6 +99,7 @@ class Executor(LocalExecutor):
         ]
         for load in loads if arm == "draft" else []:
             load["output_tokens"] += self.longer.get(number, 0)
+            load["counters"] = load["counters"] if self.drafts else None
         return {"arm": arm, "round": number, "loads": loads}
 
 
@@ -263,6 +265,20 @@ def test_one_bad_round_ends_the_gate_at_once_and_the_sound_ones_are_kept(
     assert run.record.document["gate"]["verdict"] == "ok"
     remarks = read_json(run.record.folder / "comparison.json")["remarks"]
     assert any(one.startswith("round 2 was measured again, for at first output tokens") for one in remarks)
+
+
+def test_a_draft_that_proposes_nothing_is_not_comparable_at_once(
+    tmp_path: Path, baseline: Measurement
+) -> None:
+    run = a_run(tmp_path, lambda number: 1.3 * SPREAD[number % 5], baseline)
+    assert isinstance(run.executor, Executor)
+    run.executor.drafts = False
+    measure(run)
+    assert len(run.executor.launched) == 2, "one round shows it"
+    assert run.record.document["gate"]["verdict"] == "not comparable"
+    with pytest.raises(StageError, match="0 of 1 draft loads drafted") as caught:
+        report(run)
+    assert "change the setting that the check names" in (caught.value.hint or "")
 
 
 def test_what_is_broken_in_all_rounds_is_not_kept(tmp_path: Path, baseline: Measurement) -> None:
