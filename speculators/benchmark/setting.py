@@ -103,13 +103,14 @@ def speeds(model: Model, batch_sizes: int, context: float, known: Corrections = 
 
 
 class Repeated(NamedTuple):
-    """At one load, in logarithms: by how much all measured speeds differ from the model's, and each beside.
+    """At one load, how far measured speeds are from the model's, in logarithms.
 
-    ``share``: how much of what each differs by is no chance, 0 to 1.
+    ``common``: in the mean of all numbers of tokens; ``beyond``: each one's difference from that;
+    ``share``: how much of ``beyond`` is no chance, 0 to 1.
     """
 
-    all: float
-    each: Mapping[int, float]
+    common: float
+    beyond: Mapping[int, float]
     share: float
 
 
@@ -136,13 +137,13 @@ def repeated(model: Model, rounds: Sequence[Sequence[Measured]]) -> dict[int, Re
         if not depths:
             continue
         off = numpy.array([[one[tokens] for tokens in depths] for one in seen])  # [rounds, depths]
-        beside = off - off.mean(axis=1, keepdims=True)  # [rounds, depths]
-        each = beside.mean(axis=0)  # [depths]
+        beyond = off - off.mean(axis=1, keepdims=True)  # [rounds, depths]
+        mean = beyond.mean(axis=0)  # [depths]
         share = 0.0
-        if len(seen) > 1 and (between := len(seen) * (each**2).sum()):
-            within = ((beside - each) ** 2).sum() / (len(seen) - 1)
+        if len(seen) > 1 and (between := len(seen) * (mean**2).sum()):
+            within = ((beyond - mean) ** 2).sum() / (len(seen) - 1)
             share = max(0.0, 1 - float(within / between))
-        by_depth = {tokens: float(one) for tokens, one in zip(depths, each)}
+        by_depth = {tokens: float(one) for tokens, one in zip(depths, mean)}
         found[requests] = Repeated(float(off.mean()), by_depth, share)
     return found
 
@@ -150,7 +151,7 @@ def repeated(model: Model, rounds: Sequence[Sequence[Measured]]) -> dict[int, Re
 def corrections(found: Mapping[int, Repeated]) -> Corrections:
     """The model's, as far as rounds repeat them."""
     return {
-        requests: {tokens: one.all + one.share * beside for tokens, beside in one.each.items()}
+        requests: {tokens: one.common + one.share * own for tokens, own in one.beyond.items()}
         for requests, one in found.items()
     }
 

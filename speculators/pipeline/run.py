@@ -184,13 +184,16 @@ def report(run: Run) -> str:
     # Measured beside itself, the draft is the base, too; another base has a verdict of its own.
     beside = summary["base"]["checks"] if run.against.itself else []
     if failed := broken([*summary["checks"], *beside]):
-        rounds = "keeps the sound rounds and measures the broken one again"
+        again = "keeps the sound rounds and measures the broken one again"
         if not of_a_round(failed):  # it lies in all of them
             forget_rounds(run)
-            rounds = "measures again"
-        way_out = f"the same command {rounds}: let the machine do nothing else meanwhile: {run.command}"
-        if any(check["name"] in OF_SETTINGS for check in failed):
-            way_out = "change the setting that the check names, and measure again"
+            again = "measures again"
+        by_setting = any(check["name"] in OF_SETTINGS for check in failed)
+        way_out = (
+            "change the setting that the check names, and measure again"
+            if by_setting
+            else f"the same command {again}: let the machine do nothing else meanwhile: {run.command}"
+        )
         raise StageError(
             f"the comparison is broken: {'; '.join(check['detail'] for check in failed)}; see {place}",
             hint=f"nothing can be said of the speed; {way_out}",

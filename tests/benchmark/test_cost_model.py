@@ -294,13 +294,13 @@ def test_a_slow_round_is_in_no_difference_between_settings(
 ) -> None:
     found = repeated(FLAT, [round_of(one) for one in rounds])[4]
     assert 0 <= found.share <= 1
-    assert sum(found.each.values()) == pytest.approx(0, abs=1e-9)
+    assert sum(found.beyond.values()) == pytest.approx(0, abs=1e-9)
     place = data.draw(st.integers(0, len(rounds) - 1))
     slowed = [[times * one for one in row] if at == place else row for at, row in enumerate(rounds)]
     other = repeated(FLAT, [round_of(one) for one in slowed])[4]
-    assert other.each == pytest.approx(found.each, abs=1e-9)
+    assert other.beyond == pytest.approx(found.beyond, abs=1e-9)
     assert other.share == pytest.approx(found.share, abs=1e-6)
-    assert other.all == pytest.approx(found.all - math.log(times) / len(rounds))
+    assert other.common == pytest.approx(found.common - math.log(times) / len(rounds))
 
 
 @given(ROUND.filter(lambda one: max(one) > 1.01 * min(one)), st.integers(2, 5))
@@ -311,7 +311,7 @@ def test_rounds_that_agree_are_believed_wholly(seconds: list[float], rounds: int
 
 def test_a_setting_that_one_round_lacks_has_no_correction() -> None:
     whole = round_of([1.0, 1.2, 1.4, 1.6])
-    assert list(repeated(FLAT, [whole, whole[:2]])[4].each) == [0, 1]
+    assert list(repeated(FLAT, [whole, whole[:2]])[4].beyond) == [0, 1]
 
 
 @pytest.mark.parametrize(("noise", "better"), [(0.08, True), (0.002, False)])
