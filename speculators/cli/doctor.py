@@ -50,6 +50,8 @@ def doctor(
     from speculators.cli.check import show_loaded
     from speculators.recipe.recipe import load_recipe
 
+    if overrides and recipe is None:
+        raise typer.BadParameter("--set changes a recipe: name one, or leave --set out")
     loaded = load_recipe(recipe, overrides or []) if recipe else None
     if recipe and loaded and loaded.recipe is None:
         show_loaded({recipe: loaded}, as_json)

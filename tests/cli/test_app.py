@@ -99,6 +99,7 @@ def test_run_refuses_a_wrong_recipe_before_anything_else(
     [
         (StageError("it broke", hint="mend it"), 3, "error: it broke [stage-failed]\n      = help: mend it"),
         (MachineError("no disk"), 4, "error: no disk [machine]"),
+        (MachineError("it ended\n  | [log]"), 4, "error: it ended [machine]\n  | [log]\n"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (ZeroDivisionError("oops"), 70, "this is a bug in speculators"),
     ],

@@ -100,6 +100,11 @@ def test_a_wrong_recipe_exits_2_with_its_diagnostics(capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.usefixtures("whole")
+def test_a_setting_of_no_recipe_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.main(["doctor", "--set", "training.epochs=2"]) == 2
+    assert "name one" in capsys.readouterr().err
+
+
 def test_only_clean_removes_what_an_interrupted_run_left(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
