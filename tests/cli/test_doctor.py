@@ -99,12 +99,12 @@ def test_a_wrong_recipe_exits_2_with_its_diagnostics(capsys: pytest.CaptureFixtu
     assert json.loads(capsys.readouterr().out)["schema"] == "speculators/check/v1"
 
 
-@pytest.mark.usefixtures("whole")
 def test_a_setting_of_no_recipe_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert app.main(["doctor", "--set", "training.epochs=2"]) == 2
     assert "name one" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("whole")
 def test_only_clean_removes_what_an_interrupted_run_left(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
