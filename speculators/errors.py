@@ -73,6 +73,18 @@ class SpeculatorsError(Exception):
         self.hint = hint
         self.rule = rule or type(self).rule
 
+    def told(self) -> str:
+        """``error: message [rule]``, as a terminal and a log show it.
+
+        The rule stands behind the first line: what follows may quote a log, which ends in a rule too.
+        """
+        first, *quoted = self.message.split("\n")
+        return "\n".join([f"error: {first} [{self.rule}]", *quoted])
+
+    def document(self) -> dict[str, str]:
+        """What another process, or a program, reads of it."""
+        return {"rule": self.rule, "message": self.message, "hint": self.hint}
+
 
 class RecipeError(SpeculatorsError):
     """The recipe or the command line is wrong; nothing was started."""

@@ -10,15 +10,8 @@ from speculators.errors import SpeculatorsError
 
 
 def error_text(error: SpeculatorsError) -> str:
-    """``error: message [rule]`` and the way out.
-
-    The rule stands behind the message's first line: what follows may quote a log, which ends in a rule too.
-    """
-    first, *quoted = error.message.split("\n")
-    lines = [f"error: {first} [{error.rule}]", *quoted]
-    if error.hint:
-        lines.append(f"      = help: {error.hint}")
-    return "\n".join(lines)
+    """The error and the way out."""
+    return error.told() + (f"\n      = help: {error.hint}" if error.hint else "")
 
 
 def bug_text() -> str:

@@ -52,7 +52,8 @@ def plan(
     """Show what a run would do and why, without doing it.
 
     No GPU or network is needed. A container engine is asked only for images that were built here and that no
-    lock pins; where none answers, the plan says so.
+    lock pins; where none answers, the plan says so. Exit code 2, below the plan, when the recipe's lock would
+    keep a run from starting.
 
     \b
     Examples:
@@ -67,21 +68,24 @@ def plan(
     from speculators.pipeline import plan_text, training_step
     from speculators.pipeline.machine import needs
     from speculators.pipeline.plan import plan as make_plan
-    from speculators.pipeline.premises import planned_surroundings
+    from speculators.pipeline.premises import lock_refusal, planned_surroundings
     from speculators.pipeline.record import benchmark_seconds
     from speculators.pipeline.store import Store, default_home
 
-    where = planned_surroundings(loaded, wanted_of(images, allow_untested))
+    wanted = wanted_of(images, allow_untested)
+    where = planned_surroundings(loaded, wanted)
     choice, held = choice_of(only, start, fresh, accept), opponent_of(against, itself, only, loaded)
     planned = make_plan(loaded, Store(default_home()), choice, where, held)
     seconds = benchmark_seconds(runs_dir, loaded.name)
     costs = training_step.training_costs(loaded, os.environ)
     taken = needs.taken_by(loaded, os.environ)
+    refused = lock_refusal(loaded, wanted, default_home())
     if as_json:
         document = {
             **plan_text.document(loaded.name, planned, seconds),
             "training_step": training_step.documents(costs),
             "needs": needs.document(taken),
+            "refused": refused and refused.document(),
         }
         typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
     else:
@@ -90,4 +94,6 @@ def plan(
         typer.echo(
             "\n".join([plan_text.table(loaded.name, planned, seconds), *ahead, *training_step.told(costs)])
         )
+    if refused:
+        raise refused
     return EXIT_WORK if detailed and plan_text.has_work(planned) else 0

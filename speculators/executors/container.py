@@ -135,7 +135,7 @@ def main(path: Path) -> int:
         return attend(container, request["time_limit"], wake, wake_write)
     except Exception as error:
         known = error if isinstance(error, SpeculatorsError) else refusal(sentence(error))
-        print(f"error: {known.message} [{known.rule}]", file=sys.stderr)
+        print(known.told(), file=sys.stderr)
         write_json(
             state,
             {

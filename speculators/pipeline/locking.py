@@ -209,11 +209,7 @@ def enforce(
             return LockState(text, (f"{path} is not written: {'; '.join(lacking)}",))
         return _written(LockState(text), recipe, path, pins.to_commit(), f"{path} written", images_chosen)
     differences = compare(lock, pins)
-    stale = stopping(recipe, lock, differences, locked=locked)
-    if images_chosen and not locked:
-        stale = [one for one in stale if one.kind != IMAGE]
-    if stale:
-        raise stale_error(recipe, path, stale, locked=locked)
+    refuse_stale(recipe, path, lock, differences, locked=locked, images_chosen=images_chosen)
     # A lock of the recipe as it was before an edit is not completed with what that edit asks for.
     is_own = not any(one.path == RECIPE_DIGEST for one in differences)
     added = [one for one in differences if is_own and _completes(one, lock)]
@@ -227,8 +223,35 @@ def enforce(
     return _written(state, recipe, path, completed, f"{blocks} added to {path}", images_chosen)
 
 
-def stopping(
-    recipe: Recipe, lock: Lock, differences: Iterable[Difference], *, locked: bool = False
+def refuse_stale(
+    recipe: Recipe,
+    path: Path,
+    lock: Lock,
+    differences: Iterable[Difference],
+    *,
+    locked: bool = False,
+    images_chosen: bool = False,
+) -> None:
+    """Stop where ``recipe`` must not run with ``differences`` from the lock in ``path``, as ``enforce`` says.
+
+    Raises:
+        RecipeError: there are such; the message has a line for each.
+    """
+    stale = _stopping(recipe, lock, differences, locked=locked)
+    if images_chosen and not locked:
+        stale = [one for one in stale if one.kind != IMAGE]
+    if not stale:
+        return
+    why = "is out of date, but --locked was given" if locked else "pins other inputs than are here"
+    raise RecipeError(
+        f"{path} {why}\n" + "\n".join(f"  {one.line}" for one in stale),
+        hint=f"bring back what was locked, or accept what is here with: {command(recipe, stale)}",
+        rule="stale-lock",
+    )
+
+
+def _stopping(
+    recipe: Recipe, lock: Lock, differences: Iterable[Difference], *, locked: bool
 ) -> list[Difference]:
     """Of ``differences`` those with which ``recipe`` must not run: other inputs, that nobody asked for.
 
@@ -264,16 +287,6 @@ def chosen_anew(recipe: Recipe) -> set[PinPath]:
 
 def _is_overridden(recipe: Recipe, value: PinPath) -> bool:
     return recipe.positions.value(value).file.startswith(ARGUMENT_PREFIX)
-
-
-def stale_error(recipe: Recipe, path: Path, stale: list[Difference], *, locked: bool = False) -> RecipeError:
-    """What is said of ``stale`` pins of the lock in ``path``: a line for each."""
-    why = "is out of date, but --locked was given" if locked else "pins other inputs than are here"
-    return RecipeError(
-        f"{path} {why}\n" + "\n".join(f"  {one.line}" for one in stale),
-        hint=f"bring back what was locked, or accept what is here with: {command(recipe, stale)}",
-        rule="stale-lock",
-    )
 
 
 def command(recipe: Recipe, stale: Iterable[Difference] = ()) -> str:

@@ -13,7 +13,8 @@ from speculators.executors.base import Executor
 from speculators.executors.images import load_images
 from speculators.executors.local import LocalExecutor
 from speculators.pipeline.lock import ImagePin, Lock, Pins, locked_image_pins
-from speculators.pipeline.locking import LockState, enforce, lock_path, read_lock
+from speculators.pipeline.lock_changes import compare
+from speculators.pipeline.locking import LockState, enforce, lock_path, read_lock, refuse_stale
 from speculators.pipeline.pins import gather
 from speculators.pipeline.preflight import check_environment
 from speculators.pipeline.surroundings import Surroundings, given
@@ -106,6 +107,18 @@ def planned_surroundings(recipe: Recipe, wanted: Wanted) -> Surroundings:
 
     pinned = image_digests(read_lock(lock_path(recipe.path), recipe))
     return surroundings(recipe, wanted.images, wanted.untested, pinned)
+
+
+def lock_refusal(recipe: Recipe, wanted: Wanted, home: Path) -> RecipeError | None:
+    """Why the lock would not let a run start, as far as is seen without an engine; None if it would."""
+    path = lock_path(recipe.path)
+    try:
+        if lock := read_lock(path, recipe):
+            differences = compare(lock, gather(recipe, home))
+            refuse_stale(recipe, path, lock, differences, images_chosen=bool(wanted.images))
+    except RecipeError as error:
+        return error
+    return None
 
 
 def pins_to_lock(

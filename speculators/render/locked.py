@@ -15,7 +15,7 @@ from speculators.executors.image_pins import by_digest, refuse_untested
 from speculators.executors.images import Image, load_images
 from speculators.pipeline.lock import RECIPE_DIGEST, Pin, render, within
 from speculators.pipeline.lock_changes import compare, renewed
-from speculators.pipeline.locking import chosen_anew, lock_path, read_lock, stale_error, stopping
+from speculators.pipeline.locking import chosen_anew, lock_path, read_lock, refuse_stale
 from speculators.pipeline.pins import file_names, gather, recipe_digest
 from speculators.pipeline.premises import Wanted
 from speculators.recipe.positions import Path as PinPath
@@ -40,8 +40,7 @@ def held(recipe: Recipe, home: Path) -> dict[PinPath, Pin]:
     if lock is None:
         return {}
     present, chosen = gather(recipe, home), chosen_anew(recipe)
-    if stale := stopping(recipe, lock, compare(lock, present)):
-        raise stale_error(recipe, path, stale)
+    refuse_stale(recipe, path, lock, compare(lock, present))
     # What cannot be looked at here is known from the lock alone, unless it is of an input given up.
     seen = present.to_commit()
     return {

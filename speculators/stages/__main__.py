@@ -64,11 +64,9 @@ def _run(step: StageInput) -> None:
 
 def _failed(step: StageInput, error: SpeculatorsError) -> int:
     """Leave the cause for the outside; where nothing can be written, the log has to do."""
-    print(f"error: {error.message} [{error.rule}]", file=sys.stderr)
+    print(error.told(), file=sys.stderr)
     with suppress(OSError):
-        write_json(
-            step.output / ERROR_NAME, {"rule": error.rule, "message": error.message, "hint": error.hint}
-        )
+        write_json(step.output / ERROR_NAME, error.document())
     return error.exit_code
 
 

@@ -164,7 +164,7 @@ def _run(
             write_json(cause.parent / RESULT_NAME, result)
         return
     except SpeculatorsError as error:
-        code, told = error.exit_code, {"message": error.message, "hint": error.hint, "rule": error.rule}
+        code, told = error.exit_code, error.document()
     except KeyboardInterrupt:
         code, told = EXIT_INTERRUPTED, {}
     except Exception:  # whatever else is our bug, and told with its traceback

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from speculators.cli import app
+from speculators.pipeline.locking import lock_path
 from speculators.pipeline.store import Store
 from speculators.recipe.recipe import require_recipe
 from tests.cli.test_app import SMOLLM
 from tests.pipeline.stages import furnish
+from tests.pipeline.test_pins import ROW, recipe
 
 
 @pytest.fixture(autouse=True)
@@ -105,3 +107,27 @@ def test_what_cannot_be_meant_exits_2(
 )
 def test_fresh_without_a_stage_means_all(given: list[str], understood: list[str]) -> None:
     assert app.with_fresh_names(given) == understood
+
+
+def test_a_plan_whose_lock_would_refuse_the_run_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = recipe(tmp_path)
+    path, name = lock_path(given.path), str(given.path)
+    assert app.main(["lock", name]) == 0
+    capsys.readouterr()
+    assert app.main(["plan", name, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["refused"] is None
+    with (tmp_path / "prompts.jsonl").open("a") as file:
+        file.write(ROW.replace('"a"', '"c"'))
+    assert app.main(["plan", name, "--detailed-exitcode"]) == 2
+    said = capsys.readouterr()
+    assert "benchmark      measure" in said.out
+    assert said.err.startswith(f"error: {path} pins other inputs than are here [stale-lock]\n  {path}:")
+    assert f"speculators lock {name} --update prompts.benchmark" in said.err
+    assert app.main(["plan", name, "--json"]) == 2
+    refused = json.loads(capsys.readouterr().out)["refused"]
+    assert refused["rule"] == "stale-lock"
+    path.write_text("schema: speculators/lock/v2\n")
+    assert app.main(["plan", name]) == 2
+    assert "[invalid-lock]" in capsys.readouterr().err
