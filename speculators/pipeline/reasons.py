@@ -79,7 +79,8 @@ def _inputs(old: dict[str, str], new: dict[str, str]) -> Iterator[Reason]:
 
 def _named(kind: str, old: dict[str, str], new: dict[str, str], prefix: str = "") -> Iterator[Reason]:
     for name in sorted(old.keys() | new.keys()):
-        was, now = old.get(name, "none"), new.get(name, "none")
+        # Of an image that nobody knows yet the digest is empty: no other thing than none.
+        was, now = old.get(name) or "none", new.get(name) or "none"
         if was != now:
             yield Reason(kind, f"{prefix}{name} {was} -> {now}")
 

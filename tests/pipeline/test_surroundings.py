@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from speculators.errors import RecipeError
+from speculators.pipeline.reasons import differences
 from speculators.pipeline.surroundings import HERE, IMAGES_VARIABLE, Surroundings, given
 from speculators.recipe.recipe import require_recipe
 from speculators.stages.table import PACKAGE, TRAINING, VERIFIER
@@ -38,6 +39,16 @@ def test_a_stage_without_a_pin_says_why_it_has_no_key():
     found = Surroundings({**PINS, "trainer": ""}, {"trainer": "x/trainer:1"})
     assert "x/trainer:1 is neither pinned nor in an engine" in found.unknown(VERIFIER)
     assert HERE.unknown(VERIFIER) == ""
+
+
+def test_an_image_without_a_pin_is_no_reason_of_its_own():
+    open_image = Surroundings({**PINS, "trainer": ""}).environment(TRAINING)
+    told = differences(
+        {"environment": {}},
+        {"environment": open_image, "values": {}, "files": {}, "sources": {}, "inputs": {}, "code": {}},
+        lambda _: "",
+    )
+    assert not [reason.text for reason in told if "image" in reason.text]
 
 
 def test_a_job_of_a_cluster_is_told_all_images():
