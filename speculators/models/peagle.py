@@ -25,8 +25,8 @@ from torch import nn
 
 from speculators.checkpoint.peagle import PEagleConfig
 from speculators.models.eagle3 import INIT_STD, Eagle3Draft, Span
-from speculators.models.operators import normed
-from speculators.models.unroll import FULL_PRECISION, Choice, Plan, Precision, Stream, Unroll
+from speculators.models.operators import normed, turned
+from speculators.models.unroll import FULL_PRECISION, Choice, Plan, Precision, Stream, Unroll, product
 from speculators.training.objective import Teaching
 from speculators.training.packing import PackedSequence
 from speculators.training.ttt import DenseTrainTimeTest, TrainTimeTest
@@ -88,16 +88,29 @@ class Depths(Unroll):
         _, final = normed(hidden, eps, self.dtype, (gain, self.dtype))  # [N, H]
         return final, self.entered(self.draft.unknown().to(hidden.dtype).expand_as(hidden))
 
+    def project(
+        self, index: int, step: int, unit: torch.Tensor, said: torch.Tensor, units: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Queries [rows, Hq, D], and keys and values [rows, 2 Hkv, D], of the same rows.
+
+        At a later depth all rows read the same: it is projected once.  Were each row to gather it, their
+        gradients would be added one by one into a single row, which in half precision soon no longer grows.
+        """
+        if index or not step:
+            return super().project(index, step, unit, said, units)
+        mask = said[step - self.plan.steps, None]  # [1, P]; the masks lie below the rows' own
+        made = product(unit[:1], self.layers[0].state, mask).expand(len(unit), -1)  # [N, P]
+        return turned(made, *self.angles[step], self.config.num_attention_heads)
+
 
 def masked(plan: Plan) -> Plan:
-    """``plan`` with the masks below the S tokens' embeddings: every row reads one at each later step."""
+    """``plan`` with the masks below the S tokens' embeddings, one for each later step, at which all rows
+    read it: places are of step 0 alone."""
     size, later = len(plan.positions), plan.steps - 1
     everyone = torch.arange(size + later, device=plan.positions.device)  # [S + K - 1]
     rows = everyone[:size] if plan.choice is None else plan.choice.rows  # [N]
     table = torch.cat([rows, everyone[size:]])  # [N + K - 1]
-    count = len(rows)
-    places = [everyone[:count], *(everyone[count + step].expand(count) for step in range(later))]
-    return plan._replace(choice=Choice(rows, table, torch.stack(places)))
+    return plan._replace(choice=Choice(rows, table, everyone[None, : len(rows)]))
 
 
 class ParallelDepths(TrainTimeTest):

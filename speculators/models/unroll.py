@@ -232,7 +232,7 @@ class Unroll:
             else:
                 share = functional.linear(units[: len(unit)], self.embedding)
         angles = self.angles[step] if step else self.all_angles
-        return turned(_product(unit, matrices.state, share), *angles, self.config.num_attention_heads)
+        return turned(product(unit, matrices.state, share), *angles, self.config.num_attention_heads)
 
     def project_narrowing(
         self, choice: Choice, unit: torch.Tensor, said: torch.Tensor, units: torch.Tensor
@@ -244,13 +244,13 @@ class Unroll:
         if len(self.layers) == 1:
             by_query = said[:, :width][choice.places[0]]  # [N, Hq D]
             by_key = functional.linear(units[: len(unit)], self.embedding[width:])  # [S, 2 Hkv D]
-        _, made = turned(_product(unit, matrices.state[width:], by_key), *self.all_angles, 0)
+        _, made = turned(product(unit, matrices.state[width:], by_key), *self.all_angles, 0)
         queries, _ = turned(
-            _product(unit[choice.rows], matrices.state[:width], by_query), *self.angles[0], heads
+            product(unit[choice.rows], matrices.state[:width], by_query), *self.angles[0], heads
         )
         return queries, made
 
 
-def _product(x: torch.Tensor, matrix: torch.Tensor, share: torch.Tensor | None) -> torch.Tensor:
+def product(x: torch.Tensor, matrix: torch.Tensor, share: torch.Tensor | None) -> torch.Tensor:
     """x [rows, H] times matrix [P, H] transposed, plus ``share`` [rows, P] if there is one."""
     return functional.linear(x, matrix) if share is None else torch.addmm(share, x, matrix.T)

@@ -66,7 +66,7 @@ class Course(NamedTuple):
     ) -> Verdict:
         """One more validation: the course with it, and what it says.
 
-        ``share`` of the run's steps and ``epoch`` say where it was; no draft accepts more than ``ceiling``.
+        ``share`` of the run's epochs and ``epoch`` say where it was; no draft accepts more than ``ceiling``.
         ``patience`` is the recipe's ``early_stop``.
         Without validation documents (``judged`` None) the later draft is the better one.
         """

@@ -35,7 +35,7 @@ LEAST_POINTS = 2
 class Point(NamedTuple):
     """An acceptance length at a share of the run, with its standard error."""
 
-    share: float  # of all optimiser steps, in (0, 1]
+    share: float  # of all epochs, in (0, 1]
     length: float
     error: float
 

@@ -218,7 +218,7 @@ class _Run(NamedTuple):
         with progress.pause(), whole_draft(self.objective.draft):
             judged = evaluate(self.objective, self.held_out, tokens, self.ranks) if self.held_out else None
         before = progress.course
-        share = progress.steps / progress.total_steps
+        share = self.plan.share(progress.steps)
         course, kept, gain = before.after(judged, share, epoch, 1 + tokens, self.options.early_stop)
         progress.course = course
         if kept:

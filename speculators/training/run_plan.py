@@ -34,6 +34,13 @@ class RunPlan(NamedTuple):
             return finished  # whole, also for who reads the figures
         return finished + (steps - start) / (self.epoch_ends[finished] - start)
 
+    def share(self, steps: int) -> float:
+        """How much of all epochs ``steps`` steps are, in [0, 1].
+
+        Each epoch is packed anew and may have a step more than another; half of them is half all the same.
+        """
+        return self.epochs_done(steps) / len(self.epoch_ends)
+
 
 def plan_run(
     lengths: Sequence[int],
@@ -59,6 +66,6 @@ def plan_run(
         ]
         ends.append(len(windows))
         size = len(windows) - start
-        parts = range(1, validations_per_epoch + 1)
-        validations += sorted({start + -(-size * part // validations_per_epoch) for part in parts})
+        count = min(validations_per_epoch, size)
+        validations += [start + -(-size * part // count) for part in range(1, count + 1)]
     return RunPlan(tuple(windows), tuple(ends), tuple(validations))

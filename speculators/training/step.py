@@ -1,9 +1,9 @@
 """One optimiser step: a window's gradient over all its sequences and ranks, clipped and applied.
 
 Whatever a step reads of the device is read once, after its last sequence.  What each sequence teaches is
-known before the first, because a row's weight is made from all of them; states are as many bytes as all
-else together is few, and are brought sequence by sequence: a window of many needs no more memory than a
-window of one.
+known before the first, because a row's weight is made from all of them.  States are nearly all of a
+sequence's bytes, and are brought when its turn comes: a window needs room for one sequence and for the
+gradients of those before it, however many they are.
 """
 
 from __future__ import annotations

@@ -215,6 +215,17 @@ def test_in_half_precision_within_bounds_and_with_single_precision_gradients(cha
         assert (found - gradient).norm() <= BF16_GRADIENT * gradient.norm(), name
 
 
+def test_in_half_precision_a_mask_that_thousands_of_rows_read_has_its_whole_gradient() -> None:
+    """One row that gathers a gradient from each, in bfloat16, would hold half of it."""
+    shape = PEagleConfig(**asdict(tiny.config()), mask_token_id=7)
+    sequence = tiny.packed([tiny.document(256, 100, seed) for seed in range(8)])
+    exact = step(DenseParallelDepths, shape, sequence, Teaching(4))
+    half = step(ParallelDepths, shape, sequence, Teaching(4, dtype=torch.bfloat16), torch.bfloat16)
+    assert half.loss == pytest.approx(exact.loss, rel=BF16_LOSS)
+    for name, gradient in exact.gradients.items():
+        assert (half.gradients[name] - gradient).norm() <= BF16_GRADIENT / 2 * gradient.norm(), name
+
+
 class NothingAsked(TorchDispatchMode):
     """Fails where a tensor is asked for a number, or for a size that depends on its values."""
 

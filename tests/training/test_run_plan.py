@@ -33,3 +33,20 @@ def test_places_within_an_epoch_are_told_as_parts_of_it() -> None:
     assert plan.validations == (2, 4, 6, 8)
     assert [plan.epochs_done(steps) for steps in (0, 2, 4, 7)] == [0, 0.5, 1, 1.75]
     assert [plan.validations_due(steps) for steps in (1, 2, 3, 8)] == [0, 1, 1, 4]
+
+
+@given(LENGTHS, st.integers(1, 2), st.integers(1, 3), st.integers(1, 5), st.integers(0, 9))
+def test_half_of_the_epochs_is_half_whatever_steps_they_have(
+    lengths, sequences_per_step, pairs, validations, seed
+) -> None:
+    plan = plan_run(lengths, 16, sequences_per_step, 2 * pairs, seed, validations)
+    assert plan.share(plan.epoch_ends[pairs - 1]) == 0.5
+    assert plan.share(len(plan.windows)) == 1
+    early = sum(plan.share(place) <= 0.5 for place in plan.validations)
+    assert early == sum(place <= plan.epoch_ends[pairs - 1] for place in plan.validations)
+    shares = [plan.share(place) for place in plan.validations]
+    assert shares == sorted(set(shares))
+
+
+def test_more_validations_than_an_epoch_has_steps_are_no_work() -> None:
+    assert plan_run([16] * 4, 16, 1, 2, 0, 10**12) == plan_run([16] * 4, 16, 1, 2, 0, 4)

@@ -61,12 +61,11 @@ def losses(folder: Path) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    ("parallelism", "optimizer", "sizes", "bound"),
-    # torch's Muon orthogonalises in bfloat16, where the last digit of a sum may decide a rounding.
-    [("fsdp", "adamw", (3, 1, 2), 1e-5), ("ddp", "muon", (2, 1, 3), 1e-4)],
+    ("parallelism", "optimizer", "sizes"),
+    [("fsdp", "adamw", (3, 1, 2)), ("ddp", "muon", (2, 1, 3))],
     ids=["fsdp-adamw", "ddp-muon"],
 )
-def test_a_run_continues_at_another_world_size(tmp_path: Path, parallelism, optimizer, sizes, bound) -> None:
+def test_a_run_continues_at_another_world_size(tmp_path: Path, parallelism, optimizer, sizes) -> None:
     alone, moved = tmp_path / "alone", tmp_path / "moved"
     for folder in (alone, moved):
         folder.mkdir()
@@ -77,7 +76,7 @@ def test_a_run_continues_at_another_world_size(tmp_path: Path, parallelism, opti
         if number:
             assert "losses may differ in their last digits" in said[0][0]
             assert said[0][1].startswith("continuing from step")
-    assert losses(moved) == pytest.approx(losses(alone), rel=bound)
+    assert losses(moved) == pytest.approx(losses(alone), rel=1e-5)
     expected, found = load_file(alone / DRAFT_NAME), load_file(moved / DRAFT_NAME)
     assert expected.keys() == found.keys()
     for name, tensor in expected.items():
