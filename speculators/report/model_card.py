@@ -103,7 +103,8 @@ def training(facts: CardFacts) -> str:
     steps, kept = result["optimiser_steps"], result["best_epoch"]
     lines = [
         f"- {data['documents']} documents with {data['generated_tokens']} tokens that the verifier generated",
-        f"- {result['epochs']} epochs, {steps} optimiser steps; epoch {kept:g} kept",
+        f"- {result['epochs']} epochs, {steps} optimiser steps; "
+        + (f"epoch {kept:g} kept" if kept else "none was better than the published draft, which is kept"),
         f"- the draft vocabulary covers {vocabulary['train_coverage']:.1%} of the training responses' tokens"
         + (
             f", {vocabulary['validation_coverage']:.1%} of the validation responses'"

@@ -39,7 +39,7 @@ from speculators.training.packing import Fitted, fit
 from speculators.training.ranks import ALONE, Ranks, joined, local_device
 from speculators.training.resume import Checkpoints
 from speculators.training.start import find_start, load_into, own_ends
-from speculators.training.validation import ValidationBatch, agreement, evaluate, judge, prepare
+from speculators.training.validation import Judged, ValidationBatch, agreement, evaluate, judge, prepare
 from speculators.training.verifier import FrozenVerifier
 
 CONTINUES = True
@@ -110,6 +110,7 @@ class Taught(NamedTuple):
     documents: list[Document]
     held_out: list[ValidationBatch]
     facts: dict[str, Any]  # of the result: what was known before the first step
+    published: Judged | None  # a draft that is trained further, as it comes
 
 
 def train_draft(step: StageInput, ranks: Ranks) -> dict[str, Any]:
@@ -122,6 +123,7 @@ def train_draft(step: StageInput, ranks: Ranks) -> dict[str, Any]:
         trained = train(
             taught.objective, taught.documents, taught.held_out, options, step.output, checkpoints,
             say, lambda: interrupted() or orphaned(), ranks, parallelism, partial(followers, step),
+            taught.published,
         )  # fmt: skip
     return {
         **taught.facts,
@@ -175,13 +177,14 @@ def prepare_draft(step: StageInput, options: TrainingOptions, say: Say, ranks: R
                 save_file(own, step.output / ENDS_NAME)
     objective = way.objective(draft, verifier, way.teaching)
     parameters = sum(parameter.numel() for parameter in draft.parameters())
+    judged = baselines(objective, data, batches, options.speculative_tokens, start.name, say, ranks)
     told = {
         "parameters": parameters,
         "started_from": start.digest,
         "objective": "oracle" if way.objective is implementation.oracle else "fast",
         "mismatches": way.mismatches,
         "verifier_agreement": agreement(batches),
-        "baselines": baseline_rows(objective, data, batches, options, start.name, say, ranks),
+        "baselines": [{"name": name, **one.figures} for name, one in judged.items()],
         "vocabulary": covered,
         "data": {"train": data_facts(data.train), "validation": data_facts(data.validation)},
     }
@@ -189,7 +192,9 @@ def prepare_draft(step: StageInput, options: TrainingOptions, say: Say, ranks: R
         f"training {parameters / 1e6:.1f}M parameters on {device.type} with {torch.get_num_threads()} threads"
         + (f" in each of {ranks.count} processes" if ranks.count > 1 else "")
     )
-    return Taught(objective, data.train.documents, batches, told)
+    return Taught(
+        objective, data.train.documents, batches, told, judged.get(start.name) if start.loaded else None
+    )
 
 
 def followers(step: StageInput, done: int) -> Sequence[Tracker]:
@@ -280,26 +285,23 @@ def data_facts(fitted: Fitted) -> dict[str, int]:
     }
 
 
-def baseline_rows(
+def baselines(
     objective: Objective,
     data: Data,
     batches: Sequence[ValidationBatch],
-    options: TrainingOptions,
+    steps: int,
     start: str,
     say: Say,
     ranks: Ranks,
-) -> list[dict[str, Any]]:
-    """Validation figures of what costs no training: a bigram table, and the draft at its ``start``."""
+) -> dict[str, Judged]:
+    """How validation judges what costs no training: a bigram table, and the draft at its ``start``."""
     if not batches:
-        return []
-    steps = options.speculative_tokens
+        return {}
     successors = bigram_successors(data.train.documents, len(objective.verifier.embedding))
-    rows = [
-        {"name": "bigram", **judge(batches, bigram_matches(successors, batches, steps), steps).figures},
-        {"name": start, **evaluate(objective, batches, steps, ranks).figures},
-    ]
-    for row in rows:
-        length = row["acceptance_length"]
+    bigram = judge(batches, bigram_matches(successors, batches, steps), steps)
+    found = {"bigram": bigram, start: evaluate(objective, batches, steps, ranks)}
+    for name, one in found.items():
+        length = one.figures["acceptance_length"]
         said = "nothing could be drafted" if length is None else f"acceptance length {length:.3f}"
-        say(f"baseline {row['name']}: {said}")
-    return rows
+        say(f"baseline {name}: {said}")
+    return found

@@ -25,12 +25,17 @@ class Course(NamedTuple):
 
     validations: int = 0
     points: tuple[Point, ...] = ()
-    best_epoch: float = 0.0  # 0 as long as there is none
+    best_epoch: float = 0.0  # 0 as long as there is none, or it is the published one that was trained further
     best: dict[str, Any] | None = None  # figures of the best draft
     best_counts: tuple[tuple[int, int], ...] = ()  # its accepted tokens and drafts, by document
     recent: tuple[Counts, ...] = ()
     trend: Gain | None = None
     expected: Forecast | None = None
+
+    @classmethod
+    def from_published(cls, judged: Judged) -> Course:
+        """The course of a training whose start has to be surpassed: a published draft, judged as it is."""
+        return cls(best=judged.figures, best_counts=judged.counts)
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> Course:
@@ -100,7 +105,7 @@ def _pairs(values: Iterable[Sequence[int]]) -> Counts:
 class Verdict(NamedTuple):
     """One validation on the course of its run.
 
-    ``gain`` is over the best draft before; None for the first one.
+    ``gain`` is over the best draft before; None where there was none.
     """
 
     course: Course

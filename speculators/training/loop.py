@@ -40,7 +40,7 @@ from speculators.training.resume import Checkpoints, RunState
 from speculators.training.run_plan import RunPlan, plan_run
 from speculators.training.schedule import learning_rate_factor
 from speculators.training.step import Share, optimiser_step, share_of
-from speculators.training.validation import ValidationBatch, evaluate
+from speculators.training.validation import Judged, ValidationBatch, evaluate
 
 #: By the recipe's ``training.precision``.
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -130,11 +130,13 @@ def train(
     ranks: Ranks = ALONE,
     parallelism: str = "ddp",
     follow: Callable[[int], Sequence[Tracker]] = lambda step: (),
+    published: Judged | None = None,
 ) -> Trained:
     """Train the objective's draft in place; leave its best state and the run's metrics in ``folder``.
 
     The best draft has the longest replayed acceptance length on ``held_out``; without validation
-    documents it is the last one.  What ``checkpoints`` hold of an interrupted attempt is continued.
+    documents it is the last one.  ``published``: how the draft as it comes was judged there, where training
+    must surpass it or leave it as it is.  What ``checkpoints`` hold of an interrupted attempt is continued.
     ``interrupted`` is asked after each window and each validation.  Of several ``ranks`` each calls
     this with the same arguments.  ``follow``: who else is told the figures, from a step on.
 
@@ -149,6 +151,10 @@ def train(
     optimiser = Optimiser(draft, options.optimizer, options.weight_decay)
     state = RunState(draft, optimiser, folder / METRICS_NAME, folder / DRAFT_NAME, ingredients)
     progress = Progress(len(plan.windows), say, checkpoints.restore(state, say, ranks))
+
+    if published and published.figures["acceptance_length"] is not None and progress.course == Course():
+        progress.course = Course.from_published(published)
+        save_draft(state.draft, state.export, ranks)
 
     def share(number: int) -> Share:
         epoch = plan.epoch_of(number)
@@ -174,6 +180,9 @@ def train(
     course = progress.course
     if outcome := course.outcome():
         say(forecast_line(outcome))
+    if course.best and not course.best_epoch:
+        length = course.best["acceptance_length"]
+        say(f"no validation surpassed the published draft's {length:.3f}: it is kept as it was published")
     stopped = progress.steps < progress.total_steps
     return Trained(course, progress.steps, progress.tokens, progress.seconds, stopped)
 

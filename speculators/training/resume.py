@@ -181,7 +181,7 @@ def _fill(
 ) -> None:
     save_file(tensors, folder / STATE_NAME)
     shutil.copyfile(state.metrics, folder / state.metrics.name)
-    if reached.course.best_epoch:
+    if state.export.exists():
         _link(state.export, folder / state.export.name)
     document = {
         "schema": SCHEMA,

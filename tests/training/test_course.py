@@ -43,6 +43,15 @@ def test_the_longest_is_kept_and_a_shorter_one_is_not() -> None:
     assert course.validations == 3
 
 
+def test_a_published_start_has_to_be_surpassed() -> None:
+    start = Course.from_published(FAIR)
+    worse = start.after(POOR, 0.5, 1.0, 4.0)
+    assert (worse.kept, worse.course.best_epoch, worse.course.best) == (False, 0, FAIR.figures)
+    assert worse.gain == gain(FAIR.counts, POOR.counts)
+    better = worse.course.after(GOOD, 1.0, 2.0, 4.0)
+    assert (better.kept, better.course.best_epoch, better.course.best) == (True, 2.0, GOOD.figures)
+
+
 def test_a_run_stalls_when_its_recent_validations_together_gain_no_more_than_noise() -> None:
     assert not walk(FAIR, ALIKE, patience=1).stalls  # too few to tell
     assert walk(FAIR, ALIKE, FAIR, patience=1).stalls

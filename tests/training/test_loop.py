@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from speculators.errors import StageError
-from speculators.stages.training import Data, baseline_rows
+from speculators.stages.training import Data, baselines
 from speculators.training import packing, prefetch, step
 from speculators.training.baselines import bigram_matches, bigram_successors
 from speculators.training.files import DRAFT_NAME, METRICS_NAME
@@ -161,8 +161,8 @@ def test_held_out_answers_of_one_token_leave_nothing_to_draft_and_that_is_said()
     held_out = [tiny.document(5, 4, 1, split="validation")]  # the only generated token comes with the prompt
     data = Data(Fitted(DOCUMENTS, 0, 0, 0), Fitted(held_out, 0, 0, 0))
     batches = prepare(taught.verifier, held_out, 32)
-    rows = baseline_rows(taught, data, batches, OPTIONS, "untrained", said.append, ALONE)
-    assert [row["acceptance_length"] for row in rows] == [None, None]
+    found = baselines(taught, data, batches, 3, "untrained", said.append, ALONE)
+    assert [one.figures["acceptance_length"] for one in found.values()] == [None, None]
     assert said == [
         "baseline bigram: nothing could be drafted",
         "baseline untrained: nothing could be drafted",

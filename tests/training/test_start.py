@@ -50,11 +50,13 @@ def publish(
     return folder
 
 
-def train(root: Path, start: Path, stage: str = "training", **algorithm: Any) -> dict[str, Any]:
+def train(
+    root: Path, start: Path, stage: str = "training", learning_rate: float = 1e-9, **algorithm: Any
+) -> dict[str, Any]:
     """The stage's sealed result, or its error."""
     world = tiny.write_world(root / "world")
     block = {**tiny.ALGORITHM, "norm_output": True, **algorithm}
-    values = {"algorithm": block, "training": {**tiny.TRAINING, "learning_rate": 1e-9}, "name": "x"}
+    values = {"algorithm": block, "training": {**tiny.TRAINING, "learning_rate": learning_rate}, "name": "x"}
     inputs, files = world, {"training.init_from": [start]}
     for name in ("training", "package")[: 2 if stage == "package" else 1]:
         step = StageInput(name, values, inputs, files if name == "training" else {}, root / name)
@@ -200,3 +202,17 @@ def test_a_draft_that_leaves_its_flags_open_is_read_as_vllm_reads_it(tmp_path: P
     assert "norm_before_fc True" in error["message"]
     result = train(tmp_path / "agreed", start, norm_output=False, norm_before_fc=False)
     assert result["optimiser_steps"] > 0
+
+
+def test_what_training_only_makes_worse_is_kept_as_it_was_published(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = publish(tmp_path / "published", seed=1)
+    result = train(tmp_path, start, learning_rate=0.03)
+    _, published = result["baselines"]
+    assert published["name"] == "as published"
+    assert result["best_epoch"] == 0
+    assert result["validation"] == {name: value for name, value in published.items() if name != "name"}
+    assert "no validation surpassed the published draft's" in capsys.readouterr().out
+    stored, kept = load_file(start / "model.safetensors"), load_file(tmp_path / "training" / DRAFT_NAME)
+    assert all(torch.equal(tensor, stored[name].float()) for name, tensor in kept.items())
