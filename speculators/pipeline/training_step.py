@@ -9,6 +9,7 @@ from speculators.checkpoint.eagle3 import Eagle3Config
 from speculators.quantities import size
 from speculators.recipe.facts import find_facts
 from speculators.recipe.recipe import Recipe
+from speculators.recipe.warm_start import planned_shape
 from speculators.training.step_cost import Rows, memory, operations
 
 KIND = "eagle3"  # the formulas are of its way
@@ -25,15 +26,17 @@ class Cost(NamedTuple):
 
 
 def training_costs(recipe: Recipe, environ: Mapping[str, str]) -> list[Cost]:
-    """By supervised share; nothing where nothing is trained, another kind is, or the verifier is unknown."""
+    """By supervised share; nothing where nothing is trained, another kind is, or a shape is not at hand: the
+    verifier's, or the draft's that training starts from."""
     data = recipe.data
     if data.get("draft") or data["algorithm"]["kind"] != KIND or data["algorithm"]["layers"] != 1:
         return []
-    facts = find_facts(data["verifier"], recipe.path.absolute().parent, environ)
-    if facts is None:
+    place = recipe.path.absolute().parent
+    facts = find_facts(data["verifier"], place, environ)
+    shape = planned_shape(data, place, environ, facts) if facts else None
+    if not isinstance(shape, Eagle3Config):
         return []
     algorithm, training = data["algorithm"], data["training"]
-    shape = Eagle3Config.for_verifier(facts._asdict(), algorithm)
     steps = training["ttt_steps"] or algorithm["speculative_tokens"]
     tokens, halves = training["sequence_length"], training["precision"] == "bfloat16"
     several, costs = training["sequences_per_step"] > 1, []

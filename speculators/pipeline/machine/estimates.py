@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from speculators.benchmark.rounds import arms_asked
 from speculators.checkpoint.config import draft_layout
+from speculators.checkpoint.shape import DraftConfig
 from speculators.checkpoint.tensors import EMBED_TOKENS
 from speculators.datagen.disk import states_bytes
 from speculators.datagen.parquet import is_parquet
@@ -21,7 +22,6 @@ from speculators.datagen.prompt_files import GZIP, count_rows, is_lines
 from speculators.quantities import byte_count
 from speculators.recipe.facts import VerifierFacts
 from speculators.recipe.view import free_kind, trains
-from speculators.training.architectures import ARCHITECTURES
 
 FLOAT32_BYTES = 4
 STORED_STATE_BYTES = 2  # bfloat16, as hidden_states packs them
@@ -66,17 +66,19 @@ def estimate(
     data: Mapping[str, Any],
     facts: VerifierFacts,
     prompts: Prompts,
+    draft: DraftConfig | None,
     counted: int | None = None,
     brought: int = 0,
 ) -> Needs:
-    """Needs of a resolved recipe; ``counted`` are the parameters counted in the weights, if they are here.
+    """Needs of a resolved recipe that trains ``draft``, if any.
 
+    ``counted`` are the parameters counted in the weights, if they are here.
     ``brought``: bytes of states that the recipe brings, of which a copy is made.
     """
     args = data["engine"]["args"]
     parameters = counted or facts.parameters or verifier_parameters(facts)
     learns = trains(data)
-    trainable = draft_parameters(data["algorithm"], facts) if learns else 0
+    trainable = draft_parameters(draft) if draft else 0
     model = (trainable + facts.vocab_size * facts.hidden_size) * FLOAT32_BYTES if learns else 0
     weights = engine_bytes(parameters, facts.weights_bytes, args.get("dtype"))
     # A GGUF file is written anew and a folder is copied.
@@ -114,9 +116,8 @@ def verifier_parameters(facts: VerifierFacts) -> int:
     return facts.num_hidden_layers * layer + ends + width
 
 
-def draft_parameters(algorithm: Mapping[str, Any], facts: VerifierFacts) -> int:
+def draft_parameters(config: DraftConfig) -> int:
     """Parameters of a draft without its embedding."""
-    config = ARCHITECTURES[algorithm["kind"]].format.config.for_verifier(facts._asdict(), algorithm)
     required = draft_layout(config).required
     return sum(math.prod(shape) for name, shape in required.items() if name != EMBED_TOKENS)
 

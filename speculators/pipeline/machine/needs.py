@@ -15,7 +15,8 @@ from speculators.pipeline.machine.estimates import Needs, count_parameters, coun
 from speculators.quantities import size
 from speculators.recipe.facts import find_facts
 from speculators.recipe.recipe import Recipe
-from speculators.recipe.view import PREPARED
+from speculators.recipe.view import PREPARED, trains
+from speculators.recipe.warm_start import new_shape, planned_shape
 
 
 class Taken(NamedTuple):
@@ -28,7 +29,8 @@ class Taken(NamedTuple):
 
 def taken_by(recipe: Recipe, environ: Mapping[str, str]) -> Taken | None:
     """The estimate for ``recipe``; None when nothing is known of its verifier."""
-    facts = find_facts(recipe.data["verifier"], recipe.path.absolute().parent, environ)
+    place = recipe.path.absolute().parent
+    facts = find_facts(recipe.data["verifier"], place, environ)
     if facts is None:
         return None
     folder = sources.verifier_folder(recipe, environ)
@@ -38,7 +40,11 @@ def taken_by(recipe: Recipe, environ: Mapping[str, str]) -> Taken | None:
     limit = recipe.data["datagen"]["prompts"]["limit"] if "datagen" in recipe.data else None
     states = [path for folder in named.get(PREPARED, []) for path in state_files(folder).values()]
     prompts = count_prompts(named.get("datagen.prompts.files", []), limit)
-    needs = estimate(recipe.data, facts, prompts, counted, sum(path.stat().st_size for path in states))
+    draft = planned_shape(recipe.data, place, environ, facts)
+    if draft is None and trains(recipe.data):  # from one not at hand: most are of their verifier's widths
+        draft = new_shape(recipe.data["algorithm"], facts)
+    brought = sum(path.stat().st_size for path in states)
+    needs = estimate(recipe.data, facts, prompts, draft, counted, brought)
     return Taken(needs, gpu.parts(recipe.data["engine"]["args"]), facts.source)
 
 
