@@ -26,6 +26,9 @@ PREFIX_CACHE = ("--enable-prefix-caching",)
 MENDED_SAMPLING = ("--worker-extension-cls", "speculators.serving.cpu_sampling.MendedSampling")
 
 IN_ENGINE_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+#: Seconds for which an idle connection stays open.  vLLM closes it after 5, and GuideLLM (0.8.1,
+#: ``backends/openai/http.py``) takes one up again until it is as old: a request that meets the end is lost.
+CONNECTED = {"VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "120"}
 
 # What vLLM can do without a checkpoint (config/speculative.py).  The windows are those of its
 # documentation's example: a longer one proposes too rarely, a single token too often.  Suffix also remembers
@@ -88,13 +91,13 @@ def server_arguments(
 
 
 def server_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """``environment`` of an engine, for a server: on CPU without a worker process of its own.
+    """``environment`` of an engine, for a server: it keeps connections, on CPU without a worker process.
 
     vLLM's CPU platform forks a worker only to bind its threads (``platforms/cpu.py``); without
     binding it does nothing but import everything once more, a third of the time until ready.
     """
     unbound = environment.get("VLLM_CPU_OMP_THREADS_BIND") == "nobind"
-    return {**(IN_ENGINE_PROCESS if unbound else {}), **environment}
+    return {**CONNECTED, **(IN_ENGINE_PROCESS if unbound else {}), **environment}
 
 
 def server_argv(start: Sequence[str], model: Path, arguments: Sequence[str]) -> list[str]:

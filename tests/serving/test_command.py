@@ -1,12 +1,22 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from speculators.errors import RecipeError
-from speculators.serving.command import Speculation, server_arguments, server_argv, server_environment
+from speculators.serving.command import (
+    CONNECTED,
+    Speculation,
+    server_arguments,
+    server_argv,
+    server_environment,
+)
+from tests.needs import needing
 
 ENGINE = {"max_model_len": 512, "dtype": "float32", "enforce_eager": True, "kv_cache_memory_bytes": "1G"}
 DRAFT = Speculation(Path("/draft"), "eagle3", 3)
@@ -68,10 +78,20 @@ def test_an_algorithm_that_cannot_be_served_is_named() -> None:
 
 def test_threads_that_are_not_bound_need_no_worker_process() -> None:
     bind, separate = "VLLM_CPU_OMP_THREADS_BIND", "VLLM_ENABLE_V1_MULTIPROCESSING"
-    assert server_environment({bind: "nobind"}) == {bind: "nobind", separate: "0"}
+    assert server_environment({bind: "nobind"}) == {**CONNECTED, bind: "nobind", separate: "0"}
     assert server_environment({bind: "nobind", separate: "1"})[separate] == "1"
-    assert server_environment({bind: "0-1"}) == {bind: "0-1"}
-    assert server_environment({}) == {}
+    assert server_environment({bind: "0-1"}) == {**CONNECTED, bind: "0-1"}
+    assert server_environment({}) == CONNECTED
+
+
+@pytest.mark.integration
+@needing("vllm")
+def test_the_engine_keeps_a_connection_for_longer_than_the_load_generator_does() -> None:
+    code = "import vllm.envs as known; print(known.VLLM_HTTP_TIMEOUT_KEEP_ALIVE)"
+    for given, seconds in (({}, 120), ({"VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "7"}, 7)):  # engine.env wins
+        environment = {**os.environ, **server_environment(given)}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+        assert done.stdout.split()[-1:] == [str(seconds)], done.stderr
 
 
 def test_the_model_follows_the_start_command() -> None:
